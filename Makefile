@@ -1,0 +1,76 @@
+# Every target does the set-up it needs; Python 3.11 or newer and make are enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUNNER := $(VENV)/bin/python
+EXP ?= cilia_cvae
+CLI = $(RUNNER) experiments/$(EXP)/cli.py
+EXPERIMENTS := $(patsubst experiments/%/cli.py,%,$(wildcard experiments/*/cli.py))
+
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+# Each of these reaches the command line only if it is set.
+config = $(if $(CONFIG),$(if $(wildcard $(CONFIG)),$(CONFIG),experiments/$(EXP)/configs/$(CONFIG).yaml))
+overlay = $(if $(HW),--config common/configs/$(HW).yaml)
+data = $(if $(DATA),--data.root "$(DATA)")
+run = $(if $(RUN),--run "$(RUN)")
+
+.PHONY: help setup prepare train generate evaluate report demo test test-slow lint bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= RUN= N= HW= ARGS="
+
+setup: $(READY) ## the virtual environment .venv with everything pinned
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error[2]: $(PYTHON): is older than Python 3.11; name a newer one with PYTHON=" >&2; exit 2; }
+	@echo "setting up $(VENV): one to five minutes, once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+prepare: $(READY) ## check, preprocess, split and pack the data of EXP (DATA=folder)
+	@$(CLI) prepare --config $(or $(config),$(call default_config)) $(data) $(ARGS)
+
+train: $(READY) ## train EXP; simulates and prepares what is missing
+	@$(CLI) fit --config $(or $(config),$(call default_config)) $(overlay) $(data) $(run) $(ARGS)
+
+generate: $(READY) ## N images from the newest run of EXP, or from RUN
+	@$(CLI) generate $(run) $(if $(N),--n $(N)) $(ARGS)
+
+evaluate: $(READY) ## the generated images against the held-out split
+	@$(CLI) evaluate $(run) $(ARGS)
+
+report: $(READY) ## all runs side by side in reports/index.html
+	@$(RUNNER) -m common.report $(ARGS)
+
+demo: $(READY) ## the whole path at smoke size, for every experiment
+	@for exp in $(EXPERIMENTS); do \
+		$(MAKE) --no-print-directory train EXP=$$exp CONFIG=smoke && \
+		$(MAKE) --no-print-directory generate EXP=$$exp N=20 && \
+		$(MAKE) --no-print-directory evaluate EXP=$$exp || exit $$?; \
+	done
+	@$(MAKE) --no-print-directory report
+
+test: $(READY) ## the tests that CI runs
+	@$(RUNNER) -m ruff check .
+	@$(RUNNER) -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## the tests that take minutes
+	@$(RUNNER) -m pytest -q -m slow $(ARGS)
+
+lint: $(READY) ## style, and the formatting it can mend
+	@$(RUNNER) -m ruff check --fix .
+	@$(RUNNER) -m ruff format .
+
+bench: $(READY) ## images/s of EXP in training, what each speed setting brings, the loader alone
+	@$(RUNNER) -m common.bench $(EXP) $(ARGS)
+
+# The size that suits the machine; said aloud, because the results differ.
+default_config = $(shell $(RUNNER) -m common.runs.preset $(EXP))

@@ -1,0 +1,197 @@
+"""What happens beside the training step: counting, previews, writing, saving the configuration."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import SaveConfigCallback
+from torch import Tensor
+
+from common.data.canvas import crop_to_mask
+from common.data.image_io import write_ome_tiff, write_png
+from common.runs.folder import RunFolder
+
+
+class ImagesSeen(Callback):
+    """Counts training images over all ranks: the x-axis of every curve and the unit of stopping.
+
+    Lightning's ``global_step`` counts every optimizer, so it means something else in each model.
+
+    Args:
+        images_seen: the run stops when this many were seen; 0 leaves it to ``trainer.max_epochs``.
+    """
+
+    def __init__(self, images_seen: int = 0) -> None:
+        self.budget = images_seen
+        self.count = 0
+        self._started = (0.0, 0)
+        self._rate: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the count."""
+        self.count = state_dict["count"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Publishes the restored count."""
+        self._publish(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._started, self._rate = (time.perf_counter(), self.count), None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the batch, so that what its step logs and decides belongs to it."""
+        self.count += len(batch["image"]) * trainer.world_size
+        self._publish(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Stops the run when the budget is spent."""
+        if self.budget and self.count >= self.budget:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the rate of the epoch, its validation left out."""
+        if self._rate is None:
+            self._stop_clock()
+        pl_module.log("train/images_per_s", self._rate)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops the clock: validation comes before the end of the epoch."""
+        self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        started, count = self._started
+        self._rate = (self.count - count) / max(time.perf_counter() - started, 1e-9)
+
+    def _publish(self, trainer: pl.Trainer) -> None:
+        trainer.images_seen = self.count
+        for logger in trainer.loggers:
+            logger.images_seen = self.count
+
+
+class PreviewGrid(Callback):
+    """Draws the same seeds again and again, with the averaged weights.
+
+    Args:
+        count: images in the grid; 0 draws none.
+        seed: of the first.
+    """
+
+    def __init__(self, count: int = 20, seed: int = 0) -> None:
+        self.count = count
+        self.seed = seed
+        self.folder: RunFolder | None = None
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Comes after `EMA` in the list, which has put the average in place here."""
+        if trainer.sanity_checking or not self.count or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        plan = data.plan_generation(self.count, self.seed, "balanced")
+        batch = plan.__getitems__(range(self.count))
+        batch = {k: v.to(pl_module.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = data.on_after_batch_transfer(batch, 0)
+        images = pl_module.predict_step(batch, 0)["image"]
+        grid = image_grid(to_uint8(images.cpu()))
+        self.folder.previews.mkdir(exist_ok=True)
+        write_png(self.folder.previews / f"{trainer.images_seen:010d}.png", grid)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_grid"):
+                logger.log_grid("preview", grid)
+
+
+class ImageWriter(Callback):
+    """Writes what `predict_step` returns, cut to its mask, in the grey levels of the data.
+
+    Args:
+        folder: receives ``<name>.png``, or ``<name>.ome.tiff`` for several channels.
+        facts: of the training data: window, storage, channels, pixel size.
+        file_format: "png", "tiff", or "auto" (PNG for one channel).
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any], file_format: str = "auto") -> None:
+        self.folder = folder
+        self.facts = facts
+        single = len(facts["channels"]) == 1
+        self.suffix = ".png" if file_format == "png" or (file_format == "auto" and single) else (
+            ".ome.tiff"
+        )
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Writes one file an image; its name is its number."""
+        masks = outputs["mask"].cpu().numpy()
+        grey = to_grey_levels(outputs["image"].float().cpu().numpy(), self.facts)
+        for name, image, mask in zip(outputs["name"], grey, masks, strict=True):
+            self._write(self.folder / f"{name}{self.suffix}", crop_to_mask(image, mask))
+
+    def _write(self, path: Path, image: np.ndarray) -> None:
+        if self.suffix == ".png":
+            write_png(path, image)
+            return
+        size = self.facts["pixel_size_um"]
+        pixel_size = (size, size) if size else None
+        write_ome_tiff(path, image, "CYX", pixel_size, tuple(self.facts["channels"]))
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run folder, which is all it takes to repeat the run."""
+
+    def __init__(self, *args: Any, folder: RunFolder, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        self.folder = folder
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """On the first rank only, and without any collective call: others wait for nothing."""
+        if stage != "fit":
+            return
+        config = self.config.clone()
+        # These name this start, not the run; a repetition gets its own.
+        for key in ("config", "run", "resume", "ckpt_path", "weights_only", "workspace"):
+            config.pop(key, None)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        self.folder.config.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config.as_dict())
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Turns [N, C, H, W] in [-1, 1] into uint8 [N, C, H, W]; 255 is the top of the window."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def to_grey_levels(images: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """Turns [N, C, H, W] in [-1, 1] into grey values of the data's window and pixel type."""
+    low, high = facts["window"]
+    grey = (images.astype(np.float64) + 1) / 2 * (high - low) + low
+    dtype = np.dtype(facts["storage"]["source"])
+    if dtype.kind == "f":
+        return grey.astype(np.float32)
+    limits = np.iinfo(dtype)
+    return np.rint(grey).clip(limits.min, limits.max).astype(dtype)
+
+
+def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarray:
+    """Tiles uint8 [N, C, H, W] into one [H', W'] picture, the channels of an image side by side."""
+    images = np.concatenate(list(images.transpose(1, 0, 2, 3)), axis=2)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = images.shape[1] + gap, images.shape[2] + gap
+    grid = np.full((rows * height - gap, columns * width - gap), 255, np.uint8)
+    for k, image in enumerate(images):
+        top, left = k // columns * height, k % columns * width
+        grid[top : top + height - gap, left : left + width - gap] = image
+    return grid

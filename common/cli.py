@@ -1,0 +1,252 @@
+"""The command line that all experiments share."""
+
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_only
+
+from common.callbacks import ImagesSeen, PreviewGrid, RunConfig
+from common.data.cards import load_card
+from common.data.datamodule import PROJECT, ImageDataModule
+from common.errors import Exit, UserError, exit_on_user_error, relative
+from common.progress import ImagesProgress
+from common.runs import metrics_csv
+from common.runs.checkpoints import DurableCheckpointIO, LastCheckpoint, load_checkpoint
+from common.runs.ema import EMA
+from common.runs.folder import RunFolder, find_run, new_run_id
+from common.runs.hardware import Hardware
+from common.runs.layout import ChannelsLast
+from common.runs.resume import ExactResume
+from common.tracking import Tracking, make_loggers
+from common.trainer import ExperimentTrainer
+
+BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
+# Verbs that work on a run that exists, with the configuration it was trained with.
+_ON_A_RUN = ("generate", "evaluate", "validate")
+_NEXT = "make {verb} EXP={exp} RUN={run}{extra}"
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI with the verbs, groups and forced callbacks of this project."""
+
+    folder: RunFolder
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds run, workspace and the groups, and links what must agree."""
+        parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        parser.add_argument("--resume", type=bool, default=False, help="go on with --run")
+        parser.add_argument(
+            "--workspace", type=str, default=str(PROJECT), help="folder of data/ and runs/"
+        )
+        parser.add_argument("--hardware", type=Hardware, default=Hardware())
+        parser.add_argument("--tracking", type=Tracking, default=Tracking())
+        parser.add_lightning_class_args(ImagesSeen, "budget")
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(PreviewGrid, "preview")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.link_arguments("workspace", "data.workspace")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        self._link_model(parser)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`test` is missing on purpose: only `evaluate` reads the held-out split."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "prepare": {"model", "datamodule"},
+            "generate": {"model", "datamodule"},
+            "evaluate": {"model", "datamodule"},
+        }
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the configuration is the truth, a checkpoint contributes weights."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fixes the run's folder and the process's speed settings."""
+        config = self.config[self.subcommand]
+        workspace = Path(config["workspace"]).resolve()
+        if self.subcommand == "fit":
+            self.folder = RunFolder(workspace, self.experiment, config["run"] or new_run_id())
+            _claim(self.folder, config["resume"])
+        elif self.subcommand in _ON_A_RUN:
+            self.folder = find_run(workspace, self.experiment, config["run"])
+        else:
+            self.folder = RunFolder(workspace, self.experiment, "")
+        if config["data"]["root"]:
+            config["data"]["root"] = str(Path(config["data"]["root"]).resolve())
+        Hardware(**config["hardware"]).apply()
+
+    def instantiate_trainer(self, **kwargs: Any) -> ExperimentTrainer:
+        """Adds what every run has: its folder, its callbacks, its loggers, its precision."""
+        config = self.config_init[self.subcommand]
+        fits = self.subcommand == "fit"
+        self.save_config_kwargs = {"folder": self.folder}
+        kwargs |= {
+            "default_root_dir": str(self.folder.path),
+            "logger": make_loggers(self.folder, config["tracking"]) if fits else False,
+            "plugins": [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()],
+        }
+        if config["trainer"]["precision"] is None:
+            kind = _accelerator(config["trainer"]["accelerator"])
+            kwargs["precision"] = config["hardware"].resolved_precision(kind) if fits else "32-true"
+        config["trainer"]["callbacks"] = [*(config["trainer"]["callbacks"] or []), *self._extra()]
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.folder = self.folder
+        trainer.image_budget = config["budget"].budget
+        trainer.fused_optimizers = config["hardware"].fused_optimizer
+        return trainer
+
+    def before_fit(self) -> None:
+        """Prepares data before ranks are started, and finds the checkpoint to resume from."""
+        config = self.config_init["fit"]
+        if rank_zero_only.rank == 0:
+            self.datamodule.prepare_data()
+        if config["resume"]:
+            path = self.folder.checkpoints / "last.ckpt"
+            checkpoint = load_checkpoint(path)
+            seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
+            metrics_csv.truncate(self.folder.metrics, seen)
+            print(f"resuming {relative(path)}: epoch {checkpoint['epoch'] + 1}, {seen} images seen")
+            config["ckpt_path"] = str(path)
+
+    def after_fit(self) -> None:
+        """Says where things are and what comes next."""
+        if not self.trainer.is_global_zero:
+            return
+        exp, run = self.experiment, self.folder.run_id
+        previews = sorted(self.folder.previews.glob("*.png"))
+        print(f"checkpoint: {relative(self.folder.checkpoints / 'best.ckpt')}")
+        if previews:
+            print(f"preview:    {relative(previews[-1])}")
+        print("next:       " + _NEXT.format(verb="generate", exp=exp, run=run, extra=" N=100"))
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment's folder."""
+        return Path(inspect.getfile(self._datamodule_class)).parent.name
+
+    def _link_model(self, parser: LightningArgumentParser) -> None:
+        """Gives the module what the data fix, where it has such an argument."""
+        arguments = inspect.signature(self._model_class.__init__).parameters
+        default = self._datamodule_class.default_card
+
+        def from_card(read: Any) -> Any:
+            return lambda card: read(load_card(card or default))
+
+        links = {
+            "image_size": ("data.image_size", None),
+            "num_channels": ("data.card", from_card(lambda card: len(card.channels))),
+            "classes": ("data.card", from_card(lambda card: list(card.classes))),
+        }
+        for name, (source, compute) in links.items():
+            if name in arguments:
+                parser.link_arguments(source, f"model.init_args.{name}", compute_fn=compute)
+
+    def _extra(self) -> list[pl.Callback]:
+        if self.subcommand != "fit":
+            return [ImagesProgress()] if self.subcommand == "validate" else []
+        config = self.config_init["fit"]
+        config["preview"].folder = self.folder
+        best = config["checkpoint"]
+        best.dirpath = str(self.folder.checkpoints)
+        every = config["trainer"]["check_val_every_n_epoch"] or 1
+        return [
+            ImagesProgress(),
+            ExactResume(),
+            ChannelsLast(config["hardware"].channels_last),
+            LastCheckpoint(self.folder.checkpoints, every),
+        ]
+
+
+def run(
+    model: type[pl.LightningModule],
+    data: type[ImageDataModule],
+    args: Sequence[str] | None = None,
+) -> None:
+    """Runs one experiment's command line; a user's mistake ends in one sentence.
+
+    Args:
+        model: module of the experiment; a configuration may name a subclass of it.
+        data: data module of the experiment.
+        args: instead of the process's own.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
+    with exit_on_user_error():
+        arguments = _with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
+        ExperimentCLI(
+            model,
+            data,
+            save_config_callback=RunConfig,
+            trainer_class=ExperimentTrainer,
+            seed_everything_default=0,
+            parser_kwargs={
+                verb: {"default_config_files": [str(BASE_CONFIG)]}
+                for verb in ExperimentCLI.subcommands()
+            },
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=arguments,
+        )
+
+
+def _with_run_config(arguments: list[str], experiment: str) -> list[str]:
+    """Puts the run's own configuration before what was typed, which therefore wins."""
+    verb = arguments[0] if arguments else ""
+    resumes = verb == "fit" and _value(arguments, "--resume") in ("true", "True")
+    if (verb not in _ON_A_RUN and not resumes) or "--help" in arguments or "-h" in arguments:
+        return arguments
+    workspace = Path(_value(arguments, "--workspace") or PROJECT).resolve()
+    folder = find_run(workspace, experiment, _value(arguments, "--run"))
+    return [verb, "--config", str(folder.config), *arguments[1:], "--run", folder.run_id]
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument == option and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+@rank_zero_only
+def _claim(folder: RunFolder, resume: bool) -> None:
+    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
+        raise UserError(
+            Exit.STORAGE,
+            relative(folder.path),
+            "holds a run already",
+            "choose another RUN= or go on with --resume true",
+            "nothing was changed",
+        )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        probe = folder.path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            Exit.STORAGE,
+            relative(folder.path),
+            f"cannot be written to ({error.strerror})",
+            "choose another --workspace",
+        ) from error
+
+
+def _accelerator(name: str) -> str:
+    import torch
+
+    if name in ("auto", "gpu", "cuda"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return os.fspath(name)

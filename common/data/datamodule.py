@@ -1,0 +1,248 @@
+"""What the data modules of all experiments share: raw folder in, batches on the device out."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from common.data.canvas import extent_of_aspect, rectangle_mask
+from common.data.cards import Card, load_card
+from common.data.datasets import Batch, PackedDataset, SeedDataset, as_batch
+from common.data.manifest import Sample
+from common.data.preparation import ensure_prepared, prepared_folder
+from common.data.prepared import Prepared
+from common.data.sampler import EpochSampler
+from common.errors import Exit, UserError, relative
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Images of one data set on square canvases, split by group.
+
+    An experiment says where its images and labels are (`scan`), how to make stand-ins for them
+    (`simulate`) and what a biologist measures (`measure`). Everything else is here.
+
+    Args:
+        root: raw folder, or one that is prepared already. Without it the experiment's simulator
+            writes one, in the layout of the real data.
+        card: data card, a file of `data_cards`.
+        image_size: side of the canvas in pixels.
+        batch_size: images a step on each device.
+        val_fraction: share of the training images that validates, by group.
+        test_fraction: share of all images that only `evaluate` reads, by group.
+        split_seed: of the split; not the seed of the run.
+        augment: "none", "d4", "affine" or "photometric".
+        simulated_images: how many images the simulator writes.
+        simulated_size: mean side of a simulated image in pixels.
+        num_workers: loader processes; packed pixels of a small set are fastest with 0.
+        workspace: folder that holds `data/`.
+        seed: of the run; linked to ``seed_everything``.
+    """
+
+    default_card: ClassVar[str]
+
+    def __init__(
+        self,
+        root: str | None = None,
+        card: str | None = None,
+        image_size: int = 128,
+        batch_size: int = 32,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        augment: str = "d4",
+        simulated_images: int = 1200,
+        simulated_size: int = 192,
+        num_workers: int = 0,
+        workspace: str = str(PROJECT),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.card: Card = load_card(card or self.default_card)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.augment = augment
+        self.simulated_images = simulated_images
+        self.simulated_size = simulated_size
+        self.num_workers = num_workers
+        self.workspace = Path(workspace)
+        self.seed = seed
+        self.prepared: Prepared | None = None
+        self.plan: SeedDataset | None = None
+        self._facts: dict[str, Any] = {}
+
+    # What an experiment provides.
+
+    def scan(self, root: Path) -> list[Sample]:
+        """Every image below the raw folder with its group and label; reads no pixels."""
+        raise NotImplementedError
+
+    def simulate(self, root: Path) -> None:
+        """Writes a stand-in for the real data, in its layout, with ground truth."""
+        raise NotImplementedError
+
+    def measure(self, image: np.ndarray) -> dict[str, float]:
+        """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""
+        return {}
+
+    # What the verbs use.
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment's folder."""
+        return Path(inspect.getfile(type(self))).parent.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Index = label."""
+        return self.card.classes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What later steps must know of the training data: window, storage, counts, aspect."""
+        return self.prepared.facts if self.prepared else self._facts
+
+    def prepare_data(self) -> None:
+        """Simulates and prepares what is missing, and says so; does nothing otherwise."""
+        if self.plan is None and self.prepared is None:
+            self.prepared = ensure_prepared(self)
+
+    def setup(self, stage: str) -> None:
+        """Finds the prepared folder; opens no pixels."""
+        if self.plan is not None:
+            return
+        if self.prepared is None:
+            self.prepared = Prepared.open(prepared_folder(self))
+        expected = len(self.card.channels)
+        for name in ("train", "val"):
+            if not self.prepared.samples(name):
+                raise UserError(
+                    Exit.INPUT,
+                    relative(self.prepared.folder),
+                    f"the {name} split is empty",
+                    "lower --data.test_fraction and --data.val_fraction or add images",
+                )
+        if len(self.prepared.facts["channels"]) != expected:
+            raise UserError(
+                Exit.INPUT,
+                relative(self.prepared.folder),
+                f"holds {len(self.prepared.facts['channels'])} channels, the card {expected}",
+                "prepare the data again with this card",
+            )
+
+    def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
+        """Decides what `generate` makes: ``count`` images from ``seed`` on.
+
+        Args:
+            count: images.
+            seed: of the first image; image k has ``seed + k``.
+            labels: "data" (class frequencies of the training split), "balanced", or one class.
+        """
+        seeds = range(seed, seed + count)
+        chosen = [self._label(value, labels) for value in seeds]
+        size = int(self.facts["image_size"])
+        masks = np.stack([self._mask(value, size) for value in seeds])
+        return SeedDataset(seeds, chosen, masks)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented, every batch full."""
+        return self._loader("train", self.augment, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """In the order of the manifest, not augmented."""
+        return self._loader("val", "none", shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """What `plan` holds, every rank its share."""
+        rank, world = self._rank()
+        mine = range(rank, len(self.plan), world)
+        return DataLoader(self.plan, self.batch_size, sampler=mine, collate_fn=as_batch)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turns stored numbers into float32 in [-1, 1], on the device."""
+        batch["mask"] = batch["mask"].float()
+        if "image" in batch:
+            low, high = self.facts["window"]
+            storage = self.facts["storage"]
+            scale = 2 * storage["scale"] / (high - low)
+            offset = 2 * (storage["offset"] - low) / (high - low) - 1
+            image = batch["image"].float().mul_(scale).add_(offset).clamp_(-1, 1)
+            batch["image"] = image.contiguous(memory_format=self._memory_format())
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Facts of the training data: a checkpoint can generate where the data are not."""
+        return {"facts": self.facts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the facts."""
+        self._facts = state_dict["facts"]
+
+    def _label(self, seed: int, labels: str) -> int:
+        counts = self.facts["counts"]["train"]
+        present = [name for name in self.facts["classes"] if counts.get(name)]
+        if not present:
+            return 0
+        if labels in self.facts["classes"]:
+            return self.facts["classes"].index(labels)
+        if labels not in ("data", "balanced"):
+            raise UserError(
+                Exit.USAGE,
+                f"--labels {labels}",
+                "is neither data, balanced nor a class",
+                f"choose from {', '.join(self.facts['classes'])}",
+            )
+        weights = np.array([counts[name] if labels == "data" else 1.0 for name in present])
+        chosen = _generator(seed, "label").choice(len(present), p=weights / weights.sum())
+        return self.facts["classes"].index(present[chosen])
+
+    def _mask(self, seed: int, size: int) -> np.ndarray:
+        mean, deviation = self.facts["log_aspect"]
+        # Two standard deviations: an extreme aspect ratio is no cilium anybody has seen.
+        drawn = float(np.clip(_generator(seed, "aspect").normal(), -2, 2))
+        return rectangle_mask(*extent_of_aspect(mean + deviation * drawn, size), size)
+
+    def _loader(self, split: str, policy: str, shuffle: bool) -> DataLoader[Batch]:
+        dataset = self.prepared.dataset(split, policy, self.seed)
+        rank, world = self._rank()
+        sampler = EpochSampler(
+            len(dataset),
+            self.seed,
+            shuffle,
+            multiple_of=self.batch_size * world if shuffle else world,
+            rank=rank,
+            world_size=world,
+        )
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=as_batch,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # A loader without a generator of its own draws from the one the model uses.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _memory_format(self) -> torch.memory_format:
+        return getattr(self.trainer, "memory_format", torch.contiguous_format)
+
+
+def _generator(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *purpose.encode()])

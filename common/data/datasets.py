@@ -1,0 +1,120 @@
+"""Datasets over packed pixels and over seeds; batches are dicts of tensors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.data.augment import augment
+from common.data.canvas import extent, rectangle_mask
+from common.data.manifest import Sample
+from common.data.sampler import Key
+
+
+class Batch(TypedDict):
+    """What every model receives.
+
+    `image` [B, C, H, W] is uint8 or uint16 in the loader and float32 in [-1, 1] on the device, 1
+    at the upper end of the data card's window. `mask` [B, 1, H, W] is 1 where the canvas holds
+    image. `label` [B] is an index into the checkpoint's class list.
+    """
+
+    name: list[str]
+    image: NotRequired[Tensor]
+    mask: Tensor
+    label: Tensor
+    seed: NotRequired[Tensor]
+
+
+class PackedDataset(Dataset[Batch]):
+    """One split of a prepared folder, read through a memory map.
+
+    Args:
+        folder: prepared folder.
+        split: "train", "val" or "test"; no other split's pixels are opened.
+        samples: rows of that split in packed order.
+        classes: index = label; empty where the data set has none.
+        policy: augmentation, see `augment`.
+        seed: of the run; the augmentation of an image depends on (seed, epoch, index) alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        samples: Sequence[Sample],
+        classes: Sequence[str] = (),
+        policy: str = "none",
+        seed: int = 0,
+    ) -> None:
+        self.path = folder / f"{split}.npy"
+        self.samples = list(samples)
+        self.policy = policy
+        self.seed = seed
+        position = {name: k for k, name in enumerate(classes)}
+        self.labels = torch.tensor([position.get(sample.label, 0) for sample in samples])
+        self._pixels: np.ndarray | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Packed pixels [N, C, H, W]; opened by whichever process reads first."""
+        if self._pixels is None:
+            self._pixels = np.load(self.path, mmap_mode="r")
+        return self._pixels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """A whole batch at once: torch's loader calls this instead of one call an image."""
+        views = [self._view(epoch, index) for epoch, index in keys]
+        return {
+            "image": torch.from_numpy(np.stack([view["image"] for view in views])),
+            "mask": torch.from_numpy(np.stack([view["mask"] for view in views])),
+            "label": self.labels[[index for _, index in keys]],
+            "name": [self.samples[index].name for _, index in keys],
+        }
+
+    def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
+        sample, pixels = self.samples[index], self.pixels[index]
+        size = pixels.shape[-1]
+        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
+        arrays = {"image": pixels, "mask": mask}
+        return augment(arrays, self.policy, self.seed, epoch, index)
+
+
+class SeedDataset(Dataset[Batch]):
+    """What to generate: one row an image, each with a seed of its own.
+
+    Args:
+        seeds: one an image; image k is a function of the weights, seed k and label k.
+        labels: class indices.
+        masks: [N, 1, H, W] uint8, the part of the canvas that will be kept.
+    """
+
+    def __init__(self, seeds: Sequence[int], labels: Sequence[int], masks: np.ndarray) -> None:
+        self.seeds, self.labels, self.masks = list(seeds), list(labels), masks
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once."""
+        return {
+            "name": [f"{index:06d}" for index in indices],
+            "seed": torch.tensor([self.seeds[index] for index in indices]),
+            "label": torch.tensor([self.labels[index] for index in indices]),
+            "mask": torch.from_numpy(self.masks[list(indices)]),
+        }
+
+
+def as_batch(batch: Batch) -> Batch:
+    """Collation for datasets that already give whole batches."""
+    return batch

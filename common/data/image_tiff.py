@@ -1,0 +1,258 @@
+"""TIFF for `image_io`: first what the header promises, then the pixels.
+
+Works on pages, not on tifffile's series: a series fills missing planes with zeros, opens the
+neighbouring files that a header names, and reserves whatever memory an OME-XML asks for.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from tifffile import TiffFile, TiffPage
+
+from common.data.image_layout import COPY_AGAIN, Layout, Refused, describe
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+PLAIN, JPEG = 1, 7
+# CCITT (2-4), LZW, deflate (two codes), PackBits, zstd. Not JPEG 2000 nor camera and web codecs:
+# each is one more decoder within reach of hostile files.
+COMPRESSIONS = (PLAIN, 2, 3, 4, 5, JPEG, 8, 32946, 32773, 50000)
+
+_COMPLAINTS: ContextVar[list[str] | None] = ContextVar("complaints", default=None)
+
+
+@dataclass(frozen=True)
+class TiffHeader:
+    """A TIFF of which no pixel was decoded yet: its pages, all alike, and their layout."""
+
+    tiff: TiffFile
+    pages: tuple[TiffPage, ...]
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[planes, samples, Y, X] as stored."""
+        page = self.pages[0]
+        return self.layout.planes, page.samplesperpixel, page.imagelength, page.imagewidth
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of a pixel as stored."""
+        return self.pages[0].bitspersample * self.pages[0].samplesperpixel
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Of the decoded image; an index becomes three values of up to 16 bits."""
+        return 6 if _colour(self.pages[0]) == PALETTE else self.pages[0].dtype.itemsize
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last sample of a pixel is its opacity."""
+        return tuple(self.pages[0].extrasamples[-1:]) in ((1,), (2,))
+
+
+@contextmanager
+def _complaints_are_damage() -> Iterator[None]:
+    """Refuses a file for damage that tifffile only logs before it goes on."""
+    complaints: list[str] = []
+    token = _COMPLAINTS.set(complaints)
+    try:
+        yield
+    finally:
+        _COMPLAINTS.reset(token)
+    if complaints:
+        raise Refused(f"has a damaged header ({complaints[0][:80]})", COPY_AGAIN)
+
+
+@_complaints_are_damage()
+def read_header(file: BinaryIO, max_pages: int) -> TiffHeader:
+    """Reads and checks the tags of all pages, without decoding or reserving memory for pixels.
+
+    Pages marked as reduced (thumbnails, pyramid levels) are left out.
+
+    Raises:
+        Refused: too many pages, pages that differ, a storage that is not read, fewer bytes than
+            the pixels need, or another number of planes than the description tells.
+    """
+    tiff = TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
+    every = [tiff.pages[index] for index in range(_page_count(tiff, max_pages))]
+    pages = tuple(page for page in every if not page.is_reduced)
+    if not pages:
+        raise Refused("holds no image", COPY_AGAIN)
+    for page in pages:
+        _check_storage(page)
+        _check_segments(page)
+    kinds = {(p.shape, p.dtype, p.bitspersample, p.extrasamples, _colour(p)) for p in pages}
+    if len(kinds) > 1:
+        raise Refused(
+            f"holds {len(pages)} pages that differ in size or pixel type", "save each page alone"
+        )
+    header = TiffHeader(tiff, pages, describe(pages[0], len(pages)))
+    _check_planes(header)
+    return header
+
+
+@_complaints_are_damage()
+def read_planes(header: TiffHeader) -> np.ndarray:
+    """Decodes [planes, samples, Y, X] with bright large and indices replaced by their colours.
+
+    1, 2 and 4 bits come spread over 0..255. Colours come as uint8, or as uint16 where the colour
+    map has 16 bits, and as one sample where it holds nothing but greys.
+    """
+    page = header.pages[0]
+    if header.layout.planes == len(header.pages):
+        planes = np.empty(header.shape, page.dtype)
+        for plane, one in zip(planes, header.pages, strict=True):
+            array = one.asarray(maxworkers=1)
+            plane[...] = np.moveaxis(array, -1, 0) if one.axes == "YXS" else array
+    else:
+        header.tiff.filehandle.seek(page.dataoffsets[0])
+        stored = page.dtype.newbyteorder(header.tiff.byteorder)
+        planes = header.tiff.filehandle.read_array(stored, math.prod(header.shape))
+        planes = planes.reshape(header.shape)
+    if _colour(page) == PALETTE:
+        return _colours(planes[:, 0], header.pages)
+    if _colour(page) == WHITE_IS_ZERO:
+        planes = _inverted(planes, page.bitspersample)
+    if page.bitspersample in (1, 2, 4):
+        planes = planes.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
+    return planes
+
+
+def significant_bits(header: TiffHeader, planes: np.ndarray) -> int:
+    """Bits of the decoded samples: what the file claims where all fit, else what it stores."""
+    stored, claimed = header.pages[0].bitspersample, header.layout.bits
+    if _colour(header.pages[0]) == PALETTE:
+        return planes.dtype.itemsize * 8
+    if planes.dtype.kind == "u" and 0 < claimed < stored and int(planes.max()) >> claimed == 0:
+        return claimed
+    return stored
+
+
+def _note_complaint(record: logging.LogRecord) -> bool:
+    complaints = _COMPLAINTS.get()
+    if complaints is not None and record.levelno >= logging.ERROR:
+        complaints.append(record.getMessage())
+    return complaints is None
+
+
+logging.getLogger("tifffile").addFilter(_note_complaint)
+
+
+def _page_count(tiff: TiffFile, max_pages: int) -> int:
+    """Follows the chain of pages, because tifffile follows a closed one without end."""
+    form, file, seen = tiff.tiff, tiff.filehandle, set()
+    order = "big" if tiff.byteorder == ">" else "little"
+    place = 8 if form.offsetsize == 8 else 4
+    while True:
+        file.seek(place)
+        link = file.read(form.offsetsize)
+        offset = int.from_bytes(link, order)
+        if offset == 0 and len(link) == form.offsetsize:
+            return len(seen)
+        if offset in seen or not 0 < offset < file.size:
+            raise Refused("has a chain of pages that leads nowhere", COPY_AGAIN)
+        if len(seen) == max_pages:
+            raise Refused(f"holds more than {max_pages} pages", "split it into several files")
+        seen.add(offset)
+        file.seek(offset)
+        tags = int.from_bytes(file.read(form.tagnosize), order)
+        place = offset + form.tagnosize + tags * form.tagsize
+
+
+def _colour(page: TiffPage) -> int:
+    """PhotometricInterpretation, or what readers take for it where the tag is missing."""
+    if 262 in page.tags:
+        return int(page.photometric)
+    return RGB if page.samplesperpixel >= 3 else BLACK_IS_ZERO
+
+
+def _check_storage(page: TiffPage) -> None:
+    """Refuses what would be read wrongly: unknown types, codecs and colours, SGI volumes."""
+    colour, codec, bits = _colour(page), int(page.compression), page.bitspersample
+    if page.imagedepth > 1:
+        raise Refused("keeps a volume in one page (ImageDepth), about which readers disagree")
+    if codec not in COMPRESSIONS:
+        raise Refused(f"is compressed in a way that is not read (TIFF compression {codec})")
+    if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(bits, int):
+        raise Refused(f"holds a pixel type that is not read ({bits} bits)")
+    if 0 in page.shape or page.imagelength < 1 or page.imagewidth < 1:
+        raise Refused("declares an image without pixels", COPY_AGAIN)
+    if colour > PALETTE and (colour, codec) != (YCBCR, JPEG):
+        raise Refused(f"holds colours that are not read (TIFF photometric {colour})")
+    if colour == PALETTE and np.shape(page.colormap) != (3, 2**bits):
+        raise Refused("holds colour indices without a fitting colour map")
+    if colour == PALETTE and (page.samplesperpixel > 1 or page.dtype.kind not in "bu"):
+        raise Refused("holds colour indices of an unknown kind")
+    if colour == WHITE_IS_ZERO and page.dtype.kind == "f":
+        raise Refused("holds fractions of which small ones are bright")
+
+
+def _check_segments(page: TiffPage) -> None:
+    """Refuses strips and tiles that are missing, empty, or not wholly inside the file."""
+    offsets, counts, file = page.dataoffsets, page.databytecounts, page.parent.filehandle
+    if not len(offsets) == len(counts) == math.prod(page.chunked) or 0 in counts or 0 in offsets:
+        raise Refused("lacks some of its strips or tiles", COPY_AGAIN)
+    ends = [offset + count for offset, count in zip(offsets, counts, strict=True)]
+    if page.is_contiguous:
+        ends.append(offsets[0] + page.nbytes)
+    if max(ends) > file.size:
+        raise Refused("is cut short: its pixels lie beyond its end", COPY_AGAIN)
+    if int(page.compression) != JPEG:
+        return
+    rows, columns = page.chunks[:2]
+    for offset, count in zip(offsets, counts, strict=True):
+        file.seek(offset)
+        height, width = _jpeg_size(file.read(count))
+        if height > rows or width > columns:
+            raise Refused("holds a JPEG strip that is larger than the image", COPY_AGAIN)
+
+
+def _jpeg_size(segment: bytes) -> tuple[int, int]:
+    """Rows and columns of a JPEG stream, for which its decoder reserves memory."""
+    place = 2
+    while segment[place : place + 1] == b"\xff" and place + 9 <= len(segment):
+        marker = segment[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            size = segment[place + 5 : place + 9]
+            return int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")
+        place += 2 + int.from_bytes(segment[place + 2 : place + 4], "big")
+    raise Refused("holds a JPEG strip that does not tell its size", COPY_AGAIN)
+
+
+def _check_planes(header: TiffHeader) -> None:
+    """Planes are pages, or lie one behind the other in the only page, as ImageJ writes them."""
+    planes, pages, first = header.layout.planes, len(header.pages), header.pages[0]
+    if planes == pages:
+        return
+    if pages > 1 or planes < 1 or not first.is_contiguous or first.samplesperpixel > 1:
+        raise Refused(f"describes {planes} planes but holds {pages}")
+    if first.dataoffsets[0] + planes * first.nbytes > header.tiff.filehandle.size:
+        raise Refused(f"is cut short: it describes {planes} planes and holds fewer", COPY_AGAIN)
+
+
+def _colours(indices: np.ndarray, pages: Sequence[TiffPage]) -> np.ndarray:
+    """[planes, Y, X] indices to [planes, 3 or 1, Y, X] through each page's own colour map."""
+    maps = np.stack([page.colormap for page in pages])  # [pages, 3, colours]
+    low = maps & 255
+    if maps.max() < 256:
+        maps = maps.astype(np.uint8)  # 8-bit levels in 16-bit fields
+    elif (low == 0).all() or (low == maps >> 8).all():
+        maps = (maps >> 8).astype(np.uint8)
+    samples = 1 if (maps == maps[:, :1]).all() else 3
+    if len(maps) < len(indices):
+        maps = np.repeat(maps, len(indices), axis=0)
+    return np.stack(
+        [one[:samples, plane.astype(np.intp)] for one, plane in zip(maps, indices, strict=True)]
+    )
+
+
+def _inverted(planes: np.ndarray, bits: int) -> np.ndarray:
+    if planes.dtype.kind in "bi":
+        return ~planes
+    return planes.dtype.type(2**bits - 1) - planes

@@ -1,0 +1,63 @@
+"""The table of samples: one row an image, the same columns in every experiment."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    Attributes:
+        name: path below the raw folder, with forward slashes; unique.
+        group: what must not be split (video, animal, patient, plate, position).
+        label: class name, "" where the data set has no classes.
+        split: "train", "val", "test", or "" while undecided.
+        index: row in the packed pixels of its split.
+        height: rows of the original image in pixels.
+        width: columns of the original image in pixels.
+        dtype: pixel type of the original image.
+        pixel_size_um: micrometres per pixel as published, 0 where unknown.
+        sha256: of the file.
+        pixels_sha256: of the decoded pixels, the same for all eight flips and rotations.
+    """
+
+    name: str
+    group: str
+    label: str = ""
+    split: str = ""
+    index: int = -1
+    height: int = 0
+    width: int = 0
+    dtype: str = ""
+    pixel_size_um: float = 0.0
+    sha256: str = ""
+    pixels_sha256: str = ""
+
+
+def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
+    """Writes one row a sample, in the order given."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Sample)])
+        writer.writeheader()
+        writer.writerows(asdict(sample) for sample in samples)
+
+
+def read_manifest(path: Path) -> list[Sample]:
+    """Reads what `write_manifest` wrote."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [_from_row(row) for row in csv.DictReader(stream)]
+
+
+def of_split(samples: Sequence[Sample], split: str) -> list[Sample]:
+    """The samples of one split, in the order of their packed pixels."""
+    return sorted((s for s in samples if s.split == split), key=lambda s: s.index)
+
+
+def _from_row(row: dict[str, str]) -> Sample:
+    typed = {field.name: field.type(row[field.name]) for field in fields(Sample)}
+    return Sample(**typed)

@@ -1,0 +1,111 @@
+"""Intervals for numbers measured on a sample.
+
+They take images (or values) as independent draws. Frames of one video are not: an interval then
+tells about new frames of the same videos, not about new videos.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+# Rows of a kernel matrix held at a time.
+_ROWS = 1024
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float],
+    *arrays: np.ndarray,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap (Efron 1979), every array resampled by itself along its first axis.
+
+    A distance cannot fall below zero and resampling adds to it: the interval of two samples of the
+    same distribution lies above zero. It is no test of equality.
+
+    Args:
+        statistic: of the arrays, in their order.
+        arrays: [N, …] each.
+        resamples: how often they are drawn with replacement.
+        level: coverage aimed at, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        The lower and the upper end.
+    """
+    draw = np.random.default_rng(seed)
+    found = [
+        statistic(*(array[draw.integers(0, len(array), len(array))] for array in arrays))
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def kernel_interval(
+    real: Tensor,
+    fake: Tensor,
+    value: float,
+    subset_error: float = 0.0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a kernel distance: Student's t around it with the error of `kernel_error`.
+
+    Resampling with replacement would put equal images into the unbiased estimator and shift it.
+
+    Args:
+        real: features [N, D].
+        fake: features [M, D].
+        value: of `fidelity.kernel_distance`.
+        subset_error: standard deviation over its subsets / sqrt(number of subsets), the part of
+            its error that is due to the draw of the subsets.
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        The lower and the upper end.
+    """
+    error = float(np.hypot(kernel_error(real, fake), subset_error))
+    reach = float(stats.t.ppf((1 + level) / 2, min(len(real), len(fake)) - 1)) * error
+    return value - reach, value + reach
+
+
+def kernel_error(real: Tensor, fake: Tensor) -> float:
+    """Jackknife standard error of the unbiased squared MMD of all images.
+
+    For a two-sample U-statistic the jackknife variances of both samples add up (Arvesen 1969).
+    Where both samples have one distribution it errs on the safe side.
+
+    Args:
+        real: features [N, D], at least three.
+        fake: features [M, D], at least three.
+    """
+    real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    across, across_back = _row_sums(real, fake), _row_sums(fake, real)
+    variance = _jackknife(_inner_sums(real), across, len(fake))
+    variance += _jackknife(_inner_sums(fake), across_back, len(real))
+    return variance**0.5
+
+
+def _inner_sums(x: Tensor) -> Tensor:
+    return _row_sums(x, x) - _kernel(x.square().sum(1), x.shape[1])
+
+
+def _row_sums(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([_kernel(rows @ y.T, x.shape[1]).sum(1) for rows in x.split(_ROWS)])
+
+
+def _kernel(products: Tensor, dim: int) -> Tensor:
+    return (products / dim + 1) ** 3
+
+
+def _jackknife(inner: Tensor, across: Tensor, others: int) -> float:
+    """Variance over leaving out each image in turn, from the sums of its row of the kernels."""
+    n = len(inner)
+    within = (inner.sum() - 2 * inner) / ((n - 1) * (n - 2))
+    between = (across.sum() - across) / ((n - 1) * others)
+    left_out = within - 2 * between
+    return float((n - 1) / n * (left_out - left_out.mean()).square().sum())

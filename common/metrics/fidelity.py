@@ -1,0 +1,165 @@
+"""Distances between two sets of features, by torch-fidelity: the only file that imports it.
+
+Only the published networks give numbers that may be called FID and KID (`is_published`).
+"""
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import Exit, UserError, relative
+from common.metrics.protocol import MetricRefused
+
+# weights-inception-2015-12-05-6726825d.pth of torch-fidelity and pytorch-fid, the network of
+# Heusel et al. 2017: with any other weights the same formula gives another number.
+FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_DIM = 2048
+# An error estimated from n values is itself uncertain by 1 / sqrt(2 (n - 1)): 24 % at ten.
+MIN_KERNEL_IMAGES = 10
+MAX_SUBSET_SIZE = 1000
+SUBSETS = 100
+
+
+def is_published(extractor: str, sha256: str, num_channels: int) -> bool:
+    """Whether a distance may be called FID or KID: the 2015 Inception on one grey channel.
+
+    With more channels our features are concatenated channel by channel, which nobody else does.
+    """
+    return (extractor, sha256, num_channels) == ("inception", FID_WEIGHTS_SHA256, 1)
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance of the normal distributions fitted to two sets of features (Heusel 2017).
+
+    Its bias depends on the number of images: compare at equal numbers only.
+
+    Args:
+        real: [N, D].
+        fake: [M, D].
+
+    Raises:
+        MetricRefused: fewer than two images or features, or features that are not finite.
+    """
+    from torch_fidelity.metric_fid import (
+        KEY_METRIC_FID,
+        fid_features_to_statistics,
+        fid_statistics_to_metric,
+    )
+
+    real, fake = _usable(real, fake, 2)
+    if real.shape[1] < 2:
+        raise MetricRefused("The Fréchet distance needs at least two features.")
+    real, fake = _in_their_span(real, fake)
+    statistics = [fid_features_to_statistics(features) for features in (real, fake)]
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def frechet_note(n_real: int, n_fake: int, dim: int) -> str:
+    """Says so where there are too few images for a covariance of full rank; else ""."""
+    fewest = min(n_real, n_fake)
+    if fewest > dim:
+        return ""
+    return f"rank-deficient: {fewest} images for {dim} features; prefer the kernel distance"
+
+
+def kernel_distance(
+    real: Tensor,
+    fake: Tensor,
+    subsets: int = SUBSETS,
+    subset_size: int | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Unbiased squared MMD with the kernel (x·y / D + 1)³ over random subsets (Bińkowski 2018).
+
+    The standard deviation tells how far one subset lies from the next. It shrinks with the subset
+    and is no confidence interval: `bootstrap.kernel_interval` gives one.
+
+    Args:
+        real: [N, D].
+        fake: [M, D].
+        subsets: how many are drawn; one where each would be the whole set.
+        subset_size: images of either side in a subset; None for `kernel_subset_size`.
+        seed: of the draw.
+
+    Returns:
+        Mean and standard deviation over the subsets. The mean may be slightly below zero.
+
+    Raises:
+        MetricRefused: fewer than ten images on a side, or features that are not finite.
+    """
+    from torch_fidelity.metric_kid import (
+        KEY_METRIC_KID_MEAN,
+        KEY_METRIC_KID_STD,
+        kid_features_to_metric,
+    )
+
+    real, fake = _usable(real, fake, MIN_KERNEL_IMAGES)
+    size = subset_size or kernel_subset_size(len(real), len(fake))
+    subsets = 1 if size == len(real) == len(fake) else subsets
+    found = kid_features_to_metric(
+        real, fake, kid_subsets=subsets, kid_subset_size=size, rng_seed=seed, verbose=False
+    )
+    return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+
+
+def kernel_subset_size(n_real: int, n_fake: int) -> int:
+    """Images of either side in a subset: as many as there are, at most 1,000."""
+    return min(MAX_SUBSET_SIZE, n_real, n_fake)
+
+
+def inception(weights: bytes, path: Path) -> nn.Module:
+    """The FID network up to its last pooling: uint8 [B, 3, H, W] -> float32 [B, 2048].
+
+    Args:
+        weights: content of a state dict file in torch-fidelity's format.
+        path: where it came from, for the message.
+
+    Raises:
+        UserError: the content is no such state dict.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # torch-fidelity unpickles whatever it is given; it gets what the safe loader let through.
+    safe = io.BytesIO()
+    try:
+        torch.save(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True), safe)
+        safe.seek(0)
+        network = FeatureExtractorInceptionV3(
+            "inception", [str(INCEPTION_DIM)], feature_extractor_weights_path=safe
+        )
+    except Exception as error:
+        problem = "is not a state dict of torch-fidelity's InceptionV3"
+        remedy = "give the file weights-inception-2015-12-05-6726825d.pth"
+        raise UserError(Exit.INPUT, relative(path), problem, remedy) from error
+    return _First(network)
+
+
+class _First(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+
+def _usable(real: Tensor, fake: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+    if min(len(real), len(fake)) < fewest:
+        found = f"there are {len(real)} real and {len(fake)} synthetic ones"
+        raise MetricRefused(f"At least {fewest} images are needed on each side; {found}.")
+    real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    for side, features in (("real", real), ("synthetic", fake)):
+        if not features.isfinite().all():
+            raise MetricRefused(f"Features of the {side} images are not finite.")
+    return real, fake
+
+
+def _in_their_span(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates in the span of all features: the same distance from far smaller matrices."""
+    pooled = torch.cat([real, fake])
+    pooled = pooled - pooled.mean(0)
+    if len(pooled) < pooled.shape[1]:
+        pooled = torch.linalg.qr(pooled.T, mode="r").R.T
+    return pooled[: len(real)], pooled[len(real) :]

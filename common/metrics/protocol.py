@@ -1,0 +1,176 @@
+"""One number, everything needed to judge it, and the refusal to compare it with an unlike one."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from common.errors import Exit, UserError, relative
+
+# Two numbers may stand side by side when all of these agree.
+PROTOCOL_FIELDS = (
+    "metric",
+    "unit",
+    "extractor",
+    "extractor_sha256",
+    "rule",
+    "n_real",
+    "n_fake",
+    "split",
+    "data",
+    "preprocessing",
+)
+
+
+class MetricRefused(ValueError):
+    """A metric that cannot be given honestly for these data; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured number, or one refused metric.
+
+    Attributes:
+        metric: its name; "FID" and "KID" are kept for the published networks (`fidelity`).
+        value: the number; None where it was refused, and `note` says why.
+        low: lower end of the 95 % interval, None where there is none.
+        high: upper end of the 95 % interval, None where there is none.
+        unit: of the value, "" for a pure number.
+        extractor: name of the feature extractor, "" where none is used.
+        extractor_sha256: of its weights.
+        rule: settings of the estimator, such as the size of KID's subsets.
+        n_real: real images evaluated.
+        n_fake: synthetic images evaluated.
+        split: the real side: "train", "val" or "test".
+        data: fingerprint of the prepared data set.
+        preprocessing: how pixels became uint8, the same way on both sides.
+        seed: first seed of the synthetic images.
+        checkpoint_sha256: of the weights that drew them.
+        commit: of the code.
+        note: what a reader must know about this number.
+    """
+
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    extractor: str = ""
+    extractor_sha256: str = ""
+    rule: str = ""
+    n_real: int = 0
+    n_fake: int = 0
+    split: str = ""
+    data: str = ""
+    preprocessing: str = ""
+    seed: int = 0
+    checkpoint_sha256: str = ""
+    commit: str = ""
+    note: str = ""
+
+    @property
+    def protocol(self) -> str:
+        """Sixteen hex digits, equal exactly where two numbers may be compared.
+
+        The number of synthetic images belongs to it, because the Fréchet distance is biased by it;
+        seed, checkpoint and commit do not, because they are what is being compared.
+        """
+        agreed = json.dumps([getattr(self, name) for name in PROTOCOL_FIELDS])
+        return hashlib.sha256(agreed.encode("ascii")).hexdigest()[:16]
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replaces the file by these records, one ASCII JSON object a line; no half file is ever seen.
+
+    Numbers that are not finite are written as null. Each line carries its protocol hash.
+
+    Raises:
+        UserError: the folder cannot be written; the old file is kept.
+    """
+    text = "".join(f"{_to_line(record)}\n" for record in records)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="ascii", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        problem = f"cannot be written ({error.strerror})"
+        remedy = "free space or choose another folder"
+        raise UserError(
+            Exit.STORAGE, relative(path), problem, remedy, "the old file is kept"
+        ) from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """Reads what `write_records` wrote.
+
+    Raises:
+        UserError: the file is absent, or a line is no record or contradicts its protocol hash.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = "cannot be read as a file of records"
+        raise UserError(Exit.INPUT, relative(path), problem, "run `make evaluate`") from error
+    return [_from_line(line, path, number) for number, line in enumerate(lines, 1)]
+
+
+def compare(records: Sequence[Record]) -> list[Record]:
+    """Sorts records of one protocol by value, those without a value last.
+
+    Raises:
+        UserError: two records were measured differently; the differing fields are named.
+    """
+    differing = [
+        f"{name} ({', '.join(map(repr, values))})"
+        for name in PROTOCOL_FIELDS
+        if len(values := sorted({getattr(record, name) for record in records})) > 1
+    ]
+    if differing:
+        problem = f"numbers differ in {'; '.join(differing)} and cannot be compared"
+        remedy = "evaluate both sides in the same way"
+        raise UserError(Exit.INPUT, records[0].metric, problem, remedy)
+    return sorted(records, key=lambda r: math.inf if r.value is None else r.value)
+
+
+def _to_line(record: Record) -> str:
+    row = asdict(record)
+    row |= {name: _finite(row[name]) for name in ("value", "low", "high")}
+    return json.dumps(row | {"protocol": record.protocol}, allow_nan=False)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _from_line(line: str, path: Path, number: int) -> Record:
+    try:
+        row: dict[str, Any] = json.loads(line, parse_constant=_reject)
+        protocol = row.pop("protocol")
+        record = Record(**row)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _broken(path, number, "is not a record") from None
+    if not all(isinstance(getattr(record, field.name), field.type) for field in fields(Record)):
+        raise _broken(path, number, "holds a field of the wrong type")
+    if any(value in (math.inf, -math.inf) for value in (record.value, record.low, record.high)):
+        raise _broken(path, number, "holds a number that is not finite")
+    if record.protocol != protocol:
+        raise _broken(path, number, "was changed after it was written")
+    return record
+
+
+def _reject(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _broken(path: Path, number: int, problem: str) -> UserError:
+    return UserError(Exit.INPUT, relative(path), f"line {number} {problem}", "run `make evaluate`")

@@ -1,0 +1,229 @@
+"""The page: what the template shows, gathered from runs; rendering and writing."""
+
+import base64
+import hashlib
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.errors import Exit, UserError, relative, visible
+from common.report import charts
+from common.report.configs import data_set, differing_keys
+from common.report.pictures import Album, Picture, choose_samples, filmstrip
+from common.report.records import Row, comparable_rows, why_apart
+from common.report.runs import LARGEST, Run
+
+_HERE = Path(__file__).parent
+_MOST_IMAGE_BYTES = 64 * 2**20
+_UNITS = {"s": "s", "um": "µm", "px": "px", "gib": "GiB", "db": "dB", "nats": "nats"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run as the page names it: its place, which gives colour and letter, and its facts.
+
+    Attributes:
+        images_seen: largest count logged, None before the first line.
+        val_loss: last ``val/loss``, None without one.
+        speed: median of ``train/images_per_s``, None without one.
+        data_set: name of the data set, "" where the configuration names none.
+    """
+
+    place: int
+    run: Run
+    images_seen: int | None
+    val_loss: float | None
+    speed: float | None
+    data_set: str
+
+    @property
+    def letter(self) -> str:
+        """The run's letter in charts and tables."""
+        return charts.letter(self.place)
+
+    @property
+    def colour(self) -> str:
+        """The run's colour as a style class."""
+        return f"c{self.place % charts.COLOURS}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart with what its caption says; `dropped` values are not drawn."""
+
+    family: str
+    unit: str
+    log: bool
+    dropped: int
+    svg: Markup
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Writes the page, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written (storage).
+    """
+    page = render(runs)
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        remedy = "make room or give a --workspace that can be written"
+        problem = f"cannot be written ({error.strerror})"
+        raise UserError(Exit.STORAGE, relative(path), problem, remedy) from error
+    return path
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as HTML: the same runs give the same text."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.experiment, []).append(run)
+    album = Album(_MOST_IMAGE_BYTES)
+    style = (_HERE / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    experiments = [
+        _experiment(name, f"e{index}", group, album)
+        for index, (name, group) in enumerate(groups.items(), start=1)
+    ]
+    template = _environment().get_template("template.html.j2")
+    return template.render(
+        style=Markup(style), style_hash=digest, num_runs=len(runs), experiments=experiments
+    )
+
+
+def unit_of(quantity: str) -> str:
+    """Unit as the last word of a logged name tells it (``images_per_s``), else "unit as logged"."""
+    counted, per, time = quantity.rpartition("_per_")
+    if per:
+        return f"{counted}/{time}"
+    return _UNITS.get(quantity.rpartition("_")[2], "unit as logged")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = charts.short_number
+    environment.filters["of"] = _counted
+    return environment
+
+
+def _shown(value: object) -> object:
+    """Absent values as a dash; texts without control and direction characters."""
+    if value is None or value == "":
+        return "—"
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else visible(value)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _experiment(name: str, identity: str, runs: Sequence[Run], album: Album) -> dict[str, object]:
+    columns = [_column(place, run) for place, run in enumerate(runs)]
+    configs = [run.config for run in runs if run.config is not None]
+    differing = differing_keys(configs) if configs else []
+    common = configs[0] if configs else {}
+    rows = comparable_rows([run.records for run in runs])
+    plots = [_interval_plot(row, f"{identity}-i{i}") for i, row in enumerate(rows)]
+    return {
+        "name": name,
+        "identity": identity,
+        "columns": columns,
+        "differing": differing,
+        "equal": [(key, common[key]) for key in sorted(common) if key not in set(differing)],
+        "panels": _panels(columns, identity),
+        "grids": [(column, _grids(column.run, album)) for column in columns],
+        "strips": [(column, _strip(column.run, album)) for column in columns],
+        "rows": list(zip(rows, plots, strict=True)),
+        "plotted": any(plots),
+        "apart": why_apart(rows),
+    }
+
+
+def _column(place: int, run: Run) -> Column:
+    speeds = run.curves["train/images_per_s"].values if "train/images_per_s" in run.curves else ()
+    losses = run.curves["val/loss"].values if "val/loss" in run.curves else ()
+    return Column(
+        place=place,
+        run=run,
+        images_seen=max((c.images[-1] for c in run.curves.values() if c.images), default=None),
+        val_loss=losses[-1] if losses else None,
+        speed=statistics.median(speeds) if speeds else None,
+        data_set=data_set(run.config or {}),
+    )
+
+
+def _panels(columns: Sequence[Column], identity: str) -> list[Panel]:
+    """One chart a quantity: ``train/loss`` and ``val/loss`` are both of the loss."""
+    families = {_family(key) for column in columns for key in column.run.curves}
+    found = [
+        _panel(family, columns, f"{identity}-f{index}")
+        for index, family in enumerate(sorted(families, key=lambda f: (f != "loss", f)))
+    ]
+    return [panel for panel in found if panel]
+
+
+def _panel(family: str, columns: Sequence[Column], identity: str) -> Panel | None:
+    lines, dropped = [], 0
+    for column in columns:
+        for key, curve in column.run.curves.items():
+            if _family(key) != family:
+                continue
+            dropped += curve.dropped
+            if curve.images:
+                name, main = f"{column.letter} {column.run.name} {key}", key.startswith("val/")
+                lines.append(charts.Line(column.place, name, main, curve.images, curve.values))
+    if not lines:
+        return None
+    ends = [f"{line.name} ends at {charts.short_number(line.values[-1])}" for line in lines]
+    title = f"{family} ({unit_of(family)}) against images seen: {'; '.join(ends)}"
+    return Panel(
+        family=family,
+        unit=unit_of(family),
+        log=charts.spans_decades([value for line in lines for value in line.values]),
+        dropped=dropped,
+        svg=charts.curve_chart(lines, title, identity),
+    )
+
+
+def _family(key: str) -> str:
+    return key.partition("/")[2] or key
+
+
+def _grids(run: Run, album: Album) -> list[tuple[int, Picture]]:
+    return [(images, album.add(path)) for images, path in filmstrip(run.previews)]
+
+
+def _strip(run: Run, album: Album) -> list[tuple[object, Picture]]:
+    return [(sample, album.add(sample.path)) for sample in choose_samples(run.samples)]
+
+
+def _interval_plot(row: Row, identity: str) -> Markup | None:
+    """Values of one row on one axis, where at least two runs have one."""
+    points = []
+    for place, cell in enumerate(row.cells):
+        if cell and cell[-1].value is not None:
+            record = cell[-1]
+            low, high = (record.value if v is None else v for v in (record.low, record.high))
+            if max(abs(low), abs(record.value), abs(high)) <= LARGEST:
+                points.append((place, record.value, low, high))
+    if len(points) < 2:
+        return None
+    told = "; ".join(
+        f"{charts.letter(place)} {charts.short_number(value)}" for place, value, *_ in points
+    )
+    return charts.interval_chart(points, f"{row.metric} with intervals: {told}", identity)

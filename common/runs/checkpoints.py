@@ -1,0 +1,97 @@
+"""Checkpoints: written whole or not at all, read only as data."""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+
+from common.errors import Exit, UserError, relative
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk, then renames.
+
+    Lightning writes through the system's temporary folder; when that is another device, the last
+    step is a copy that a kill can cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None
+    ) -> None:
+        """Saves ``checkpoint`` at ``path``; an older file there stays until the new one is safe.
+
+        Raises:
+            UserError: the folder cannot be written to or is full.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                Exit.STORAGE,
+                relative(target),
+                f"cannot be written ({error})",
+                "free space or make the folder writable, then go on with --resume true",
+                "the previous checkpoint is untouched",
+            ) from error
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves `last.ckpt` at the end of epochs, and always at the end of the run.
+
+    Args:
+        folder: of the checkpoints.
+        every_n_epochs: how often.
+    """
+
+    def __init__(self, folder: Path, every_n_epochs: int = 1) -> None:
+        self.path = folder / "last.ckpt"
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves after validation and after all other callbacks of the epoch."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due or trainer.should_stop:
+            trainer.save_checkpoint(self.path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint on the CPU with the safe loader; nothing in it is executed.
+
+    Raises:
+        UserError: it is not there, damaged, or holds more than data.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["hyper_parameters"]
+    except FileNotFoundError as error:
+        raise _unusable(path, "does not exist", "name another run") from error
+    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError,
+            zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
+        remedy = "use another checkpoint of the run"
+        raise _unusable(path, "is damaged or no checkpoint of ours", remedy) from error
+    return checkpoint
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unusable(path: Path, problem: str, remedy: str) -> UserError:
+    return UserError(Exit.CHECKPOINT, relative(path), problem, remedy)

@@ -1,0 +1,49 @@
+"""Exponential moving average of the weights, in images instead of steps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """Averages all weights; the checkpoint's ``state_dict`` is the average.
+
+    After every step average = lerp(current, average, 0.5 ** (batch images / half-life), and the
+    half-life grows with the run until it reaches its value (Karras et al. 2020, Appendix B, and
+    the ramp of their ADA code), so that short runs are not dominated by their first steps.
+
+    Args:
+        half_life_images: images after which a weight's share in the average has halved.
+        ramp: the half-life is at most this share of the images seen so far.
+    """
+
+    def __init__(self, half_life_images: int = 10_000, ramp: float = 0.05) -> None:
+        super().__init__(use_buffers=True, multi_avg_fn=self._lerp)
+        self.half_life_images = half_life_images
+        self.ramp = ramp
+        self._weight = 1.0
+        self._last_images = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Averages with the weight that belongs to the number of images seen."""
+        images = trainer.images_seen
+        half_life = min(self.half_life_images, self.ramp * images)
+        self._weight = 1 - 0.5 ** ((images - self._last_images) / max(half_life, 1e-8))
+        self._last_images = images
+        super().on_train_batch_end(trainer, pl_module, *args)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continues from the number of images of the checkpoint."""
+        self._last_images = trainer.images_seen
+
+    def _lerp(self, average: Sequence[Tensor], current: Sequence[Tensor], _: Tensor) -> None:
+        floating = [(a, c) for a, c in zip(average, current, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_(
+            [a for a, _ in floating], [c for _, c in floating], self._weight
+        )

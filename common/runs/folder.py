@@ -1,0 +1,84 @@
+"""The folder of one run and the names of what is in it."""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from common.errors import Exit, UserError
+
+# Set once by the first process, so that the ranks it starts write into the same run.
+_RUN_ID = "SYNTHETIC_MICROSCOPY_RUN"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``<workspace>/runs/<experiment>/<run_id>``."""
+
+    workspace: Path
+    experiment: str
+    run_id: str
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.workspace / "runs" / self.experiment / self.run_id
+
+    @property
+    def config(self) -> Path:
+        """Configuration that repeats the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Every logged number, in long form."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`last.ckpt` and `best.ckpt`."""
+        return self.path / "checkpoints"
+
+    @property
+    def previews(self) -> Path:
+        """Grids on fixed seeds, named by images seen."""
+        return self.path / "previews"
+
+    @property
+    def samples(self) -> Path:
+        """What `generate` wrote."""
+        return self.path / "samples"
+
+    @property
+    def records(self) -> Path:
+        """What `evaluate` measured."""
+        return self.path / "records.jsonl"
+
+
+def new_run_id() -> str:
+    """Time of the start, or the scheduler's job id; the same in every rank of a run."""
+    scheduled = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    return os.environ.setdefault(_RUN_ID, scheduled or stamp)
+
+
+def find_run(workspace: Path, experiment: str, run_id: str | None) -> RunFolder:
+    """The run of that name, or the one trained last.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = workspace / "runs" / experiment
+    trained = [p.parent for p in runs.glob("*/config.yaml")]
+    if run_id is None and trained:
+        run_id = max(trained, key=lambda p: (p / "config.yaml").stat().st_mtime_ns).name
+    folder = RunFolder(workspace, experiment, run_id or "")
+    if run_id is None or not folder.config.is_file():
+        known = ", ".join(sorted(p.name for p in trained)) or "none"
+        raise UserError(
+            Exit.USAGE,
+            f"runs/{experiment}/{run_id or ''}",
+            "no such run",
+            f"train one with make train EXP={experiment}; there are: {known}",
+        )
+    return folder

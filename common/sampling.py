@@ -1,0 +1,39 @@
+"""Images as a function of weights and seeds alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Convolutions may sum in another order for another batch size, so all batches are this long.
+CHUNK = 8
+
+
+def seeded_noise(seeds: Tensor, *shape: int) -> Tensor:
+    """Standard normal noise [B, *shape]; row k is a function of seed k, on any device.
+
+    Drawn on the CPU: generators of different devices give different numbers for one seed.
+    """
+    rows = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(int(seed)))
+        for seed in seeds.cpu()
+    ]
+    return torch.stack(rows).to(seeds.device)
+
+
+def in_chunks(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Applies ``function`` to fixed-size chunks of its inputs, in float32 and padded.
+
+    The result of a row does not depend on how many rows it came with.
+
+    Args:
+        function: maps tensors [CHUNK, ...] to a tensor [CHUNK, ...]; rows must be independent.
+        inputs: tensors [B, ...] of one length.
+    """
+    total = len(inputs[0])
+    chunks = []
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        for start in range(0, total, CHUNK):
+            rows = torch.arange(start, start + CHUNK).clamp(max=total - 1)
+            chunks.append(function(*(tensor[rows.to(tensor.device)] for tensor in inputs)))
+    return torch.cat(chunks)[:total]

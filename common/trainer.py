@@ -1,0 +1,102 @@
+"""Lightning's Trainer with the verbs that come before and after training."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+
+from common.callbacks import ImageWriter
+from common.data.datamodule import ImageDataModule
+from common.runs.checkpoints import load_checkpoint
+from common.runs.folder import RunFolder
+
+
+class ExperimentTrainer(pl.Trainer):
+    """Adds `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+
+    Attributes:
+        folder: of the run, None for `prepare`.
+        images_seen: training images over all ranks so far.
+        image_budget: images after which training stops, 0 for no limit.
+        fused_optimizers: whether modules shall ask for fused optimizers.
+        memory_format: layout of image tensors.
+    """
+
+    folder: RunFolder
+    images_seen: int = 0
+    image_budget: int = 0
+    fused_optimizers: bool = True
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def prepare(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
+        """Checks, preprocesses, splits, audits and packs the data.
+
+        Args:
+            model: not used; the configuration is the same for all verbs.
+            datamodule: whose data.
+        """
+        datamodule.prepare_data()
+
+    def generate(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        n: int = 20,
+        seed: int = 0,
+        labels: str = "data",
+        weights: Literal["best", "last"] = "best",
+        file_format: Literal["auto", "png", "tiff"] = "auto",
+    ) -> None:
+        """Writes images into the run's `samples`, with a manifest.
+
+        Args:
+            model: receives the weights of the checkpoint.
+            datamodule: says what is generated; its data need not be there.
+            n: number of images.
+            seed: of the first image; image k is made from ``seed + k`` and is always the same.
+            labels: "data" (class frequencies of the training split), "balanced", or a class.
+            weights: which of the run's checkpoints.
+            file_format: "auto" is PNG for one channel and OME-TIFF for several.
+        """
+        from common.generation import clear_samples, write_samples_manifest
+
+        path = self.folder.checkpoints / f"{weights}.ckpt"
+        _restore(model, datamodule, path)
+        plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
+        clear_samples(self.folder.samples, self.is_global_zero)
+        writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
+        self.callbacks.append(writer)
+        self.predict(model, datamodule=datamodule, return_predictions=False)
+        if self.is_global_zero:
+            write_samples_manifest(self.folder, plan, datamodule.facts, path, writer.suffix)
+
+    def evaluate(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        extractor: str = "random-conv",
+        extractor_weights: str | None = None,
+    ) -> None:
+        """Compares the run's `samples` with the held-out split and writes `records.jsonl`.
+
+        Args:
+            model: not used; the samples on disk are what is judged.
+            datamodule: whose test split is read, here for the first time.
+            extractor: of features, by name.
+            extractor_weights: file with the extractor's weights, where it needs one.
+        """
+        from common.evaluate import evaluate_run
+
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        path = Path(extractor_weights) if extractor_weights else None
+        evaluate_run(self.folder, datamodule, extractor, path)
+
+
+def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
+    checkpoint: dict[str, Any] = load_checkpoint(path)
+    model.load_state_dict(checkpoint["state_dict"])
+    datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+
+

@@ -1,0 +1,115 @@
+"""Convolutional residual encoder and decoder, conditioned at every scale."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.networks.blocks import ResidualBlock, group_norm
+
+# Halvings between image and bottleneck; image sizes are multiples of 2 ** STAGES = 32 px.
+STAGES = 5
+# Side of the bottleneck grid that the latent vector is read from, whatever the image size.
+GRID = 4
+
+
+class Condition(nn.Module):
+    """Class and aspect ratio as one vector.
+
+    Args:
+        num_classes: of the data card.
+        condition_dim: of the result.
+    """
+
+    def __init__(self, num_classes: int, condition_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, condition_dim)
+        self.aspect = nn.Linear(1, condition_dim)
+        self.mix = nn.Sequential(
+            nn.SiLU(), nn.Linear(condition_dim, condition_dim), nn.SiLU()
+        )
+
+    def forward(self, label: Tensor, log_aspect: Tensor) -> Tensor:
+        """Maps label [B] and ln(width / height) [B] to [B, condition_dim]."""
+        return self.mix(self.embedding(label) + self.aspect(log_aspect[:, None]))
+
+
+class Encoder(nn.Module):
+    """q(z | x, class, aspect): a diagonal Gaussian.
+
+    Args:
+        image_size: side in pixels, a multiple of 32.
+        num_channels: of the image; one more holds the mask.
+        latent_dim: of z.
+        width: channels at half resolution, doubled at each further halving up to 8 x width.
+        condition_dim: of the condition vector.
+    """
+
+    def __init__(
+        self, image_size: int, num_channels: int, latent_dim: int, width: int, condition_dim: int
+    ) -> None:
+        super().__init__()
+        widths = stage_widths(width)
+        grid = bottleneck_grid(image_size)
+        self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(before, after, condition_dim)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norm = group_norm(widths[-1])
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.head = nn.Linear(widths[-1] * grid**2, 2 * latent_dim)
+
+    def forward(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and unbounded log-variance, each [B, latent_dim], of image [B, C, H, W]."""
+        # Half of all work would be done at full resolution; a 2 x 2 block is one wide pixel here.
+        x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask], dim=1), 2))
+        for block in self.blocks:
+            x = block(F.avg_pool2d(x, 2), condition)
+        x = self.pool(F.silu(self.norm(x)))
+        mean, log_variance = self.head(x.flatten(1)).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class Decoder(nn.Module):
+    """Mean of p(x | z, class, aspect); arguments as `Encoder`."""
+
+    def __init__(
+        self, image_size: int, num_channels: int, latent_dim: int, width: int, condition_dim: int
+    ) -> None:
+        super().__init__()
+        widths = stage_widths(width)[::-1]
+        self.side = image_size // 2**STAGES
+        self.grid = bottleneck_grid(image_size)
+        self.stem = nn.Linear(latent_dim + condition_dim, widths[0] * self.grid**2)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(before, after, condition_dim)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norm = group_norm(widths[-1])
+        self.head = nn.Conv2d(widths[-1], 4 * num_channels, 3, padding=1)
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+        """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim]."""
+        x = self.stem(torch.cat([z, condition], dim=1))
+        x = x.view(len(z), -1, self.grid, self.grid)
+        if self.side != self.grid:
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
+        for block in self.blocks:
+            x = block(F.interpolate(x, scale_factor=2, mode="nearest"), condition)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(x))), 2)
+
+
+def stage_widths(width: int) -> list[int]:
+    """Channels from half resolution to the bottleneck: width x 1, 2, 4, 8, 8."""
+    return [width * factor for factor in (1, 2, 4, 8, 8)]
+
+
+def bottleneck_grid(image_size: int) -> int:
+    """Side of the grid that z is read from and written to.
+
+    Raises:
+        ValueError: ``image_size`` is not a positive multiple of 32.
+    """
+    if image_size < 2**STAGES or image_size % 2**STAGES:
+        raise ValueError(f"image_size {image_size} is not a multiple of {2**STAGES} px")
+    return min(GRID, image_size // 2**STAGES)

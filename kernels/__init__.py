@@ -1,0 +1,1 @@
+"""Compiled operators with a torch reference each; knows nothing of microscopy."""

@@ -1,0 +1,300 @@
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg, stats
+from torch import Tensor
+
+from common.metrics import bootstrap, distributions, fidelity
+from common.metrics.protocol import MetricRefused
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def normals(count: int, seed: int, mean: np.ndarray, covariance: np.ndarray) -> Tensor:
+    draw = np.random.default_rng(seed)
+    return torch.from_numpy(draw.multivariate_normal(mean, covariance, count))
+
+
+def with_exact_moments(
+    mean: np.ndarray, covariance: np.ndarray, seed: int, count: int = 50
+) -> Tensor:
+    """A sample whose own mean and (n - 1) covariance are exactly those asked for."""
+    x = np.random.default_rng(seed).normal(size=(count, len(mean)))
+    x = x - x.mean(0)
+    white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    return torch.from_numpy(white @ np.linalg.cholesky(covariance).T + mean)
+
+
+def random_covariance(dim: int, seed: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(dim, dim))
+    return factor @ factor.T / dim + 0.1 * np.eye(dim)
+
+
+def frechet_by_matrix_root(
+    mean_1: np.ndarray, cov_1: np.ndarray, mean_2: np.ndarray, cov_2: np.ndarray
+) -> float:
+    root = linalg.sqrtm(cov_1 @ cov_2).real
+    return float(np.sum((mean_1 - mean_2) ** 2) + np.trace(cov_1 + cov_2 - 2 * root))
+
+
+def kernel_by_loops(real: Tensor, fake: Tensor) -> float:
+    real, fake = real.tolist(), fake.tolist()
+
+    def kernel(x: list[float], y: list[float]) -> float:
+        return (sum(a * b for a, b in zip(x, y, strict=True)) / len(x) + 1) ** 3
+
+    def within(rows: list[list[float]]) -> float:
+        pairs = [kernel(x, y) for i, x in enumerate(rows) for j, y in enumerate(rows) if i != j]
+        return sum(pairs) / len(pairs)
+
+    across = [kernel(x, y) for x in real for y in fake]
+    return within(real) + within(fake) - 2 * sum(across) / len(across)
+
+
+def kernel_truth(dim: int, shift: float) -> float:
+    """Squared MMD of N(0, 1) and N(shift, 1) in every direction, from their first moments.
+
+    With the kernel (x·y / D + 1)³ it is the sum over k of C(3, k) / D^k |E x^k - E y^k|², x^k being
+    the k-fold tensor product.
+    """
+    mean, eye = np.full(dim, shift), np.eye(dim)
+    third = np.einsum("i,j,k->ijk", mean, mean, mean) + sum(
+        np.einsum(f"{pair},{single}->ijk", eye, mean)
+        for pair, single in (("ij", "k"), ("ik", "j"), ("jk", "i"))
+    )
+    gaps = mean, np.outer(mean, mean), third
+    return sum(
+        weight / dim**k * np.sum(gap**2)
+        for k, weight, gap in zip((1, 2, 3), (3, 3, 1), gaps, strict=True)
+    )
+
+
+# Fréchet distance ------------------------------------------------------------------------------
+
+
+def test_frechet_distance_of_diagonal_normals_is_the_closed_form() -> None:
+    mean_1, mean_2 = np.array([0.0, 1.0, 2.0, -1.0]), np.array([1.0, 1.0, 0.0, 0.5])
+    deviation_1, deviation_2 = np.array([1.0, 2.0, 0.5, 3.0]), np.array([2.0, 2.0, 1.5, 0.1])
+    real = with_exact_moments(mean_1, np.diag(deviation_1**2), 0)
+    fake = with_exact_moments(mean_2, np.diag(deviation_2**2), 1)
+    truth = np.sum((mean_1 - mean_2) ** 2) + np.sum((deviation_1 - deviation_2) ** 2)
+    assert fidelity.frechet_distance(real, fake) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frechet_distance_of_correlated_normals_agrees_with_the_matrix_root(seed: int) -> None:
+    mean_1, mean_2 = np.zeros(6), np.linspace(-1, 1, 6)
+    cov_1, cov_2 = random_covariance(6, 10 + seed), random_covariance(6, 20 + seed)
+    real, fake = with_exact_moments(mean_1, cov_1, 30), with_exact_moments(mean_2, cov_2, 40)
+    truth = frechet_by_matrix_root(mean_1, cov_1, mean_2, cov_2)
+    assert fidelity.frechet_distance(real, fake) == pytest.approx(truth, rel=1e-9)
+
+
+def test_frechet_distance_with_more_features_than_images_agrees_with_the_singular_values() -> None:
+    # tr sqrt(S1 S2) is the sum of the singular values of X1 X2^T for centred rows, whatever D is.
+    draw = np.random.default_rng(3)
+    real, fake = draw.normal(size=(12, 200)), draw.normal(size=(9, 200)) * 1.5 + 0.2
+    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (real, fake)]
+    root = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    truth = np.sum((real.mean(0) - fake.mean(0)) ** 2) + sum(np.sum(x**2) for x in centred)
+    found = fidelity.frechet_distance(torch.from_numpy(real), torch.from_numpy(fake))
+    assert found == pytest.approx(truth - 2 * root, rel=1e-6)
+
+
+def test_fewer_images_than_features_are_noted() -> None:
+    assert "50 images for 64 features" in fidelity.frechet_note(100, 50, 64)
+    assert "64 images for 64 features" in fidelity.frechet_note(64, 100, 64)
+    assert fidelity.frechet_note(65, 65, 64) == ""
+
+
+# Kernel distance -------------------------------------------------------------------------------
+
+
+def test_kernel_distance_agrees_with_plain_loops() -> None:
+    real = normals(14, 0, np.zeros(3), np.eye(3))
+    fake = normals(14, 1, np.ones(3), random_covariance(3, 2))
+    mean, deviation = fidelity.kernel_distance(real, fake)
+    assert mean == pytest.approx(kernel_by_loops(real, fake), rel=1e-10)
+    assert deviation == 0
+
+
+def test_kernel_distance_over_subsets_depends_on_the_seed_alone() -> None:
+    real, fake = normals(25, 0, np.zeros(3), np.eye(3)), normals(40, 1, np.ones(3), np.eye(3))
+    first = fidelity.kernel_distance(real, fake, subsets=10, seed=5)
+    assert first == fidelity.kernel_distance(real, fake, subsets=10, seed=5)
+    assert first != fidelity.kernel_distance(real, fake, subsets=10, seed=6)
+    assert first[1] > 0
+    assert fidelity.kernel_distance(fake, real, subsets=10)[1] > 0
+
+
+def test_kernel_subsets_never_exceed_a_thousand_images() -> None:
+    assert fidelity.kernel_subset_size(5000, 2000) == 1000
+    assert fidelity.kernel_subset_size(300, 2000) == 300
+
+
+# Both ------------------------------------------------------------------------------------------
+
+
+def kernel_mean(real: Tensor, fake: Tensor) -> float:
+    return fidelity.kernel_distance(real, fake)[0]
+
+
+DISTANCES = pytest.mark.parametrize("distance", [fidelity.frechet_distance, kernel_mean])
+
+
+@DISTANCES
+def test_a_set_is_at_no_distance_from_itself_and_distances_are_symmetric(
+    distance: Callable[..., float],
+) -> None:
+    real = normals(40, 0, np.zeros(5), random_covariance(5, 1))
+    fake = normals(40, 1, np.ones(5), random_covariance(5, 2))
+    far = distance(real, fake)
+    assert far > 1
+    assert distance(fake, real) == pytest.approx(far, rel=1e-9)
+    # The unbiased estimator is below zero where both sides are the very same images.
+    assert -far / 2 < distance(real, real.clone()) < 1e-6
+
+
+@DISTANCES
+def test_distances_do_not_depend_on_the_order_of_images(distance: Callable[..., float]) -> None:
+    real = normals(30, 0, np.zeros(5), np.eye(5))
+    fake = normals(30, 1, np.ones(5), np.eye(5))
+    assert distance(real.flip(0), fake.roll(7, 0)) == pytest.approx(distance(real, fake), rel=1e-9)
+
+
+@DISTANCES
+def test_too_few_images_and_non_finite_features_are_refused(distance: Callable[..., float]) -> None:
+    real = normals(12, 0, np.zeros(3), np.eye(3))
+    with pytest.raises(MetricRefused, match="12 real and 1 synthetic"):
+        distance(real, real[:1])
+    fake = real.clone()
+    fake[3, 1] = float("nan")
+    with pytest.raises(MetricRefused, match="synthetic images are not finite"):
+        distance(real, fake)
+
+
+def test_nine_images_have_a_frechet_but_no_kernel_distance() -> None:
+    real = normals(9, 0, np.zeros(3), np.eye(3))
+    assert np.isfinite(fidelity.frechet_distance(real, real))
+    with pytest.raises(MetricRefused, match="At least 10"):
+        fidelity.kernel_distance(real, real)
+
+
+def test_one_feature_has_no_frechet_distance() -> None:
+    with pytest.raises(MetricRefused, match="two features"):
+        fidelity.frechet_distance(torch.rand(9, 1), torch.rand(9, 1))
+
+
+# Intervals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shift", "fewest", "most"), [(0.5, 0.88, 0.99), (0.0, 0.95, 1.0)])
+def test_the_kernel_interval_covers_the_true_distance_as_often_as_it_says(
+    shift: float, fewest: float, most: float
+) -> None:
+    truth, draw = kernel_truth(4, shift), np.random.default_rng(0)
+    hits, values = [], []
+    for _ in range(300):
+        real = torch.from_numpy(draw.normal(size=(40, 4)))
+        fake = torch.from_numpy(draw.normal(size=(30, 4)) + shift)
+        value, deviation = fidelity.kernel_distance(real, fake, subsets=10)
+        low, high = bootstrap.kernel_interval(real, fake, value, deviation / 10**0.5)
+        hits.append(low <= truth <= high)
+        values.append(value)
+    assert fewest <= np.mean(hits) <= most
+    assert np.mean(values) == pytest.approx(truth, abs=4 * np.std(values) / 300**0.5)
+
+
+def test_the_kernel_error_agrees_with_leaving_out_each_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bootstrap, "_ROWS", 5)
+    real = normals(12, 0, np.zeros(3), np.eye(3))
+    fake = normals(15, 1, np.ones(3), np.eye(3))
+    variance = 0.0
+    for a, b in ((real, fake), (fake, real)):
+        left_out = [kernel_by_loops(torch.cat([a[:i], a[i + 1 :]]), b) for i in range(len(a))]
+        variance += (len(a) - 1) * np.var(left_out)
+    assert bootstrap.kernel_error(real, fake) == pytest.approx(variance**0.5, rel=1e-9)
+
+
+def test_the_kernel_interval_adds_the_error_of_the_subsets() -> None:
+    real = normals(12, 0, np.zeros(3), np.eye(3))
+    fake = normals(15, 1, np.ones(3), np.eye(3))
+    error = (bootstrap.kernel_error(real, fake) ** 2 + 2**2) ** 0.5
+    # Student's t with 11 degrees of freedom exceeds 1.7959 in 5 % of cases.
+    expected = (7 - 1.7959 * error, 7 + 1.7959 * error)
+    assert bootstrap.kernel_interval(real, fake, 7, 2, level=0.9) == pytest.approx(expected, 1e-4)
+
+
+def test_the_bootstrap_interval_of_a_mean_covers_it() -> None:
+    draw = np.random.default_rng(1)
+    hits = []
+    for seed in range(200):
+        low, high = bootstrap.bootstrap_interval(
+            np.mean, draw.normal(3, 2, 40), resamples=200, seed=seed
+        )
+        hits.append(low <= 3 <= high)
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_the_bootstrap_has_the_error_of_two_independent_means() -> None:
+    draw = np.random.default_rng(2)
+    x, y = draw.normal(0, 1, 200), draw.normal(0, 3, 100)
+    found = bootstrap.bootstrap_interval(
+        lambda a, b: a.mean() - b.mean(), x, y, resamples=4000, level=0.9
+    )
+    error = np.sqrt(x.var() / 200 + y.var() / 100)
+    ends = x.mean() - y.mean() + error * stats.norm.ppf([0.05, 0.95])
+    assert found == pytest.approx(ends, abs=0.15 * error)
+
+
+def test_the_bootstrap_depends_on_its_seed_alone() -> None:
+    values = np.arange(20.0)
+    first = bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
+    assert first == bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
+    assert first != bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=4)
+
+
+# Distributions ---------------------------------------------------------------------------------
+
+
+def test_shifted_values_are_at_the_wasserstein_distance_of_the_shift() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    assert distributions.wasserstein(values, values + 2.5) == pytest.approx(2.5)
+
+
+def test_wasserstein_of_equally_many_values_is_the_mean_gap_of_the_sorted_ones() -> None:
+    draw = np.random.default_rng(1)
+    real, fake = draw.gamma(2, size=60), draw.normal(size=60)
+    gap = np.abs(np.sort(real) - np.sort(fake)).mean()
+    assert distributions.wasserstein(real, fake) == pytest.approx(gap)
+
+
+def test_kolmogorov_smirnov_is_the_largest_gap_of_the_distribution_functions() -> None:
+    draw = np.random.default_rng(2)
+    real, fake = draw.normal(size=40), draw.normal(0.7, size=31)
+    points = np.concatenate([real, fake])
+    gap = max(abs((real <= t).mean() - (fake <= t).mean()) for t in points)
+    assert distributions.kolmogorov_smirnov(real, fake) == pytest.approx(gap)
+    assert distributions.kolmogorov_smirnov(real, real + 100) == 1
+
+
+@pytest.mark.parametrize("distance", [distributions.wasserstein, distributions.kolmogorov_smirnov])
+def test_values_that_could_not_be_measured_are_left_out_and_counted(
+    distance: Callable[..., float],
+) -> None:
+    real, fake = np.arange(20.0), np.arange(5.0, 25.0)
+    holes = np.concatenate([real, [np.nan, np.inf]])
+    assert distributions.finite(holes)[1] == 2
+    assert distance(holes, fake) == distance(real, fake)
+    with pytest.raises(MetricRefused, match="9 real and 20 synthetic"):
+        distance(np.append(real[:9], np.nan), fake)

@@ -1,0 +1,291 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.errors import Exit, UserError
+from common.metrics import bootstrap, fidelity
+from common.metrics.evaluation import EvaluationContext, evaluate
+from common.metrics.features import Extractor, extractor
+from common.metrics.protocol import (
+    PROTOCOL_FIELDS,
+    Record,
+    compare,
+    read_records,
+    write_records,
+)
+
+HOSTILE = 'line\nbreak \u2028 \x00 \x1b[2J </script> "quoted" \\ ü 𝄞 \udc80'
+CONTEXT = EvaluationContext(
+    split="test",
+    data="0123abcd",
+    preprocessing="window 0..4095 to uint8",
+    seed=7,
+    checkpoint_sha256="c" * 64,
+    commit="deadbeef",
+    units={"area_um2": "µm²"},
+)
+
+
+def noise_images(count: int, seed: int, channels: int = 1, size: int = 16) -> Tensor:
+    shape = (count, channels, size, size)
+    return torch.randint(
+        0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+
+
+def by_name(records: list[Record]) -> dict[str, Record]:
+    assert len({record.metric for record in records}) == len(records)
+    return {record.metric: record for record in records}
+
+
+# Records ---------------------------------------------------------------------------------------
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    records = [
+        Record("KID", 0.1 + 0.2, -1e-300, 5.0, "µm", "inception", "ab", "subsets=100", 10, 12),
+        Record(HOSTILE, None, note=HOSTILE, unit=HOSTILE, data=HOSTILE, seed=-(2**70)),
+    ]
+    path = tmp_path / "records.jsonl"
+    write_records(path, records)
+    assert read_records(path) == records
+    assert path.read_bytes().isascii()
+    assert path.read_text().count("\n") == 2
+    assert [json.loads(line)["protocol"] for line in path.read_text().splitlines()] == [
+        record.protocol for record in records
+    ]
+
+
+def test_numbers_that_are_not_finite_never_reach_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [Record("x", math.nan, -math.inf, math.inf), Record("y", np.float64(2))])
+    text = path.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    found = read_records(path)
+    assert [(r.value, r.low, r.high) for r in found] == [(None, None, None), (2.0, None, None)]
+
+
+def test_writing_replaces_the_old_records_and_leaves_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [Record("old", 1.0), Record("older", 2.0)])
+    write_records(path, [Record("new", 3.0)])
+    assert read_records(path) == [Record("new", 3.0)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_keeps_the_old_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "records.jsonl"
+    write_records(path, [Record("old", 1.0)])
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device\); the old file is kept") as e:
+        write_records(path, [Record("new", 2.0)])
+    assert e.value.code is Exit.STORAGE
+    assert read_records(path) == [Record("old", 1.0)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent/records\.jsonl") as refusal:
+        write_records(tmp_path / "absent" / "records.jsonl", [])
+    assert refusal.value.code is Exit.STORAGE
+
+
+def is_refused(path: Path, line: str, problem: str) -> bool:
+    write_records(path, [Record("x", 1.0)])
+    path.write_text(path.read_text() + line + "\n", encoding="ascii")
+    with pytest.raises(UserError, match=rf"records\.jsonl: line 2 {problem}") as refusal:
+        read_records(path)
+    return refusal.value.code is Exit.INPUT
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "null", "[" * 100_000, "{}", '{"protocol": ""}'], ids=range(7)
+)
+def test_a_line_that_is_no_record_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+    assert is_refused(tmp_path / "records.jsonl", line, "is not a record")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"value": 1.0', '"value": 1.0, "surprise": 1', "is not a record"),
+        ('"value": 1.0', '"value": NaN', "is not a record"),
+        ('"value": 1.0', '"value": 1e999', "holds a number that is not finite"),
+        ('"low": null', '"low": -1e999', "holds a number that is not finite"),
+        ('"value": 1.0', '"value": "1.0"', "holds a field of the wrong type"),
+        ('"seed": 0', '"seed": null', "holds a field of the wrong type"),
+        ('"split": ""', '"split": "test"', "was changed after it was written"),
+    ],
+)
+def test_a_changed_record_is_named_by_its_line(
+    tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [Record("x", 1.0)])
+    line = path.read_text().strip()
+    assert line.count(old) == 1
+    assert is_refused(path, line.replace(old, new), problem)
+
+
+def test_a_file_of_records_that_is_absent_or_binary_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with pytest.raises(UserError, match=r"records\.jsonl.*run `make evaluate`"):
+        read_records(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"records\.jsonl"):
+        read_records(path)
+
+
+# Protocols -------------------------------------------------------------------------------------
+
+ORDINARY = Record(
+    "kernel_distance", 1.0, None, None, "", "random-conv", "ab", "subsets=100", 50, 60, "test", "d"
+)
+
+
+@pytest.mark.parametrize("name", PROTOCOL_FIELDS)
+def test_unlike_protocols_are_refused_and_the_field_is_named(name: str) -> None:
+    other = replace(ORDINARY, **{name: 61 if name.startswith("n_") else "other"})
+    assert other.protocol != ORDINARY.protocol
+    with pytest.raises(UserError, match=rf"differ in {name} \(.*(61|'other')") as refusal:
+        compare([ORDINARY, other])
+    assert refusal.value.code is Exit.INPUT
+
+
+def test_runs_of_one_protocol_are_sorted_with_refused_ones_last() -> None:
+    better = replace(ORDINARY, value=0.5, seed=9, checkpoint_sha256="e", commit="f", note="n")
+    refused = replace(ORDINARY, value=None)
+    assert better.protocol == ORDINARY.protocol
+    assert len(better.protocol) == 16
+    assert compare([refused, ORDINARY, better]) == [better, ORDINARY, refused]
+    assert compare([]) == []
+
+
+# Evaluation ------------------------------------------------------------------------------------
+
+
+def test_all_numbers_come_with_their_protocol() -> None:
+    draw = np.random.default_rng(0)
+    real, fake = noise_images(30, 0, channels=2), noise_images(20, 1, channels=2) // 2
+    biology_real = {"area_um2": draw.normal(5, 1, 30)}
+    biology_fake = {"area_um2": np.append(draw.normal(6, 1, 25), [np.nan, np.nan])}
+    features = extractor("random-conv")
+    found = by_name(evaluate(real, fake, features, CONTEXT, biology_real, biology_fake))
+    assert list(found) == [
+        "frechet_distance",
+        "kernel_distance",
+        "wasserstein/area_um2",
+        "kolmogorov_smirnov/area_um2",
+    ]
+    for record in found.values():
+        assert (record.n_real, record.n_fake, record.split) == (30, 20, "test")
+        assert (record.data, record.preprocessing) == ("0123abcd", "window 0..4095 to uint8")
+        assert (record.seed, record.commit) == (7, "deadbeef")
+        assert record.checkpoint_sha256 == "c" * 64
+    kernel = found["kernel_distance"]
+    value, deviation = fidelity.kernel_distance(features(real), features(fake))
+    error = deviation / 100**0.5
+    interval = bootstrap.kernel_interval(features(real), features(fake), value, error)
+    assert (kernel.value, kernel.low, kernel.high) == (value, *interval)
+    assert (kernel.extractor, kernel.extractor_sha256) == ("random-conv", features.sha256)
+    assert kernel.rule == "subsets=100 subset_size=20"
+    frechet = found["frechet_distance"]
+    assert frechet.value == fidelity.frechet_distance(features(real), features(fake))
+    assert "rank-deficient: 20 images for 128 features" in frechet.note
+    area = found["wasserstein/area_um2"]
+    assert area.low < area.value < area.high
+    assert area.value == pytest.approx(1, abs=0.5)
+    assert (area.unit, area.extractor) == ("µm²", "")
+    assert area.note == "30 real and 25 synthetic values, 0 and 2 more not measurable"
+    assert found["kolmogorov_smirnov/area_um2"].unit == ""
+
+
+def test_an_evaluation_repeats_to_the_last_bit(tmp_path: Path) -> None:
+    biology = {"length": np.linspace(0, 1, 20)}
+    arguments = (noise_images(20, 0), noise_images(15, 1), extractor("random-conv"), CONTEXT)
+    for name in ("a", "b"):
+        write_records(tmp_path / name, evaluate(*arguments, biology, biology))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_one_refused_metric_hides_no_other() -> None:
+    biology_real = {"count": np.arange(20.0), "length": np.arange(20.0), "only": np.arange(20.0)}
+    biology_fake = {"count": np.full(20, np.nan), "length": np.arange(20.0)}
+    features = extractor("random-conv")
+    found = by_name(
+        evaluate(
+            noise_images(5, 0), noise_images(5, 1), features, CONTEXT, biology_real, biology_fake
+        )
+    )
+    assert len(found) == 8
+    assert found["frechet_distance"].value > 0
+    assert found["kernel_distance"].value is None
+    assert "At least 10 images" in found["kernel_distance"].note
+    assert found["wasserstein/count"].value is None
+    assert "20 real and 0 synthetic" in found["wasserstein/count"].note
+    assert found["kolmogorov_smirnov/length"].value == 0
+    assert "real images only" in found["wasserstein/only"].note
+
+
+def test_images_of_unlike_shape_are_refused_and_biology_is_still_measured() -> None:
+    biology = {"length": np.arange(20.0)}
+    found = by_name(
+        evaluate(
+            noise_images(12, 0, size=16),
+            noise_images(12, 1, size=24),
+            extractor("random-conv"),
+            CONTEXT,
+            biology,
+            biology,
+        )
+    )
+    assert found["frechet_distance"].value is None
+    assert "(1, 16, 16), synthetic ones (1, 24, 24)" in found["kernel_distance"].note
+    assert found["wasserstein/length"].value == 0
+
+
+class Broken(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :2, 0, 0] / torch.zeros(())
+
+
+def test_an_extractor_that_gives_nan_is_refused_in_words() -> None:
+    features = Extractor("broken", 2, "", Broken())
+    for record in evaluate(noise_images(12, 0), noise_images(12, 1), features, CONTEXT):
+        assert record.value is None
+        assert "Features of the real images are not finite" in record.note
+
+
+class Corners(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, :2, :2].flatten(1).float()
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "channels", "published"),
+    [
+        ("inception", fidelity.FID_WEIGHTS_SHA256, 1, True),
+        ("inception", fidelity.FID_WEIGHTS_SHA256, 2, False),
+        ("inception", "0" * 64, 1, False),
+        ("random-conv", fidelity.FID_WEIGHTS_SHA256, 1, False),
+    ],
+)
+def test_only_the_published_network_on_one_grey_channel_gives_fid_and_kid(
+    name: str, sha256: str, channels: int, published: bool
+) -> None:
+    features = Extractor(name, 4, sha256, Corners())
+    real, fake = (noise_images(12, seed, channels) for seed in (0, 1))
+    names = [record.metric for record in evaluate(real, fake, features, CONTEXT)]
+    assert names == (["FID", "KID"] if published else ["frechet_distance", "kernel_distance"])

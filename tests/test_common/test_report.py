@@ -1,0 +1,393 @@
+"""The comparison page: what stands on it, that it is safe, and what it says about damage."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from common.report.__main__ import main
+from common.report.page import render
+from common.report.runs import find_runs, read_run
+
+HOSTILE = """<script>alert(1)</script>"'"><img src=x onerror=alert(2)>"""
+# A folder name cannot hold a slash.
+HOSTILE_NAME = HOSTILE.replace("/", "")
+PROTOCOL = {"near": "1a2b3c4d" * 8, "far": "99ffee00" * 8}
+
+
+def test_the_page_compares_all_runs_by_experiment(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--workspace", str(workspace)])
+    path = Path(capsys.readouterr().out.strip())
+    assert path == workspace / "reports" / "index.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "3 runs of 2 experiments" in page.text
+    for name in ("multi_stylegan", "cilia_cvae", "base-s0", "wide-s0", "kl-s1"):
+        assert name in page.text
+    assert not (workspace / "reports" / "index.part").exists()
+
+
+def test_only_differing_keys_head_the_table_and_equal_ones_are_folded(workspace: Path) -> None:
+    html = render(find_runs(workspace, "multi_stylegan"))
+    table, folded = html.split("equal in all runs</summary>")
+    assert "model.width" in Page(table).text.replace(" ", "")
+    assert "model.mapping_layers" not in Page(table).text.replace(" ", "")
+    assert "model.mapping_layers" in Page(folded).text.replace(" ", "")
+
+
+def test_facts_of_a_run_are_the_last_loss_and_the_median_speed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x" / "r"
+    folder.mkdir(parents=True)
+    rows = [(0, "val/loss", 9), (200, "val/loss", 0.25)]
+    rows += [(n, "train/images_per_s", v) for n, v in ((100, 1), (200, 50), (300, 52))]
+    write_metrics(folder / "metrics.csv", rows)
+    cells = Page(render(find_runs(tmp_path))).cells
+    assert cells[:3] == ["300", "0.25", "50"]
+
+
+def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x" / "r"
+    folder.mkdir(parents=True)
+    rows = [(1, "train/loss", "nan"), (2, "train/loss", 2.0), (3, "train/loss", "-inf")]
+    write_metrics(folder / "metrics.csv", rows)
+    html = render(find_runs(tmp_path))
+    assert "2 values not drawn" in html
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "records.jsonl"])
+def test_a_line_still_being_written_is_left_out_and_said(workspace: Path, name: str) -> None:
+    folder = workspace / "runs" / "multi_stylegan" / "base-s0"
+    whole = read_run(folder, workspace)
+    text = (folder / name).read_text()
+    (folder / name).write_text(text + text.splitlines()[1][:-1])
+    cut = read_run(folder, workspace)
+    assert (cut.curves, cut.records) == (whole.curves, whole.records)
+    assert f"{name} ends in an unfinished line" in " ".join(cut.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "metrics.csv", "previews", "samples", "records.jsonl"]
+)
+def test_a_missing_file_is_named_and_the_rest_is_shown(workspace: Path, name: str) -> None:
+    path = workspace / "runs" / "multi_stylegan" / "wide-s0" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = Page(render(find_runs(workspace))).text
+    assert f"No {name}:" in text
+    assert "wide-s0" in text and "kl-s1" in text
+
+
+def test_a_run_with_one_file_alone_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x" / "fresh"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 1\n")
+    text = Page(render(find_runs(tmp_path))).text
+    for sentence in ("No run has logged a number yet", "No grid yet", "No run has been evaluated"):
+        assert sentence in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--runs", "../../etc"], 2),
+        (["--runs", "multi_stylegan/.."], 2),
+        (["--exp", "cilia_cvae", "--runs", "multi_stylegan/base-s0"], 2),
+        (["--sort"], 2),
+        (["--runs", "multi_stylegan/none"], 3),
+        (["--exp", "none"], 3),
+    ],
+)
+def test_wrong_arguments_exit_2_and_absent_runs_exit_3(
+    workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--workspace", str(workspace)])
+    assert caught.value.code == code
+    assert "error" in capsys.readouterr().err
+    assert not (workspace / "reports").exists()
+
+
+def test_a_workspace_without_runs_exits_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--workspace", str(tmp_path / "none")])
+    assert caught.value.code == 3
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_chosen_runs_keep_their_order_and_links_are_no_runs(workspace: Path) -> None:
+    folder = workspace / "runs" / "multi_stylegan"
+    (folder / "latest").symlink_to(folder / "base-s0")
+    assert [run.name for run in find_runs(workspace, "multi_stylegan")] == ["base-s0", "wide-s0"]
+    chosen = ["multi_stylegan/wide-s0", "multi_stylegan/base-s0", "multi_stylegan/wide-s0"]
+    assert [run.name for run in find_runs(workspace, "", chosen)] == ["wide-s0", "base-s0"]
+
+
+def test_of_two_records_of_one_protocol_the_later_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x" / "r"
+    write_records(folder, kid(0.1, "near"), kid(0.7, "near"))
+    (folder / "r").rename(folder / "records.jsonl")
+    text = Page(render(find_runs(tmp_path))).text
+    assert "0.7 [0.69, 0.71]" in text and "replaces 1 earlier" in text
+    assert "0.1 [" not in text
+
+
+def test_a_refused_metric_stands_with_its_sentence(workspace: Path) -> None:
+    text = Page(render(find_runs(workspace))).text
+    assert re.search(r"refused \d+ real, \d+ generated, seed 0 Weights of the named", text)
+
+
+def test_a_hostile_run_is_text_everywhere(tmp_path: Path) -> None:
+    hostile_run(tmp_path)
+    page = Page(render(find_runs(tmp_path)))
+    assert page.tags.isdisjoint({"script", "iframe", "object", "link", "base", "form"})
+    assert {name for name, _ in page.attributes if name.startswith("on")} == set()
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert sources and all(s.startswith(("data:image/png;base64,", "#e")) for s in sources)
+    assert page.text.count("<script>alert(1)") >= 12
+    assert "\u202e" not in page.text and "\\u202e" in page.text
+
+
+def test_the_policy_allows_the_one_style_sheet_and_nothing_inline(workspace: Path) -> None:
+    page = Page(render(find_runs(workspace)))
+    policies = [value for _, value in page.attributes if "default-src" in value]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policies[0]
+    assert "style" not in {name for name, _ in page.attributes}
+
+
+def test_ids_are_unique_and_every_chart_and_image_has_words(workspace: Path) -> None:
+    page = Page(render(find_runs(workspace)))
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for name, value in page.attributes:
+        if name in ("aria-labelledby", "alt"):
+            assert value in ids if name == "aria-labelledby" else value
+
+
+def test_the_same_runs_give_the_same_page(workspace: Path) -> None:
+    assert render(find_runs(workspace)) == render(find_runs(workspace))
+
+
+def test_train_and_val_of_all_runs_share_one_chart_on_a_log_axis_where_decades_are_spanned(
+    workspace: Path,
+) -> None:
+    html = render(find_runs(workspace, "multi_stylegan"))
+    captions = re.findall(r"<b>(\w+)</b> <span class=\"quiet\">([^<]*)</span></figcaption>", html)
+    assert captions == [
+        ("loss", "unit as logged, log axis"),
+        ("images_per_s", "images/s"),
+        ("kid", "unit as logged"),
+    ]
+    loss = html[html.index('id="e1-f0"') :].split("</svg>")[0]
+    for line in ("A base-s0 train", "A base-s0 val", "B wide-s0 train", "B wide-s0 val"):
+        assert f"<title>{line}/loss</title>" in loss
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium on the path")
+def test_a_browser_shows_the_page_without_a_complaint(workspace: Path, tmp_path: Path) -> None:
+    hostile_run(workspace)
+    main(["--workspace", str(workspace)])
+    page = workspace / "reports" / "index.html"
+    switches = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync "
+        "disable-background-networking disable-component-update enable-logging=stderr v=0 dump-dom"
+    )
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        ["chromium", *(f"--{s}" for s in switches.split()), profile, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert complaints == []
+    shown = Page(done.stdout)
+    assert "model.width" in shown.text.replace(" ", "")
+    assert "script" not in shown.tags
+    for name in ("base-s0", "wide-s0"):
+        assert ("alt", f"Samples on fixed seeds of run {name}") in shown.attributes
+    for value in ("0.041 [0.036, 0.046]", "0.032 [0.027, 0.037]"):
+        assert value in shown.text
+
+
+class Page(HTMLParser):
+    """Tags, attributes, visible text and table cells of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.cells: list[str] = []
+        self._text: list[str] = []
+        self._open = ""
+        self.feed(html)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self._open = tag
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._open != "style":
+            self._text.append(data)
+            if self.cells and self._open == "td":
+                self.cells[-1] += data.strip()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, plausible: Path) -> Path:
+    """A copy of the plausible runs that a test may change."""
+    return Path(shutil.copytree(plausible, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="module")
+def plausible(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one experiment and one of another, as the commands leave them."""
+    root = tmp_path_factory.mktemp("plausible")
+    plausible_run(root / "runs/multi_stylegan/base-s0", seed=0, width=64, kid_value=0.041)
+    plausible_run(root / "runs/multi_stylegan/wide-s0", seed=1, width=128, kid_value=0.032)
+    plausible_run(root / "runs/cilia_cvae/kl-s1", seed=2, width=32, kid_value=0.058)
+    return root
+
+
+def plausible_run(folder: Path, seed: int, width: int, kid_value: float) -> None:
+    folder.mkdir(parents=True)
+    config = {
+        "data": {"card": "data_cards/trapped_yeast.md", "batch_size": 16, "num_workers": 2},
+        "model": {"width": width, "latent_dim": 128, "mapping_layers": 4, "g_lr": 0.002 / width},
+        "trainer": {"precision": "32-true", "callbacks": [{"class_path": "ImagesSeen"}]},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_metrics(folder / "metrics.csv", plausible_metrics(seed, width))
+    (folder / "previews").mkdir()
+    for images in (0, 6400, 12800, 25600, 51200):
+        grid(folder / f"previews/{images:010d}.png", seed, images / 51200)
+    write_samples(folder / "samples", ["trap", "cell", "pair"] * 6, size=64, seed=seed)
+    records = [
+        kid(kid_value, "near"),
+        kid(kid_value * 1.3, "far" if seed else "near", metric="precision"),
+        kid(None, "near", metric="fid", note="Weights of the named extractor are not here."),
+    ]
+    write_records(folder, *records)
+    (folder / "r").rename(folder / "records.jsonl")
+
+
+def plausible_metrics(seed: int, width: int) -> list[tuple[int, str, float]]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for step in range(1, 401):
+        images = step * 128
+        decay = 80 * np.exp(-step / (300 / np.log2(width))) + 0.3 + 0.1 * seed
+        rows.append((images, "train/loss", decay * rng.lognormal(0, 0.25)))
+        rows.append((images, "train/images_per_s", 9000 / width + rng.normal(0, 4)))
+        if step % 40 == 0:
+            rows.append((images, "val/loss", decay * rng.lognormal(0.1, 0.05)))
+            rows.append((images, "val/kid", 0.03 + 0.2 / np.sqrt(step) + rng.normal(0, 0.002)))
+    return rows
+
+
+def hostile_run(workspace: Path) -> None:
+    """Every text that the page shows tries to leave its place."""
+    folder = workspace / "runs" / HOSTILE_NAME / (HOSTILE_NAME + "\u202e")
+    for name in ("one", "two"):
+        run = folder.with_name(folder.name + name)
+        write_samples(run / "samples", [HOSTILE] * 2, size=8, note=HOSTILE)
+        (run / "previews").mkdir()
+        grid(run / "previews" / "0000000001.png", 0, 1.0)
+        tree = {HOSTILE: HOSTILE, "x" + HOSTILE: HOSTILE + name, "data": {"card": HOSTILE}}
+        (run / "config.yaml").write_text(yaml.safe_dump(tree))
+        write_metrics(run / "metrics.csv", [(1, "val/" + HOSTILE, 1.0), (2, HOSTILE, 2.0)])
+        texts = dict.fromkeys(("extractor", "split", "unit", "note", "metric"), HOSTILE)
+        write_records(run, kid(1.0, "near") | texts, kid(None, "far") | texts)
+        (run / "r").rename(run / "records.jsonl")
+
+
+def write_metrics(path: Path, rows: list[tuple[int, str, object]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["images_seen", "epoch", "step", "name", "value"])
+        writer.writerows([images, 0, images, name, value] for images, name, value in rows)
+
+
+def write_records(folder: Path, *records: dict[str, object]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "r").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / "r"
+
+
+def kid(value: float | None, protocol: str, **changed: object) -> dict[str, object]:
+    known = value is not None
+    return {
+        "metric": "kid",
+        "value": value,
+        "low": round(value - 0.005 if value < 0.5 else value - 0.01, 4) if known else None,
+        "high": round(value + 0.005 if value < 0.5 else value + 0.01, 4) if known else None,
+        "n_real": 512,
+        "n_fake": 1024,
+        "split": "test",
+        "seed": 0,
+        "extractor": "random-cnn",
+        "extractor_sha256": "5e" * 32,
+        "protocol": PROTOCOL[protocol],
+        "checkpoint_sha256": "c0" * 32,
+        "unit": "",
+        "note": "",
+        **changed,
+    }
+
+
+def write_samples(
+    folder: Path, labels: list[str], size: int, seed: int = 0, note: str = "ab" * 32
+) -> None:
+    folder.mkdir(parents=True)
+    rows = []
+    for index, label in enumerate(labels):
+        picture(folder / f"{index:06d}.png", seed * 100 + index, size)
+        rows.append((f"{index:06d}.png", index, label, note))
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([("name", "seed", "label", "checkpoint_sha256"), *rows])
+
+
+def picture(path: Path, seed: int, size: int) -> None:
+    Image.fromarray(cells(seed, size, 1.0)).save(path)
+
+
+def grid(path: Path, seed: int, progress: float) -> None:
+    """Three by four pictures whose cells come out of the noise as training goes on."""
+    rows = [
+        np.hstack([cells(10 * seed + r * 4 + c, 64, progress) for c in range(4)]) for r in range(3)
+    ]
+    Image.fromarray(np.vstack(rows)).save(path)
+
+
+def cells(seed: int, size: int, contrast: float) -> np.ndarray:
+    """Soft round cells with a bright rim under photon noise; uint8 [size, size]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    light = np.full((size, size), 12.0)
+    for _ in range(3):
+        cy, cx, radius = rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), rng.uniform(0.09, 0.17)
+        distance = np.hypot(y - cy, x - cx)
+        light += contrast * 60 / (1 + np.exp((distance - radius) * 60))
+        light += contrast * 70 * np.exp(-(((distance - radius) / 0.03) ** 2))
+    return np.clip(rng.poisson(light * 4) / 4 * 1.4, 0, 255).astype(np.uint8)
