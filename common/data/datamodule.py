@@ -168,7 +168,7 @@ class ImageDataModule(pl.LightningDataModule):
         """What `plan` holds, every rank its share."""
         rank, world = self._rank()
         mine = range(rank, len(self.plan), world)
-        return DataLoader(self.plan, self.batch_size, sampler=mine, collate_fn=as_batch)
+        return DataLoader(self.plan, batch_size=self.batch_size, sampler=mine, collate_fn=as_batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns stored numbers into float32 in [-1, 1], on the device."""
@@ -227,7 +227,7 @@ class ImageDataModule(pl.LightningDataModule):
         )
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=as_batch,

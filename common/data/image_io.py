@@ -124,7 +124,6 @@ def find_images(root: str | Path) -> list[Path]:
     Raises:
         UserError: `root` or a folder below it cannot be listed.
     """
-
     home = Path(os.path.realpath(root))
     try:
         images = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]

@@ -170,12 +170,12 @@ def _chosen_folder(runs: Path, experiment: str, name: str) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    return not all(_lacks(folder, name) for name in MISSING)
+    return not all(_lacks(folder, name) for name in MISSING if "/" not in name)
 
 
 def _lacks(folder: Path, name: str) -> bool:
     path = folder / name
-    if name == "samples/manifest.csv":
+    if name == "samples/manifest.csv":  # Without samples their manifest is not missed.
         return path.parent.is_dir() and not path.is_file()
     return not (any(path.glob("*.png")) if name in ("previews", "samples") else path.is_file())
 

@@ -125,8 +125,11 @@ def test_a_workspace_without_runs_exits_3(
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_chosen_runs_keep_their_order_and_links_are_no_runs(workspace: Path) -> None:
+def test_chosen_runs_keep_their_order_and_links_and_other_folders_are_no_runs(
+    workspace: Path,
+) -> None:
     folder = workspace / "runs" / "multi_stylegan"
+    (folder / "wandb").mkdir()
     (folder / "latest").symlink_to(folder / "base-s0")
     assert [run.name for run in find_runs(workspace, "multi_stylegan")] == ["base-s0", "wide-s0"]
     chosen = ["multi_stylegan/wide-s0", "multi_stylegan/base-s0", "multi_stylegan/wide-s0"]
