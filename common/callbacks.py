@@ -162,7 +162,7 @@ class RunConfig(SaveConfigCallback):
         # These name this start, not the run; a repetition gets its own.
         for key in ("config", "run", "resume", "ckpt_path", "weights_only", "workspace"):
             config.pop(key, None)
-        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         self.folder.config.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             logger.log_hyperparams(config.as_dict())

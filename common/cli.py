@@ -1,6 +1,7 @@
 """The command line that all experiments share."""
 
 import inspect
+import logging
 import os
 import sys
 import warnings
@@ -110,12 +111,14 @@ class ExperimentCLI(LightningCLI):
         config = self.config_init["fit"]
         if rank_zero_only.rank == 0:
             self.datamodule.prepare_data()
+            print(f"run:  {self.folder.shown(self.folder.path)} ({_device(self.trainer)})", flush=True)
         if config["resume"]:
             path = self.folder.checkpoints / "last.ckpt"
             checkpoint = load_checkpoint(path)
             seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
             metrics_csv.truncate(self.folder.metrics, seen)
-            print(f"resuming {relative(path)}: epoch {checkpoint['epoch'] + 1}, {seen} images seen")
+            done = f"epoch {checkpoint['epoch'] + 1}, {seen} images seen"
+            print(f"resuming {self.folder.shown(path)}: {done}")
             config["ckpt_path"] = str(path)
 
     def after_fit(self) -> None:
@@ -124,9 +127,9 @@ class ExperimentCLI(LightningCLI):
             return
         exp, run = self.experiment, self.folder.run_id
         previews = sorted(self.folder.previews.glob("*.png"))
-        print(f"checkpoint: {relative(self.folder.checkpoints / 'best.ckpt')}")
+        print(f"checkpoint: {self.folder.shown(self.folder.checkpoints / 'best.ckpt')}")
         if previews:
-            print(f"preview:    {relative(previews[-1])}")
+            print(f"preview:    {self.folder.shown(previews[-1])}")
         print("next:       " + _NEXT.format(verb="generate", exp=exp, run=run, extra=" N=100"))
 
     @property
@@ -153,7 +156,7 @@ class ExperimentCLI(LightningCLI):
 
     def _extra(self) -> list[pl.Callback]:
         if self.subcommand != "fit":
-            return [ImagesProgress()] if self.subcommand == "validate" else []
+            return [ImagesProgress()]
         config = self.config_init["fit"]
         config["preview"].folder = self.folder
         best = config["checkpoint"]
@@ -180,7 +183,7 @@ def run(
         args: instead of the process's own.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|torch")
+    _quieten()
     with exit_on_user_error():
         arguments = _with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
         ExperimentCLI(
@@ -198,6 +201,13 @@ def run(
             load_from_checkpoint_support=False,
             args=arguments,
         )
+
+
+def _quieten() -> None:
+    """Advice to developers and advertisements would bury what a user has to read."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _with_run_config(arguments: list[str], experiment: str) -> list[str]:
@@ -242,6 +252,11 @@ def _claim(folder: RunFolder, resume: bool) -> None:
             f"cannot be written to ({error.strerror})",
             "choose another --workspace",
         ) from error
+
+
+def _device(trainer: ExperimentTrainer) -> str:
+    device = trainer.strategy.root_device.type
+    return f"{trainer.num_devices} x {device}, {trainer.precision}"
 
 
 def _accelerator(name: str) -> str:

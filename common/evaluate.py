@@ -11,7 +11,6 @@ from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.data.image_io import read_image
 from common.data.prepare import planes
-from common.errors import relative
 from common.generation import grey_to_unit, read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, evaluate
 from common.metrics.features import extractor as load_extractor
@@ -102,7 +101,7 @@ def _commit() -> str:
 def _show(records: list[Record], folder: RunFolder) -> None:
     for record in records:
         print(f"{record.metric:34} {_value(record)}")
-    print(f"records: {relative(folder.records)}")
+    print(f"records: {folder.shown(folder.records)}")
     print("next:    make report")
 
 

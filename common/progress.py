@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 # In a log file a line every ten seconds is enough; a terminal is redrawn.
 _LOG_INTERVAL_S = 10.0
+_FORMAT = "{desc}: {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
 
 
 class ImagesProgress(ProgressBar):
@@ -29,19 +30,7 @@ class ImagesProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar at the images of the checkpoint."""
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=self._total(trainer),
-            initial=trainer.images_seen,
-            desc="training",
-            unit="img",
-            unit_scale=True,
-            disable=not self._enabled,
-            mininterval=0.5 if terminal else _LOG_INTERVAL_S,
-            maxinterval=60,
-            bar_format="{desc}: {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}]{postfix}",
-            file=sys.stderr if terminal else _Lines(),
-        )
+        self._open("training", _planned(trainer), trainer.images_seen)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -57,20 +46,47 @@ class ImagesProgress(ProgressBar):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the last state."""
-        self._bar.close()
+        self._close()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar over the planned images."""
+        self._open("generating", len(trainer.datamodule.plan), 0)
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Moves on, by what all ranks did."""
+        left = self._bar.total - self._bar.n
+        self._bar.update(min(left, len(outputs["name"]) * trainer.world_size))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the last state."""
+        self._close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Leaves the terminal on a fresh line for the message."""
+        self._close()
+
+    def _open(self, name: str, total: int | None, initial: int) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=name,
+            unit=" images",
+            disable=not self._enabled,
+            mininterval=0.5 if terminal else _LOG_INTERVAL_S,
+            maxinterval=60,
+            bar_format=_FORMAT,
+            file=sys.stderr if terminal else _Lines(),
+        )
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def _total(self, trainer: pl.Trainer) -> int | None:
-        per_epoch = trainer.num_training_batches * trainer.datamodule.batch_size
-        by_epochs = trainer.max_epochs * per_epoch * trainer.world_size
-        limits = [n for n in (trainer.image_budget, by_epochs) if n > 0]
-        return int(min(limits)) if limits else None
+            self._bar = None
 
 
 class _Lines:
@@ -83,3 +99,10 @@ class _Lines:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+def _planned(trainer: pl.Trainer) -> int | None:
+    batch = trainer.datamodule.batch_size * trainer.world_size
+    by_epochs = trainer.max_epochs * trainer.num_training_batches * batch
+    limits = [limit for limit in (trainer.image_budget, by_epochs) if limit > 0]
+    return int(min(limits)) if limits else None

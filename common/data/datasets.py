@@ -13,6 +13,7 @@ from common.data.augment import augment
 from common.data.canvas import extent, rectangle_mask
 from common.data.manifest import Sample
 from common.data.sampler import Key
+from common.errors import Exit, UserError, relative
 
 
 class Batch(TypedDict):
@@ -61,9 +62,13 @@ class PackedDataset(Dataset[Batch]):
 
     @property
     def pixels(self) -> np.ndarray:
-        """Packed pixels [N, C, H, W]; opened by whichever process reads first."""
+        """Packed pixels [N, C, H, W]; opened by whichever process reads first.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
         if self._pixels is None:
-            self._pixels = np.load(self.path, mmap_mode="r")
+            self._pixels = _open_packed(self.path)
         return self._pixels
 
     def __len__(self) -> int:
@@ -118,3 +123,15 @@ class SeedDataset(Dataset[Batch]):
 def as_batch(batch: Batch) -> Batch:
     """Collation for datasets that already give whole batches."""
     return batch
+
+
+def _open_packed(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            Exit.INPUT,
+            relative(path),
+            f"cannot be read ({error.__class__.__name__})",
+            "delete its folder and run make prepare again",
+        ) from error

@@ -11,9 +11,9 @@ The content decides what a file is. Its name only decides whether `find_images` 
 
 import errno
 import hashlib
+import math
 import os
 import stat
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,9 +44,6 @@ _MAGIC = {
     **dict.fromkeys((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"), "JPEG 2000"),
 }
 _COLOURS = ("red", "green", "blue")
-
-# Pillow warns about odd metadata; damage to pixels it raises.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -227,14 +224,12 @@ def _read(file: BinaryIO, size: int, limits: Limits) -> Image:
 def _check_limits(header: TiffHeader | RasterHeader, held: int, limits: Limits) -> None:
     pages, samples, height, width = header.shape
     pixels = pages * height * width
+    expansion = math.ceil(pixels * header.stored_bits / 8 / held)
     asked = {
         "pixels in a plane": (height * width, limits.max_pixels),
         "planes": (pages, limits.max_pages),
         "bytes": (pixels * samples * header.bytes_per_sample, limits.max_bytes),
-        "bytes for one of its own": (
-            pixels * header.stored_bits // (8 * held),
-            limits.max_expansion,
-        ),
+        "bytes for one of its own": (expansion, limits.max_expansion),
     }
     for what, (wanted, allowed) in asked.items():
         if wanted > allowed:
@@ -304,7 +299,7 @@ def _regular_size(path: Path, root: str | Path | None) -> int:
 def _explain(error: Exception) -> tuple[str, str]:
     """Problem and remedy; a decoder's own words only where they cannot hold the path."""
     if isinstance(error, Refused):
-        return error.problem, error.remedy
+        return visible(error.problem), error.remedy
     if isinstance(error, MemoryError):
         return "needs more memory than there is", "split it, or use a larger machine"
     if isinstance(error, OSError) and error.strerror:

@@ -1,5 +1,6 @@
 """PNG, JPEG, BMP and GIF for `image_io`: first what the header promises, then the pixels."""
 
+import warnings
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -8,6 +9,10 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from common.data.image_layout import COPY_AGAIN, Refused
+
+# Pillow warns about odd metadata; for damaged pixels it raises. A filter for all threads, because
+# `warnings.catch_warnings` is safe in one only.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _READ_AS_STORED = ("1", "L", "LA", "RGB", "RGBA", "I;16")
 

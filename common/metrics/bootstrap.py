@@ -24,8 +24,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979), every array resampled by itself along its first axis.
 
-    A distance cannot fall below zero and resampling adds to it: the interval of two samples of the
-    same distribution lies above zero. It is no test of equality.
+    Not for distances: they cannot fall below zero and resampling adds to them, so the interval
+    would miss every small one (`kernel_interval`, `distributions.interval`).
 
     Args:
         statistic: of the arrays, in their order.

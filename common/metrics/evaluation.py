@@ -157,9 +157,10 @@ def _biology_records(
     return records
 
 
-def _with_interval(distance: Callable[..., float], real: np.ndarray, fake: np.ndarray) -> _Measured:
-    value = distance(real, fake)
-    return _Measured(value, *bootstrap.bootstrap_interval(distance, real, fake))
+def _with_interval(
+    distance: distributions.Distance, real: np.ndarray, fake: np.ndarray
+) -> _Measured:
+    return _Measured(distance(real, fake), *distributions.interval(distance, real, fake))
 
 
 def _attempt(measure: Callable[..., _Measured], *args: Any) -> _Measured:

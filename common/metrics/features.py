@@ -124,14 +124,16 @@ class RandomPyramid(nn.Module):
     """Four stages of eight fixed random filters, each at half the scale of the one before.
 
     Mean and standard deviation of every filter's response are its features: sensitive to
-    brightness, contrast and texture at four scales, blind to where in the image they are. Random
-    filters know nothing of content: the distances rank images that differ in such statistics and
-    must never be called FID.
+    brightness, contrast and texture at four scales, blind to where in the image they are. Most
+    filters of the first stage sum to zero: brightness differs from image to image and would drown
+    texture if all of them saw it. Random filters know nothing of content: the distances rank images
+    that differ in such statistics and must never be called FID.
     """
 
     DIM = 64
     _WIDTH = 8
     _STAGES = 4
+    _SUM_ZERO = 6
     # Brings features of ordinary images to order one, where the cubic kernel is not yet linear.
     _GREY_LEVELS_PER_UNIT = 32.0
 
@@ -141,6 +143,8 @@ class RandomPyramid(nn.Module):
         for stage in range(self._STAGES):
             inputs = self._WIDTH if stage else 3
             filters = torch.randn(self._WIDTH, inputs, 3, 3, generator=generator)
+            if stage == 0:
+                filters[: self._SUM_ZERO] -= filters[: self._SUM_ZERO].mean((1, 2, 3), keepdim=True)
             # He et al. 2015: the variance of the responses neither grows nor fades.
             self.register_buffer(f"filters{stage}", filters * math.sqrt(2 / (9 * inputs)))
 

@@ -54,6 +54,10 @@ class RunFolder:
         """What `evaluate` measured."""
         return self.path / "records.jsonl"
 
+    def shown(self, path: Path) -> str:
+        """A path in the run as messages name it: from the workspace on."""
+        return path.relative_to(self.workspace).as_posix()
+
 
 def new_run_id() -> str:
     """Time of the start, or the scheduler's job id; the same in every rank of a run."""

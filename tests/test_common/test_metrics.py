@@ -296,5 +296,44 @@ def test_values_that_could_not_be_measured_are_left_out_and_counted(
     holes = np.concatenate([real, [np.nan, np.inf]])
     assert distributions.finite(holes)[1] == 2
     assert distance(holes, fake) == distance(real, fake)
+    assert distributions.interval(distance, holes, fake) == distributions.interval(
+        distance, real, fake
+    )
     with pytest.raises(MetricRefused, match="9 real and 20 synthetic"):
         distance(np.append(real[:9], np.nan), fake)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("distance", [distributions.wasserstein, distributions.kolmogorov_smirnov])
+def test_the_interval_of_a_distance_covers_the_true_one_also_near_zero(
+    distance: Callable[..., float], shift: float
+) -> None:
+    # Shifted normals: the shift itself, and the gap of the two functions half way between them.
+    height = 2 * stats.norm.cdf(shift / 2) - 1
+    truth = shift if distance is distributions.wasserstein else height
+    draw = np.random.default_rng(3)
+    hits = []
+    for seed in range(100):
+        real, fake = draw.normal(size=60), draw.normal(size=45) + shift
+        low, high = distributions.interval(distance, real, fake, resamples=100, seed=seed)
+        assert low <= distance(real, fake) <= high
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) >= 0.88
+
+
+def test_the_reach_of_a_kolmogorov_smirnov_interval_is_the_known_one() -> None:
+    # Kolmogorov 1933: sup |F_n - F| stays below 1.358 sqrt(1 / n) in 95 % of cases.
+    draw = np.random.default_rng(4)
+    real, fake = draw.normal(size=400), draw.normal(0.3, size=400)
+    low, high = distributions.interval(distributions.kolmogorov_smirnov, real, fake)
+    assert (high - low) / 2 == pytest.approx(1.358 * (2 / 400) ** 0.5, rel=0.05)
+    value = distributions.kolmogorov_smirnov(real, fake)
+    assert (high + low) / 2 == pytest.approx(value)
+
+
+def test_an_interval_of_a_distance_stays_where_distances_can_be() -> None:
+    values = np.arange(12.0)
+    for distance in (distributions.wasserstein, distributions.kolmogorov_smirnov):
+        assert distributions.interval(distance, values, values)[0] == 0
+    low, high = distributions.interval(distributions.kolmogorov_smirnov, values, values + 50)
+    assert low < high == 1

@@ -1,0 +1,40 @@
+import common  # noqa: F401  isort: skip  (repairs the torchvision import before Lightning's)
+
+import shutil
+from pathlib import Path
+
+import pytest
+from running import EXPERIMENTS, Cli, Result, at, call_cli, smoke
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "experiment" in metafunc.fixturenames:
+        metafunc.parametrize("experiment", EXPERIMENTS, scope="session")
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs an experiment's real command line in this process: importing torch again costs 4 s."""
+
+    def call(experiment: str, *args: str | Path) -> Result:
+        monkeypatch.delenv("SYNTHETIC_MICROSCOPY_RUN", raising=False)
+        code = call_cli(experiment, *args)
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(experiment: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workspace with a smoke run called `first`, from simulated raw data; tests copy it."""
+    workspace = tmp_path_factory.mktemp(experiment)
+    code = call_cli(experiment, "fit", *smoke(experiment), *at(workspace, "first"))
+    assert code == 0
+    return workspace
+
+
+@pytest.fixture
+def workspace(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained workspace that a test may change."""
+    shutil.copytree(trained, tmp_path / "workspace", symlinks=True)
+    return tmp_path / "workspace"

@@ -1,0 +1,222 @@
+"""The path from raw images to records, walked with the real command line at smoke size."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from running import ROOT, Cli, at, smoke
+
+from common.data.image_io import read_image
+from common.metrics.protocol import read_records
+from common.runs.metrics_csv import CLOCK_METRICS
+
+
+def run_folder(workspace: Path, experiment: str, run: str) -> Path:
+    return workspace / "runs" / experiment / run
+
+
+def history(folder: Path) -> list[list[str]]:
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return [row for row in csv.reader(stream) if row[3] not in CLOCK_METRICS]
+
+
+def state(folder: Path) -> dict[str, str]:
+    """Digests of everything that training changes."""
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
+    return {part: _digest(checkpoint[part]) for part in parts}
+
+
+def _digest(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+    if isinstance(value, dict):
+        value = sorted((str(key), _digest(item)) for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        value = [_digest(item) for item in value]
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    files = sorted((folder / "samples").iterdir())
+    return {path.name: path.read_bytes() for path in files if path.suffix != ".csv"}
+
+
+def test_training_leaves_config_checkpoints_history_and_preview(
+    trained: Path, experiment: str
+) -> None:
+    folder = run_folder(trained, experiment, "first")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["seed_everything"] == 0
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert [p for p in (folder / "previews").iterdir() if p.suffix == ".png"]
+    rows = history(folder)
+    assert rows[0] == ["images_seen", "epoch", "step", "name", "value"]
+    assert {row[3].split("/")[0] for row in rows[1:]} == {"train", "val"}
+    assert max(int(row[0]) for row in rows[1:]) >= config["budget"]["images_seen"]
+
+
+def test_generate_and_evaluate_follow_training(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = run_folder(workspace, experiment, "first")
+    assert cli(experiment, "generate", *at(workspace, "first"), "--n", "11").code == 0
+    with (folder / "samples/manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["seed"]) for row in rows] == list(range(11))
+    digest = hashlib.sha256((folder / "checkpoints/best.ckpt").read_bytes()).hexdigest()
+    assert {row["checkpoint_sha256"] for row in rows} == {digest}
+    for row in rows:
+        assert np.ptp(read_image(folder / "samples" / row["name"]).pixels) > 0
+    result = cli(experiment, "evaluate", *at(workspace, "first"))
+    assert result.code == 0, result.err
+    records = read_records(folder / "records.jsonl")
+    assert {record.split for record in records} == {"test"}
+    assert {record.checkpoint_sha256 for record in records} == {digest}
+    assert any(record.value is not None and record.extractor for record in records)
+
+
+def test_the_config_of_a_run_repeats_it(workspace: Path, experiment: str, cli: Cli) -> None:
+    first = run_folder(workspace, experiment, "first")
+    config = ["--config", first / "config.yaml"]
+    assert cli(experiment, "fit", *config, *at(workspace, "second")).code == 0
+    second = run_folder(workspace, experiment, "second")
+    assert history(second) == history(first)
+    assert state(second) == state(first)
+    assert (second / "config.yaml").read_bytes() == (first / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_stopped_after_an_epoch_and_resumed_equals_one_that_was_not(
+    workspace: Path, experiment: str, epochs: int, cli: Cli
+) -> None:
+    budget = ["--budget.images_seen", "0", "--trainer.max_epochs"]
+    whole, parts = (run_folder(workspace, experiment, run) for run in ("whole", "parts"))
+    fit = [experiment, "fit", *smoke(experiment)]
+    assert cli(*fit, *at(workspace, "whole"), *budget, "3").code == 0
+    assert cli(*fit, *at(workspace, "parts"), *budget, str(epochs)).code == 0
+    result = cli(*fit, *at(workspace, "parts"), *budget, "3", "--resume", "true")
+    assert result.code == 0, result.err
+    assert f"epoch {epochs}," in result.out
+    assert state(parts) == state(whole)
+    assert history(parts) == history(whole)
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    budget = ["--budget.images_seen", "0", "--trainer.max_epochs", "4"]
+    fit = ["fit", *smoke(experiment), *budget]
+    whole, killed = (run_folder(workspace, experiment, run) for run in ("whole", "killed"))
+    assert cli(experiment, *fit, *at(workspace, "whole")).code == 0
+    script = str(ROOT / "experiments" / experiment / "cli.py")
+    # Two threads, as in this process: sums are split by the number of threads.
+    victim = subprocess.Popen([sys.executable, script, *fit, *at(workspace, "killed")])
+    checkpoint, deadline = killed / "checkpoints/last.ckpt", time.monotonic() + 120
+    while not checkpoint.exists() and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    result = cli(experiment, *fit, *at(workspace, "killed"), "--resume", "true")
+    assert result.code == 0, result.err
+    assert state(killed) == state(whole)
+    assert history(killed) == history(whole)
+
+
+def test_image_k_depends_only_on_seed_k(workspace: Path, experiment: str, cli: Cli) -> None:
+    folder = run_folder(workspace, experiment, "first")
+    generate = [experiment, "generate", *at(workspace, "first")]
+    made = {}
+    for batch_size in ("1", "3", "16"):
+        assert cli(*generate, "--n", "11", "--data.batch_size", batch_size).code == 0
+        made[batch_size] = pictures(folder)
+    assert made["1"] == made["3"] == made["16"]
+    assert len(set(made["1"].values())) == 11
+    assert cli(*generate, "--n", "1", "--seed", "7").code == 0
+    (alone,) = pictures(folder).values()
+    assert alone == list(made["3"].values())[7]
+
+
+def test_two_processes_generate_the_same_files_and_train(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = run_folder(workspace, experiment, "first")
+    assert cli(experiment, "generate", *at(workspace, "first"), "--n", "9").code == 0
+    alone, table = pictures(folder), (folder / "samples/manifest.csv").read_bytes()
+    ddp = ["--trainer.devices", "2", "--trainer.strategy"]
+    find_unused = "ddp_find_unused_parameters_true"
+    _subprocess(experiment, "generate", *at(workspace, "first"), "--n", "9", *ddp, "ddp")
+    assert pictures(folder) == alone
+    assert (folder / "samples/manifest.csv").read_bytes() == table
+    fit = ["fit", *smoke(experiment), *at(workspace, "ddp"), *ddp, find_unused]
+    _subprocess(experiment, *fit)
+    assert (run_folder(workspace, experiment, "ddp") / "checkpoints/best.ckpt").is_file()
+
+
+def test_the_held_out_split_is_first_read_by_evaluate(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    for packed in workspace.glob("data/processed/*/test.npy"):
+        packed.unlink()
+    assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "blind")).code == 0
+    assert cli(experiment, "generate", *at(workspace, "blind"), "--n", "3").code == 0
+    assert cli(experiment, "evaluate", *at(workspace, "blind")).code == 3
+
+
+def test_what_is_typed_beats_the_checkpoint(workspace: Path, experiment: str, cli: Cli) -> None:
+    folder = run_folder(workspace, experiment, "first")
+    rates = [k for k in _model_arguments(folder) if k == "lr" or k.endswith("_lr")]
+    typed = [word for name in rates for word in (f"--model.{name}", "0.0123")]
+    resume = ["--resume", "true", "--budget.images_seen", "200"]
+    result = cli(experiment, "fit", *at(workspace, "first"), *resume, *typed)
+    assert result.code == 0, result.err
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    groups = [g for state in checkpoint["optimizer_states"] for g in state["param_groups"]]
+    assert {group["lr"] for group in groups} == {0.0123}
+
+
+def test_preparing_twice_gives_the_same_bytes(
+    trained: Path, experiment: str, tmp_path: Path, cli: Cli
+) -> None:
+    (raw,) = trained.glob("data/raw/*")
+    for name in ("one", "two"):
+        args = ["--data.root", raw, "--workspace", tmp_path / name]
+        assert cli(experiment, "prepare", *smoke(experiment), *args).code == 0
+    first, second = (sorted((tmp_path / name).rglob("*.*")) for name in ("one", "two"))
+    assert [p.name for p in first] == [p.name for p in second]
+    for one, two in zip(first, second, strict=True):
+        assert one.is_dir() or one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_a_prepared_folder_is_data_enough(
+    trained: Path, experiment: str, tmp_path: Path, cli: Cli
+) -> None:
+    (prepared,) = trained.glob("data/processed/*/dataset.json")
+    args = ["--data.root", prepared.parent, *at(tmp_path, "elsewhere")]
+    assert cli(experiment, "fit", *smoke(experiment), *args).code == 0
+    facts = json.loads(prepared.read_text())
+    assert facts["experiment"] == experiment
+    assert not (tmp_path / "data").exists()
+
+
+def _subprocess(experiment: str, *args: str) -> None:
+    script = str(ROOT / "experiments" / experiment / "cli.py")
+    env = {k: v for k, v in os.environ.items() if k != "SYNTHETIC_MICROSCOPY_RUN"}
+    done = subprocess.run(
+        [sys.executable, script, *args], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _model_arguments(folder: Path) -> dict[str, object]:
+    return yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
