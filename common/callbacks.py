@@ -101,7 +101,9 @@ class PreviewGrid(Callback):
         data = trainer.datamodule
         plan = data.plan_generation(self.count, self.seed, "balanced")
         batch = plan.__getitems__(range(self.count))
-        batch = {k: v.to(pl_module.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = {
+            k: v.to(pl_module.device) if isinstance(v, Tensor) else v for k, v in batch.items()
+        }
         batch = data.on_after_batch_transfer(batch, 0)
         images = pl_module.predict_step(batch, 0)["image"]
         grid = image_grid(to_uint8(images.cpu()))
@@ -125,8 +127,8 @@ class ImageWriter(Callback):
         self.folder = folder
         self.facts = facts
         single = len(facts["channels"]) == 1
-        self.suffix = ".png" if file_format == "png" or (file_format == "auto" and single) else (
-            ".ome.tiff"
+        self.suffix = (
+            ".png" if file_format == "png" or (file_format == "auto" and single) else (".ome.tiff")
         )
 
     def on_predict_batch_end(

@@ -3,21 +3,23 @@
 import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from common.callbacks import ImagesSeen, PreviewGrid, RunConfig
 from common.data.cards import load_card
 from common.data.datamodule import PROJECT, ImageDataModule
-from common.errors import Exit, UserError, exit_on_user_error, relative
+from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.progress import ImagesProgress
 from common.runs import metrics_csv
 from common.runs.checkpoints import DurableCheckpointIO, LastCheckpoint, load_checkpoint
@@ -33,6 +35,20 @@ BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
 # Verbs that work on a run that exists, with the configuration it was trained with.
 _ON_A_RUN = ("generate", "evaluate", "validate")
 _NEXT = "make {verb} EXP={exp} RUN={run}{extra}"
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with an argument in one sentence instead of two screens of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises `UserError` with the lines of the message that name the mistake."""
+        inner = quoted_error(message)
+        if inner:
+            raise inner
+        key = re.search(r"Parser key \"([^\"]+)\"", message)
+        problem = " ".join(message.split()).removeprefix(f'Parser key "{key[1]}":' if key else "")
+        remedy = "give --config experiments/<name>/configs/<size>.yaml; options: add --help"
+        raise UserError(Exit.USAGE, key[1] if key else "command line", problem.strip(), remedy)
 
 
 class ExperimentCLI(LightningCLI):
@@ -77,7 +93,7 @@ class ExperimentCLI(LightningCLI):
         workspace = Path(config["workspace"]).resolve()
         if self.subcommand == "fit":
             self.folder = RunFolder(workspace, self.experiment, config["run"] or new_run_id())
-            _claim(self.folder, config["resume"])
+            _refuse_used(self.folder, config["resume"])
         elif self.subcommand in _ON_A_RUN:
             self.folder = find_run(workspace, self.experiment, config["run"])
         else:
@@ -85,6 +101,13 @@ class ExperimentCLI(LightningCLI):
         if config["data"]["root"]:
             config["data"]["root"] = str(Path(config["data"]["root"]).resolve())
         Hardware(**config["hardware"]).apply()
+
+    def instantiate_classes(self) -> None:
+        """A module may refuse its arguments; jsonargparse wraps that into a `ValueError`."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise quoted_error(str(error)) or error from error
 
     def instantiate_trainer(self, **kwargs: Any) -> ExperimentTrainer:
         """Adds what every run has: its folder, its callbacks, its loggers, its precision."""
@@ -100,7 +123,11 @@ class ExperimentCLI(LightningCLI):
             kind = _accelerator(config["trainer"]["accelerator"])
             kwargs["precision"] = config["hardware"].resolved_precision(kind) if fits else "32-true"
         config["trainer"]["callbacks"] = [*(config["trainer"]["callbacks"] or []), *self._extra()]
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            problem = f"this machine cannot do that: {error}".splitlines()[0]
+            raise UserError(Exit.USAGE, "--trainer", problem, "see make train HW=") from error
         trainer.folder = self.folder
         trainer.image_budget = config["budget"].budget
         trainer.fused_optimizers = config["hardware"].fused_optimizer
@@ -111,7 +138,10 @@ class ExperimentCLI(LightningCLI):
         config = self.config_init["fit"]
         if rank_zero_only.rank == 0:
             self.datamodule.prepare_data()
-            print(f"run:  {self.folder.shown(self.folder.path)} ({_device(self.trainer)})", flush=True)
+            _claim(self.folder)
+            print(
+                f"run:  {self.folder.shown(self.folder.path)} ({_device(self.trainer)})", flush=True
+            )
         if config["resume"]:
             path = self.folder.checkpoints / "last.ckpt"
             checkpoint = load_checkpoint(path)
@@ -191,6 +221,7 @@ def run(
             data,
             save_config_callback=RunConfig,
             trainer_class=ExperimentTrainer,
+            parser_class=Parser,
             seed_everything_default=0,
             parser_kwargs={
                 verb: {"default_config_files": [str(BASE_CONFIG)]}
@@ -231,15 +262,18 @@ def _value(arguments: Sequence[str], option: str) -> str | None:
 
 
 @rank_zero_only
-def _claim(folder: RunFolder, resume: bool) -> None:
+def _refuse_used(folder: RunFolder, resume: bool) -> None:
     if folder.path.exists() and any(folder.path.iterdir()) and not resume:
         raise UserError(
             Exit.STORAGE,
-            relative(folder.path),
+            folder.shown(folder.path),
             "holds a run already",
             "choose another RUN= or go on with --resume true",
             "nothing was changed",
         )
+
+
+def _claim(folder: RunFolder) -> None:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         probe = folder.path / ".probe"
@@ -248,7 +282,7 @@ def _claim(folder: RunFolder, resume: bool) -> None:
     except OSError as error:
         raise UserError(
             Exit.STORAGE,
-            relative(folder.path),
+            folder.shown(folder.path),
             f"cannot be written to ({error.strerror})",
             "choose another --workspace",
         ) from error

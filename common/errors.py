@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_QUOTED = re.compile(r"error\[(\d)\]: (.+?): (.+?); (.+)")
 
 
 class Exit(IntEnum):
@@ -50,6 +51,15 @@ class UserError(Exception):
         parts = [self.problem, self.kept, self.remedy]
         text = f"{visible(self.subject)}: {'; '.join(part for part in parts if part)}"
         return f"error[{int(self.code)}]: {text}"
+
+
+def quoted_error(text: str) -> UserError | None:
+    """The first `UserError` that another library has wrapped into its own message."""
+    match = _QUOTED.search(text)
+    if match is None:
+        return None
+    code, subject, problem, remedy = match.groups()
+    return UserError(Exit(int(code)), subject, problem, remedy)
 
 
 def visible(text: str) -> str:

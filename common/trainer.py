@@ -98,5 +98,3 @@ def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path)
     checkpoint: dict[str, Any] = load_checkpoint(path)
     model.load_state_dict(checkpoint["state_dict"])
     datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
-
-

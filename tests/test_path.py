@@ -66,9 +66,7 @@ def test_training_leaves_config_checkpoints_history_and_preview(
     assert max(int(row[0]) for row in rows[1:]) >= config["budget"]["images_seen"]
 
 
-def test_generate_and_evaluate_follow_training(
-    workspace: Path, experiment: str, cli: Cli
-) -> None:
+def test_generate_and_evaluate_follow_training(workspace: Path, experiment: str, cli: Cli) -> None:
     folder = run_folder(workspace, experiment, "first")
     assert cli(experiment, "generate", *at(workspace, "first"), "--n", "11").code == 0
     with (folder / "samples/manifest.csv").open(newline="") as stream:

@@ -55,6 +55,13 @@ def augment(
     return moved
 
 
+def check_policy(policy: str) -> None:
+    """Raises the `UserError` that `augment` would raise for this policy's name."""
+    if policy != "none":
+        for step in policy.split("+"):
+            _step(step)
+
+
 def orient(array: np.ndarray, element: int) -> np.ndarray:
     """View of [..., H, W] in one of the eight orientations of a square.
 

@@ -1,20 +1,19 @@
 """What the data modules of all experiments share: raw folder in, batches on the device out."""
 
 import inspect
-import os
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
+from common.data.augment import check_policy
 from common.data.canvas import extent_of_aspect, rectangle_mask
 from common.data.cards import Card, load_card
-from common.data.datasets import Batch, PackedDataset, SeedDataset, as_batch
+from common.data.datasets import Batch, SeedDataset, as_batch
 from common.data.manifest import Sample
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import Prepared
@@ -53,15 +52,15 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         root: str | None = None,
         card: str | None = None,
-        image_size: int = 128,
-        batch_size: int = 32,
+        image_size: PositiveInt = 128,
+        batch_size: PositiveInt = 32,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
         augment: str = "d4",
-        simulated_images: int = 1200,
-        simulated_size: int = 192,
-        num_workers: int = 0,
+        simulated_images: PositiveInt = 1200,
+        simulated_size: PositiveInt = 192,
+        num_workers: NonNegativeInt = 0,
         workspace: str = str(PROJECT),
         seed: int = 0,
     ) -> None:
@@ -116,6 +115,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Simulates and prepares what is missing, and says so; does nothing otherwise."""
+        check_policy(self.augment)
         if self.plan is None and self.prepared is None:
             self.prepared = ensure_prepared(self)
 

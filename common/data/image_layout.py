@@ -132,9 +132,7 @@ def _ome_pixel_size(pixels: Mapping[str, str]) -> tuple[float, float] | None:
 def _from_imagej(text: str, page: TiffPage, pages: int) -> Layout:
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     frames, slices, channels = (int(lines.get(k, 1)) for k in ("frames", "slices", "channels"))
-    images, samples = int(lines.get("images", pages)), page.samplesperpixel
-    if samples > 1 and channels == samples:
-        channels, images = 1, pages if images == pages * samples else images
+    images = int(lines.get("images", pages))
     leading = [("T", frames), ("Z", slices), ("C", channels)]
     if frames * slices * channels != images:
         leading = [("I", images)]

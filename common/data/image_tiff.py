@@ -155,7 +155,7 @@ def _page_count(tiff: TiffFile, max_pages: int) -> int:
         offset = int.from_bytes(link, order)
         if offset == 0 and len(link) == form.offsetsize:
             return len(seen)
-        if offset in seen or not 0 < offset < file.size:
+        if offset in seen or offset == 0:
             raise Refused("has a chain of pages that leads nowhere", COPY_AGAIN)
         if len(seen) == max_pages:
             raise Refused(f"holds more than {max_pages} pages", "split it into several files")

@@ -85,14 +85,15 @@ def ensure_prepared(data: "ImageDataModule") -> Prepared:
 
 
 def summary(prepared: Prepared) -> str:
-    """One line on the prepared data: images by split, and where they are."""
+    """Images by split, where they are, and which classes have none."""
     counts = [f"{len(prepared.samples(split))} {split}" for split in SPLITS]
-    return f"data: {relative(prepared.folder)} ({', '.join(counts)})"
+    text = f"data: {relative(prepared.folder)} ({', '.join(counts)})"
+    found = {sample.label for sample in prepared.manifest}
+    missing = [name for name in prepared.facts["classes"] if name not in found]
+    return f"{text}\nwarning: no images of class {', '.join(missing)}" if missing else text
 
 
-def _prepare(
-    data: "ImageDataModule", root: Path, folder: Path, samples: Sequence[Sample]
-) -> None:
+def _prepare(data: "ImageDataModule", root: Path, folder: Path, samples: Sequence[Sample]) -> None:
     # Image libraries are imported only where something has to be read.
     from common.data.prepare import prepare
 

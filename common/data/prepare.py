@@ -27,6 +27,7 @@ from common.data.preparation import Recipe
 from common.errors import Exit, UserError, relative
 from common.preprocess.geometry import fit_to_canvas
 
+
 def prepare(root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe) -> list[str]:
     """Writes the prepared ``folder`` whole or not at all.
 
@@ -73,10 +74,8 @@ def planes(image: Image, card: Card) -> np.ndarray:
     if card.collapse_grey and len(pixels) > 1 and (pixels == pixels[:1]).all():
         pixels = pixels[:1]
     if len(pixels) != len(card.channels):
-        named = ", ".join(card.channels)
-        raise ValueError(
-            f"has {len(pixels)} channels; data card {card.name} names {len(card.channels)} ({named})"
-        )
+        named = f"{len(card.channels)} ({', '.join(card.channels)})"
+        raise ValueError(f"has {len(pixels)} channels; data card {card.name} names {named}")
     return pixels
 
 

@@ -44,6 +44,4 @@ class EMA(WeightAveraging):
 
     def _lerp(self, average: Sequence[Tensor], current: Sequence[Tensor], _: Tensor) -> None:
         floating = [(a, c) for a, c in zip(average, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_(
-            [a for a, _ in floating], [c for _, c in floating], self._weight
-        )
+        torch._foreach_lerp_([a for a, _ in floating], [c for _, c in floating], self._weight)

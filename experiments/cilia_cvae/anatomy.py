@@ -79,7 +79,7 @@ def doublet_positions(truth: Axoneme) -> np.ndarray:
     """Centres of the doublets on the image [num_doublets, 2] as x, y in pixels."""
     polar = np.array(truth.radii_um) * np.exp(1j * np.array(truth.angles))
     plane = np.stack([polar.real, polar.imag], 1) @ stretch(truth).T / truth.pixel_size_um
-    return plane + (truth.centre_x, truth.centre_y)
+    return plane + np.array([[truth.centre_x, truth.centre_y]])
 
 
 def cilium_points(truth: Axoneme, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -159,26 +159,24 @@ def _central_points(
     truth: Axoneme, smear: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Central microtubules, the bridge of each pair and the sheath around them."""
-    if truth.central_microtubules == 0:
+    number = truth.central_microtubules
+    if number == 0:
         return []
+    x = rng.uniform(-6, 6) if number == 1 else 14.5
+    y = 15 if number == 4 else 0
+    spots = {1: [(x, 0)], 2: [(-x, 0), (x, 0)], 4: [(-x, -y), (x, -y), (-x, y), (x, y)]}[number]
+    rings = np.concatenate([_ring(10, 13) + [spot] for spot in spots])
+    bridges = [_polyline(((-6, y), (6, y)), 4) for y in ({1: [], 2: [0], 4: [-y, y]}[number])]
+    sheath = _ring(1, 80) * [[abs(x) + 15, y + 19]]
+    parts = (rings, rings, *bridges, sheath)
+    strength = (30.0, 26.0, *[18.0] * len(bridges), 9.0)
+    spread = (0.6, 3.2, *[2.0] * len(bridges), 3.5)
+    counts = [len(part) for part in parts]
+    local = np.concatenate(parts)
+    local += rng.normal(0, 1, local.shape) * np.repeat(spread, counts)[:, None]
+    weight = np.repeat(strength, counts) * rng.gamma(6, 1 / 6, len(local))
     axis = np.array([np.cos(truth.central_angle), np.sin(truth.central_angle)])
     across = np.array([-axis[1], axis[0]])
-    spots = {
-        1: [(rng.uniform(-6, 6), 0)],
-        2: [(-14.5, 0), (14.5, 0)],
-        4: [(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)],
-    }[truth.central_microtubules]
-    rings = [_ring(10, 13) + spot for spot in spots]
-    bridges = [_polyline(((-6, y), (6, y)), 4) for y in {spot[1] for spot in spots}]
-    height = max(abs(y) for _, y in spots)
-    phase = np.linspace(0, 2 * np.pi, 80)
-    sheath = np.stack(
-        [(max(abs(x) for x, _ in spots) + 15) * np.cos(phase), (height + 19) * np.sin(phase)], 1
-    )
-    counts = [13 * len(rings), 13 * len(rings), 4 * len(bridges), 80]
-    local = np.concatenate([*rings, *rings, *bridges, sheath])
-    weight = np.repeat([30.0, 26.0, 18.0, 9.0], counts) * rng.gamma(6, 1 / 6, sum(counts))
-    local += rng.normal(0, 1, local.shape) * np.repeat([0.6, 3.2, 2, 3.5], counts)[:, None]
     plane = local[:, :1] * axis + local[:, 1:] * across + rng.normal(0, 2.5, 2)
     tilt = smear + rng.normal(0, 2.0, 2)
     return [_project(plane, weight, np.broadcast_to(tilt, plane.shape))]

@@ -5,11 +5,12 @@ the exact one, and undoing that ellipse undoes an oblique cut. Everything else i
 axoneme's own frame, where a nine-doublet ring has the radius it has in every cilium.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import ndimage
+
+from experiments.cilia_cvae.frame import Frame, band, locate, polar, sample, shifts
 
 KEYS = (
     "doublet_count",
@@ -21,42 +22,11 @@ KEYS = (
     "ellipticity",
     "sharpness",
 )
-ORDERS = np.arange(6, 13)
-# Radius of a ring of nine doublets in nanometres; with other counts the doublets keep their pitch.
-RING_NM = 84.0
 # Where dynein arms lie beside a doublet's centre: nanometres along the arms, outward.
-OUTER_ARM, INNER_ARM = (25.0, 10.0), (21.0, -15.0)
+OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
 _STEP_NM = 3.0
+_ALONG, _OUTWARD = np.meshgrid(np.arange(-39, 40, _STEP_NM), np.arange(-39, 40, _STEP_NM))
 _SMALLEST = 24
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The axoneme's own coordinates, in which its ring of doublets is the unit circle.
-
-    Attributes:
-        centre: x, y in pixels.
-        matrix: [2, 2], takes the frame's plane to pixels around `centre`.
-        count: rotational order of the ring.
-        spectrum: power of the angular orders 0 to 14 around the ring.
-        membrane_radius: in ring radii; NaN where no outline surrounds the ring.
-    """
-
-    centre: np.ndarray
-    matrix: np.ndarray
-    count: int
-    spectrum: np.ndarray
-    membrane_radius: float
-
-    @property
-    def radius(self) -> float:
-        """Mean radius of the ring in pixels."""
-        return float(np.sqrt(np.linalg.det(self.matrix)))
-
-    @property
-    def nm(self) -> float:
-        """Nanometres per ring radius."""
-        return RING_NM * float(np.sqrt(self.count / 9))
 
 
 def measure(image: np.ndarray) -> dict[str, float]:
@@ -88,7 +58,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
         return result
     pixels = (pixels - pixels.mean()) / spread
     fine = 0.006 * np.sqrt(pixels.size)
-    result["sharpness"] = float(np.std(_band(pixels, fine, 2 * fine)))
+    result["sharpness"] = float(np.std(band(pixels, fine, 2 * fine)))
     frame = locate(pixels)
     if frame is None:
         return result
@@ -106,47 +76,22 @@ def measure(image: np.ndarray) -> dict[str, float]:
     }
 
 
-def locate(pixels: np.ndarray) -> Frame | None:
-    """Finds the axoneme in an image [H, W]; None where nothing looks like a cilium."""
-    outline = _outline(pixels)
-    if outline is None:
-        return None
-    middle, membrane = outline
-    centre, matrix = _fit_ring(pixels, middle, membrane)
-    radius = np.sqrt(abs(np.linalg.det(matrix)))
-    reach = np.sqrt(np.linalg.det(membrane)) / radius
-    matrix = (matrix + membrane / reach) / 2
-    drift = np.linalg.solve(matrix, middle - centre)
-    stain = _band(-pixels, 0.08 * radius, 0.25 * radius)
-    best, found = -np.inf, None
-    for shift in _shifts(0.16, 0.04):
-        spectrum = _spectrum(stain, centre + matrix @ shift, matrix)
-        # Displaced doublets pull the fitted ring off; seen from its true centre the angles are
-        # regular again. Both estimates of the centre are trusted to a tenth of the radius.
-        power = np.log(spectrum[ORDERS].max() / (spectrum[3:].sum() + 1e-30) + 1e-30)
-        score = power - (shift @ shift + (shift - drift) @ (shift - drift)) / (2 * 0.1**2)
-        if score > best:
-            best, found = score, (centre + matrix @ shift, spectrum)
-    count = int(ORDERS[np.argmax(found[1][ORDERS])])
-    return Frame(found[0], matrix, count, found[1], reach if reach > 1.25 else float("nan"))
-
-
 def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     """The darkest spot of each of the ring's `count` sectors.
 
     Returns:
         [count, 3]: radius in ring radii, angle in radians, contrast of the spot.
     """
-    radii, angles = np.linspace(0.6, 1.15, 23), np.radians(np.arange(360))
-    stain = _band(-pixels, 0.09 * frame.radius, 0.25 * frame.radius)
-    polar = _sample(stain, frame, *_polar(radii, angles))
-    wave = np.fft.rfft(polar.max(0))[frame.count]
+    radii, angles = np.linspace(0.6, frame.rim, 24), np.radians(np.arange(360))
+    stain = band(-pixels, 0.09 * frame.radius, 0.25 * frame.radius)
+    rays = sample(stain, frame, *polar(radii, angles))
+    wave = np.fft.rfft(rays.max(0))[frame.count]
     pitch = 360 / frame.count
     middle = np.degrees(-np.angle(wave)) / frame.count + pitch * np.arange(frame.count)
     window = np.arange(-int(pitch / 4), int(pitch / 4) + 1)
     slots = []
     for column in np.rint(middle).astype(int):
-        sector = polar[:, (column + window) % 360]
+        sector = rays[:, (column + window) % 360]
         row, best = np.unravel_index(np.argmax(sector), sector.shape)
         slots.append((radii[row], np.radians(column + window[best]), sector[row, best]))
     return np.array(slots)
@@ -155,27 +100,22 @@ def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
 def arm_scores(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[float, float]:
     """Stain at the outer and at the inner dynein arms, 0 as the matrix, 1 as the doublets.
 
-    A lies nearer to the centre than B, so the slant of the mean doublet tells on which side of
-    it arms belong, whether they are there or not.
+    A lies nearer to the centre than B, so the slant of the doublets tells on which side of them
+    arms belong, whether arms are there or not.
     """
-    grid = np.arange(-39, 40, _STEP_NM)
-    along, outward = np.meshgrid(grid, grid)
     on_ring = slots[np.abs(slots[:, 0] - np.median(slots[:, 0])) < 0.12]
     radius, angle = on_ring[:, 0, None, None], on_ring[:, 1, None, None]
-    far = radius + outward / frame.nm
-    x = far * np.cos(angle) - along / frame.nm * np.sin(angle)
-    y = far * np.sin(angle) + along / frame.nm * np.cos(angle)
+    far = radius + _OUTWARD / frame.nm
+    x = far * np.cos(angle) - _ALONG / frame.nm * np.sin(angle)
+    y = far * np.sin(angle) + _ALONG / frame.nm * np.cos(angle)
     blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
-    stain = _sample(blurred, frame, x, y).mean(0)
-
-    def at(x_nm: float, y_nm: float, size: float = 4.5) -> float:
-        weight = np.exp(-((along - x_nm) ** 2 + (outward - y_nm) ** 2) / (2 * size**2))
-        return float(np.sum(weight * stain) / np.sum(weight))
-
-    side = 1 if at(-10, 13) + at(10, -13) > at(10, 13) + at(-10, -13) else -1
+    tiles = sample(blurred, frame, x, y)
+    _, stain = max((_aligned(tiles[:, :, ::side]) for side in (1, -1)), key=lambda pair: pair[0])
     matrix = float(np.percentile(stain, 15))
-    scale = max(at(0, 0, 10) - matrix, 1e-6)
-    outer, inner = ((at(side * x, y) - matrix) / scale for x, y in (OUTER_ARM, INNER_ARM))
+    scale = max(_stain_at(stain, 0, 0, 10) - matrix, 1e-6)
+    outer, inner = (
+        (_stain_at(stain, *spot, 3) - matrix) / scale for spot in (OUTER_ARM, INNER_ARM)
+    )
     return outer, inner
 
 
@@ -184,16 +124,43 @@ def central_microtubules(pixels: np.ndarray, frame: Frame) -> int:
     grid = np.arange(-37, 38) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
     blurred = ndimage.gaussian_filter(-pixels, 0.02 * frame.radius)
-    stain = _sample(blurred, frame, x / frame.nm, y / frame.nm)
+    stain = sample(blurred, frame, x / frame.nm, y / frame.nm)
     inside, templates, numbers = _central_templates()
     patch = stain[22:53, 22:53][inside]
     match = templates @ (patch - patch.mean())
     best = np.array([match[numbers == number].max() for number in (1, 2, 4)])
     low, high = np.percentile(stain[np.hypot(x, y) < 110], (20, 97))
-    if best.max() < 3.7 * (high - low):
+    fill = (patch.mean() - low) / (high - low + 1e-12)
+    if best.max() / (high - low + 1e-12) + 8 * fill < 5.4:
         return 0
-    # A pair also fits a single one half-way: the single is given the benefit of the doubt.
-    return (1, 2, 4)[int(np.argmax(best * (1.17, 1, 1)))]
+    # A drawn pair also fits half-way to a single one, and two pairs to one.
+    return (1, 2, 4)[int(np.argmax(best * (1.24, 1, 1.03)))]
+
+
+def _aligned(tiles: np.ndarray) -> tuple[float, np.ndarray]:
+    """How well a drawn doublet fits the tiles [n, y, x], and their mean when laid on it."""
+    steps = [(down, right) for down in range(-3, 4) for right in range(-3, 4)]
+    drawn = np.stack([np.roll(_drawn_doublet(), step, (0, 1)).ravel() for step in steps])
+    fit = tiles.reshape(len(tiles), -1) @ drawn.T
+    moved = [
+        np.roll(tile, (-steps[best][0], -steps[best][1]), (0, 1))
+        for tile, best in zip(tiles, fit.argmax(1), strict=True)
+    ]
+    return float(fit.max(1).sum()), np.mean(moved, 0)
+
+
+@cache
+def _drawn_doublet() -> np.ndarray:
+    """Two touching tubules without arms on a light ground, of zero mean."""
+    near = (np.abs(_ALONG) <= 20) & (np.abs(_OUTWARD) <= 25)
+    far = np.stack([np.hypot(_ALONG - x, _OUTWARD - y) for x, y in ((8.8, -4), (-9.3, 4))])
+    tubules = (np.exp(-0.5 * ((far - 9.5) / 3.5) ** 2) + 0.5 * (far < 9.5)).max(0)
+    return (tubules - tubules[near].mean()) * near
+
+
+def _stain_at(stain: np.ndarray, along: float, outward: float, size: float) -> float:
+    weight = np.exp(-((_ALONG - along) ** 2 + (_OUTWARD - outward) ** 2) / (2 * size**2))
+    return float(np.sum(weight * stain) / np.sum(weight))
 
 
 @cache
@@ -206,11 +173,11 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for angle in np.arange(12) * np.pi / 12:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         pair = np.array([(-14.5, 0), (14.5, 0)])
-        layouts.append((2, pair @ turn.T))
-        layouts.append((4, np.concatenate([pair + (0, 15), pair - (0, 15)]) @ turn.T))
+        pairs = np.concatenate([pair + [[0, 15]], pair - [[0, 15]]])
+        layouts += [(2, pair @ turn.T), (4, pairs @ turn.T)]
     drawn, numbers = [], []
     for number, spots in layouts:
-        for shift in _shifts(10 if number == 1 else 7, _STEP_NM):
+        for shift in shifts(10 if number == 1 else 7, _STEP_NM):
             far = np.hypot(*(np.stack([x, y])[..., None] - (spots + shift).T[:, None, None]))
             tubules = np.exp(-0.5 * ((far - 10) / 4) ** 2) + 0.4 * (far < 10)
             vector = tubules.sum(-1)[inside]
@@ -218,106 +185,3 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             drawn.append(vector / np.linalg.norm(vector))
             numbers.append(number)
     return inside, np.array(drawn), np.array(numbers)
-
-
-def _outline(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Centre and half-axes matrix of the dark body in the middle of the image."""
-    side = np.sqrt(pixels.size)
-    scale = min(1.0, 96 / side)
-    blurred = ndimage.gaussian_filter(pixels, 0.02 * side)
-    small = ndimage.zoom(blurred, scale, order=1, grid_mode=True, mode="nearest")
-    height, width = small.shape
-    y, x = np.mgrid[:height, :width]
-    core = np.hypot((x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5) < 0.3
-    light = np.percentile(small, 92)
-    dark = small < light - 0.35 * (light - small[core].mean())
-    for closing in (0, 0.03, 0.06, 0.1):
-        body = _body(dark, core, closing * scale * side, 0.04 * scale * side)
-        if body is not None:
-            rows, columns = np.nonzero(body)
-            factor = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
-            points = (np.stack([columns, rows], 1) + 0.5) * factor - 0.5
-            # A filled ellipse of half-axes a has variance a² / 4 along them.
-            variance, axes = np.linalg.eigh(np.cov(points.T))
-            return points.mean(0), axes * (2 * np.sqrt(variance)) @ axes.T
-    return None
-
-
-def _body(dark: np.ndarray, core: np.ndarray, closing: float, opening: float) -> np.ndarray | None:
-    """The filled component that covers most of the core; None where none does."""
-    margin = int(closing) + 2
-    mask = np.pad(dark, margin)
-    if closing:
-        mask = ndimage.binary_closing(mask, _disc(closing))
-    mask = ndimage.binary_opening(ndimage.binary_fill_holes(mask), _disc(opening))
-    names, count = ndimage.label(mask[margin:-margin, margin:-margin])
-    cover = np.bincount(names[core], minlength=count + 1)
-    cover[0] = 0
-    body = names == np.argmax(cover)
-    return body if cover.max() > 0.8 * core.sum() and body.mean() > 0.15 else None
-
-
-def _fit_ring(
-    pixels: np.ndarray, middle: np.ndarray, membrane: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ellipse of the ring of doublets: the innermost dark ring inside the outline."""
-    size = np.sqrt(np.linalg.det(membrane))
-    stain = _band(-pixels, 0.07 * size, 0.2 * size)
-    stain /= np.percentile(np.abs(stain), 97) + 1e-30
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)])
-
-    def ellipse(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shape = p[0] * np.array([[np.exp(p[3]), p[4]], [p[4], np.exp(-p[3])]])
-        return middle + membrane @ p[1:3], membrane @ shape
-
-    def misfit(p: np.ndarray) -> float:
-        centre, matrix = ellipse(p)
-        x, y = matrix @ circle + centre[:, None]
-        # Saturation: one very dark spot must not buy a ring that misses the others.
-        ring = np.tanh(ndimage.map_coordinates(stain, [y, x], order=1, mode="nearest"))
-        return 0.075 * float(np.sum((p[1:] / (0.15, 0.15, 0.12, 0.12)) ** 2) - ring.mean() / 0.075)
-
-    radii = np.arange(0.5, 0.96, 0.02)
-    fit = -np.array([misfit(np.array([radius, 0, 0, 0, 0])) for radius in radii])
-    rising = np.r_[True, fit[1:] >= fit[:-1]] & np.r_[fit[:-1] >= fit[1:], True]
-    start = np.array([radii[np.argmax(rising & (fit >= min(0.5 * fit.max(), fit.max())))], 0, 0, 0, 0])
-    simplex = start + np.vstack([np.zeros(5), np.diag((0.05, 0.06, 0.06, 0.06, 0.06))])
-    options = {"initial_simplex": simplex, "maxfev": 220, "xatol": 2e-3, "fatol": 1e-4}
-    return ellipse(optimize.minimize(misfit, start, method="Nelder-Mead", options=options).x)
-
-
-def _spectrum(stain: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Power of the angular orders 0 to 14 of the darkest stain along each radius."""
-    radii, angles = np.linspace(0.6, 1.1, 12), np.radians(np.arange(0, 360, 2))
-    frame = Frame(centre, matrix, 9, np.zeros(0), 0.0)
-    ray = _sample(stain, frame, *_polar(radii, angles)).max(0)
-    return np.abs(np.fft.rfft(ray)[:15]) ** 2
-
-
-def _sample(image: np.ndarray, frame: Frame, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values of an image at points given in the axoneme's frame."""
-    across = frame.matrix[0, 0] * x + frame.matrix[0, 1] * y + frame.centre[0]
-    down = frame.matrix[1, 0] * x + frame.matrix[1, 1] * y + frame.centre[1]
-    return ndimage.map_coordinates(image, [down, across], order=1, mode="nearest")
-
-
-def _polar(radii: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))
-
-
-def _band(image: np.ndarray, fine: float, coarse: float) -> np.ndarray:
-    """Difference of two Gaussian blurs: what is larger than `fine` and smaller than `coarse`."""
-    return ndimage.gaussian_filter(image, fine) - ndimage.gaussian_filter(image, coarse)
-
-
-def _shifts(reach: float, step: float) -> np.ndarray:
-    """Points [N, 2] of a square grid within a circle around zero."""
-    axis = np.arange(-int(reach / step + 1e-9), int(reach / step + 1e-9) + 1) * step
-    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    return grid[np.linalg.norm(grid, axis=1) <= reach + 1e-9]
-
-
-def _disc(radius: float) -> np.ndarray:
-    axis = np.arange(-int(radius), int(radius) + 1)
-    return np.hypot(axis[:, None], axis[None]) <= max(radius, 0.5)

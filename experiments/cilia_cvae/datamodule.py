@@ -1,6 +1,5 @@
 """Ciliary cross-sections: class folders of single images."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,12 @@ class CiliaDataModule(ImageDataModule):
     def scan(self, root: Path) -> list[Sample]:
         """Images of the card's classes.
 
-        A class without a folder is a warning; a folder that is no class but holds images, or a
+        A class without a folder is left out; a folder that is no class but holds images, or a
         class folder without one, is an error; folders without images are passed over.
         """
         shipped = sorted(name for name in _SHIPPED if (root / name).is_dir())
         folders = [(root / name, _SHIPPED[name]) for name in shipped] or [(root, "")]
-        samples = [s for folder, split in folders for s in self._scan_classes(root, folder, split)]
-        missing = [name for name in self.classes if name not in {s.label for s in samples}]
-        if samples and missing:
-            warnings.warn(f"no images of class {', '.join(missing)}", stacklevel=2)
-        return samples
+        return [s for folder, split in folders for s in self._scan_classes(root, folder, split)]
 
     def simulate(self, root: Path) -> None:
         """Writes simulated cross-sections and `tables/ground_truth.csv`."""

@@ -1,9 +1,12 @@
 """Convolutional residual encoder and decoder, conditioned at every scale."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.errors import Exit, UserError
 from common.networks.blocks import ResidualBlock, group_norm
 
 # Halvings between image and bottleneck; image sizes are multiples of 2 ** STAGES = 32 px.
@@ -24,9 +27,7 @@ class Condition(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_classes, condition_dim)
         self.aspect = nn.Linear(1, condition_dim)
-        self.mix = nn.Sequential(
-            nn.SiLU(), nn.Linear(condition_dim, condition_dim), nn.SiLU()
-        )
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition_dim, condition_dim), nn.SiLU())
 
     def forward(self, label: Tensor, log_aspect: Tensor) -> Tensor:
         """Maps label [B] and ln(width / height) [B] to [B, condition_dim]."""
@@ -53,7 +54,7 @@ class Encoder(nn.Module):
         self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.norm = group_norm(widths[-1])
         self.pool = nn.AdaptiveAvgPool2d(grid)
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
         self.stem = nn.Linear(latent_dim + condition_dim, widths[0] * self.grid**2)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.norm = group_norm(widths[-1])
         self.head = nn.Conv2d(widths[-1], 4 * num_channels, 3, padding=1)
@@ -108,8 +109,13 @@ def bottleneck_grid(image_size: int) -> int:
     """Side of the grid that z is read from and written to.
 
     Raises:
-        ValueError: ``image_size`` is not a positive multiple of 32.
+        UserError: ``image_size`` is not a positive multiple of 32.
     """
     if image_size < 2**STAGES or image_size % 2**STAGES:
-        raise ValueError(f"image_size {image_size} is not a multiple of {2**STAGES} px")
+        raise UserError(
+            Exit.USAGE,
+            f"--data.image_size {image_size}",
+            f"is not a multiple of {2**STAGES} px",
+            "choose 64, 96, 128, 224, 448 or another one",
+        )
     return min(GRID, image_size // 2**STAGES)

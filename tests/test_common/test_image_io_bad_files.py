@@ -96,7 +96,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, name: str) -> None
     data, path = seeds()[name], tmp_path / name
     path.write_bytes(data)
     whole = read_image(path).pixels
-    for length in sorted({*range(0, len(data), max(1, len(data) // 150)), len(data) - 1}):
+    for length in range(0, len(data), 1 + 6 * name.endswith(".tif")):
         path.write_bytes(data[:length])
         try:
             read_image(path)
