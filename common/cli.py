@@ -69,6 +69,9 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(PreviewGrid, "preview")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # Without it a configuration that changes nothing of the model would have to name it.
+        path = f"{self._model_class.__module__}.{self._model_class.__qualname__}"
+        parser.set_defaults({"model": {"class_path": path}})
         parser.link_arguments("workspace", "data.workspace")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         self._link_model(parser)

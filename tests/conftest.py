@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from running import EXPERIMENTS, Cli, Result, at, call_cli, smoke
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from running import ROOT, Cli, at, smoke
 
 from common.data.image_io import read_image
 from common.metrics.protocol import read_records
 from common.runs.metrics_csv import CLOCK_METRICS
+from running import ROOT, Cli, at, smoke
 
 
 def run_folder(workspace: Path, experiment: str, run: str) -> Path:

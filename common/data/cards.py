@@ -55,13 +55,15 @@ def load_card(name: str, folder: Path | None = None) -> Card:
     """Reads and checks one data card.
 
     Args:
-        name: file name without `.md`.
+        name: file name without `.md`, or the path of a card that lies elsewhere.
         folder: of the cards; by default the repository's `data_cards`.
 
     Raises:
         UserError: no such card, or a key is missing, unknown or malformed.
     """
     folder = folder or Path(common.__file__).parent.parent / "data_cards"
+    if name.endswith(".md"):
+        folder, name = Path(name).parent, Path(name).stem
     known = sorted(path.stem for path in folder.glob("*.md") if path.stem != "README")
     path = folder / f"{name}.md"
     if name not in known:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from common.data.augment import check_policy
@@ -52,19 +51,25 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         root: str | None = None,
         card: str | None = None,
-        image_size: PositiveInt = 128,
-        batch_size: PositiveInt = 32,
+        image_size: int = 128,
+        batch_size: int = 32,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
         augment: str = "d4",
-        simulated_images: PositiveInt = 1200,
-        simulated_size: PositiveInt = 192,
-        num_workers: NonNegativeInt = 0,
+        simulated_images: int = 1200,
+        simulated_size: int = 192,
+        num_workers: int = 0,
         workspace: str = str(PROJECT),
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _require_positive(
+            image_size=image_size,
+            batch_size=batch_size,
+            simulated_images=simulated_images,
+            simulated_size=simulated_size,
+        )
         self.root = root
         self.card: Card = load_card(card or self.default_card)
         self.image_size = image_size
@@ -246,3 +251,14 @@ class ImageDataModule(pl.LightningDataModule):
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(
+                Exit.USAGE,
+                f"--data.{name} {value}",
+                "is not positive",
+                "give a whole number above 0",
+            )

@@ -13,8 +13,8 @@ import numpy as np
 
 SECTION_DEPTHS = np.linspace(-0.5, 0.5, 7)
 PARTS = ("a_tubule", "b_tubule", "outer_arm", "inner_arm", "spoke", "link")
-A_CENTRE = (8.8, -2.7)
-B_CENTRE = (-9.3, 2.7)
+A_CENTRE = np.array([[8.8, -2.7]])
+B_CENTRE = np.array([[-9.3, 2.7]])
 OUTER_ARM = ((8, 7), (12, 11), (17, 13), (21, 11.5), (23, 7.5))
 INNER_ARM = ((7.5, -8), (11, -13), (15, -15.5), (20, -13.5), (21.5, -9.5))
 
@@ -96,7 +96,7 @@ def cilium_points(truth: Axoneme, rng: np.random.Generator) -> tuple[np.ndarray,
         *_central_points(truth, smear, rng),
         *_leaflet_points(membrane, rng),
     ]
-    clouds = np.concatenate(sharp), np.concatenate([*_diffuse_points(membrane, rng)])
+    clouds = np.concatenate(sharp), _diffuse_points(membrane, rng)
     for cloud in clouds:
         cloud[:, :2] @= stretch(truth).T
     return clouds
@@ -135,24 +135,29 @@ def _part_gains(truth: Axoneme, displaced: np.ndarray, rng: np.random.Generator)
 
 @cache
 def _doublet_template() -> tuple[np.ndarray, ...]:
-    """Points, weights and part numbers of one doublet; x along the arms, y outward."""
-    a = _ring(9.6, 13) + A_CENTRE
-    b = _ring(10.2, 16) + B_CENTRE
+    """One doublet; x along the arms, y outward.
+
+    Returns:
+        Points [T, 2], weights [T], numbers in `PARTS` [T] and irregularity [T] in nanometres.
+    """
+    a, b = _ring(9.6, 13) + A_CENTRE, _ring(10.2, 16) + B_CENTRE
     b = b[np.linalg.norm(b - A_CENTRE, axis=1) > 10.5]
-    lumen = np.concatenate([_ring(3, 4) + A_CENTRE, _ring(3, 4) + B_CENTRE])
-    outer = _polyline(OUTER_ARM, 18) + A_CENTRE
-    inner = _polyline(INNER_ARM, 15) + A_CENTRE
-    spoke = np.array([(5, y) for y in np.linspace(-14, -38, 9)] + [(0, -40), (4, -41), (9, -40)])
-    link = _polyline(((17, -6), (26, -4), (34, -3)), 6)
-    parts = (a, b, outer, inner, spoke, link)
-    strengths = (28, 27, 11, 10, 12, 8)
-    halo = np.concatenate([a, b, a, b])
-    shape = np.concatenate([*parts, lumen, halo])
-    counts = [*map(len, parts), len(lumen), len(halo)]
-    weight = np.repeat([*strengths, 18, 14], counts).astype(float)
-    number = np.repeat([0, 1, 2, 3, 4, 5, 0, 0], counts)
-    spread = np.repeat([0.6, 0.6, 2.0, 1.8, 1.8, 1.8, 2.5, 3.4], counts)
-    return shape, weight, number, spread
+    spoke = np.r_[np.c_[np.full(9, 5), np.linspace(-14, -38, 9)], [[0, -40], [4, -41], [9, -40]]]
+    parts = (
+        (a, 28, 0, 0.6),
+        (b, 27, 1, 0.6),
+        (np.repeat(a, 2, 0), 14, 0, 3.4),
+        (np.repeat(b, 2, 0), 14, 1, 3.4),
+        (_ring(3, 4) + A_CENTRE, 18, 0, 2.5),
+        (_ring(3, 4) + B_CENTRE, 18, 1, 2.5),
+        (_polyline(OUTER_ARM, 18) + A_CENTRE, 11, 2, 2.0),
+        (_polyline(INNER_ARM, 15) + A_CENTRE, 10, 3, 1.8),
+        (spoke, 12, 4, 1.8),
+        (_polyline(((17, -6), (26, -4), (34, -3)), 6), 8, 5, 1.8),
+    )
+    counts = [len(points) for points, *_ in parts]
+    columns = [np.repeat(column, counts) for column in list(zip(*parts, strict=True))[1:]]
+    return np.concatenate([points for points, *_ in parts]), *columns
 
 
 def _central_points(
@@ -165,7 +170,7 @@ def _central_points(
     x = rng.uniform(-6, 6) if number == 1 else 14.5
     y = 15 if number == 4 else 0
     spots = {1: [(x, 0)], 2: [(-x, 0), (x, 0)], 4: [(-x, -y), (x, -y), (-x, y), (x, y)]}[number]
-    rings = np.concatenate([_ring(10, 13) + [spot] for spot in spots])
+    rings = np.concatenate([_ring(10, 13) + np.array([spot]) for spot in spots])
     bridges = [_polyline(((-6, y), (6, y)), 4) for y in ({1: [], 2: [0], 4: [-y, y]}[number])]
     sheath = _ring(1, 80) * [[abs(x) + 15, y + 19]]
     parts = (rings, rings, *bridges, sheath)
@@ -201,7 +206,7 @@ def _leaflet_points(radius: np.ndarray, rng: np.random.Generator) -> list[np.nda
     return [_project((radius + side)[:, None] * normal, stain, lean) for side in (-2.7, 2.7)]
 
 
-def _diffuse_points(radius: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def _diffuse_points(radius: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The granular matrix inside a membrane and the faint coat outside."""
     clumps = rng.integers(0, 720, 3000)
     inside = np.sqrt(rng.random(2400)) * (radius[clumps[:2400]] - 5)
@@ -213,7 +218,7 @@ def _diffuse_points(radius: np.ndarray, rng: np.random.Generator) -> list[np.nda
     mass = rng.gamma(1, 1, 3000) * np.clip(1 + 0.5 * field, 0.15, 2.5)
     mass *= np.repeat([0.38 * np.pi * np.mean(radius**2) / 2400, 3.0], [2400, 600])
     points = np.repeat(centre, 3, 0) + rng.normal(0, 3.5, (9000, 2))
-    return [np.c_[points, np.repeat(mass / 3, 3)]]
+    return np.c_[points, np.repeat(mass / 3, 3)]
 
 
 def _corners(phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:

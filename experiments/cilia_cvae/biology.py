@@ -48,8 +48,9 @@ def measure(image: np.ndarray) -> dict[str, float]:
         * ``ellipticity``: major over minor axis of the ring.
         * ``sharpness``: share of the image's standard deviation finer than a microtubule's wall.
 
-        All are NaN for a flat image, for one below 24 pixels, and where no cilium is found;
-        `sharpness` is then NaN only for the first two.
+        All are NaN for a flat image and for one below 24 pixels; all but `sharpness` where no
+        dark body with a periodic ring is found. Texture can pass for a ring: `order9_power`
+        is then low.
     """
     pixels = np.asarray(image[0] if image.ndim == 3 else image, np.float64)
     result = dict.fromkeys(KEYS, float("nan"))
@@ -66,7 +67,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
     outer, inner = arm_scores(pixels, frame, slots)
     singular = np.linalg.svd(frame.matrix, compute_uv=False)
     return result | {
-        "doublet_count": float(np.sum(slots[:, 2] > 0.3 * np.median(slots[:, 2]))),
+        "doublet_count": float(np.sum(slots[:, 2] > 0.5 * np.median(slots[:, 2]))),
         "order9_power": float(frame.spectrum[9] / np.sum(frame.spectrum[3:])),
         "central_pair": float(central_microtubules(pixels, frame)),
         "outer_arm_score": outer,
@@ -88,7 +89,7 @@ def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     wave = np.fft.rfft(rays.max(0))[frame.count]
     pitch = 360 / frame.count
     middle = np.degrees(-np.angle(wave)) / frame.count + pitch * np.arange(frame.count)
-    window = np.arange(-int(pitch / 4), int(pitch / 4) + 1)
+    window = np.arange(-int(pitch / 6), int(pitch / 6) + 1)
     slots = []
     for column in np.rint(middle).astype(int):
         sector = rays[:, (column + window) % 360]
@@ -103,7 +104,8 @@ def arm_scores(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[flo
     A lies nearer to the centre than B, so the slant of the doublets tells on which side of them
     arms belong, whether arms are there or not.
     """
-    on_ring = slots[np.abs(slots[:, 0] - np.median(slots[:, 0])) < 0.12]
+    away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
+    on_ring = slots[away <= max(0.12, np.median(away))]
     radius, angle = on_ring[:, 0, None, None], on_ring[:, 1, None, None]
     far = radius + _OUTWARD / frame.nm
     x = far * np.cos(angle) - _ALONG / frame.nm * np.sin(angle)
@@ -169,11 +171,11 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     grid = np.arange(-15, 16) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
     inside = np.hypot(x, y) <= 39
+    pair = np.array([(-14.5, 0), (14.5, 0)])
+    pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
     layouts = [(1, np.zeros((1, 2)))]
     for angle in np.arange(12) * np.pi / 12:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        pair = np.array([(-14.5, 0), (14.5, 0)])
-        pairs = np.concatenate([pair + [[0, 15]], pair - [[0, 15]]])
         layouts += [(2, pair @ turn.T), (4, pairs @ turn.T)]
     drawn, numbers = [], []
     for number, spots in layouts:

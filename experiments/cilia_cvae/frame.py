@@ -14,6 +14,9 @@ ORDERS = np.arange(6, 13)
 RING_NM = 84.0
 # Doublets end where seven tenths of the way to the membrane's outside are covered.
 RIM = 0.72
+# Amplitude of the ring's wave in standard deviations of the image, and its share of the power of
+# orders 3 to 14: 99 of 100 simulated cilia exceed 0.10 and 0.28, four real ones 0.12 and 0.39.
+LEAST_WAVE, LEAST_SHARE = 0.06, 0.2
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Frame:
         centre: x, y in pixels.
         matrix: [2, 2], takes the frame's plane to pixels around `centre`.
         count: rotational order of the ring.
-        spectrum: power of the angular orders 0 to 14 around the ring.
+        spectrum: power of the angular orders 0 to 14 around the ring, in squared grey levels.
         rim: in ring radii, where the space under the membrane begins and doublets end.
         membrane_radius: in ring radii; NaN where no outline surrounds the ring.
     """
@@ -48,7 +51,11 @@ class Frame:
 
 
 def locate(pixels: np.ndarray) -> Frame | None:
-    """Finds the axoneme in an image [H, W]; None where nothing looks like a cilium."""
+    """Finds the axoneme in an image [H, W] of unit variance, structures dark.
+
+    Returns:
+        None where there is no dark body in the middle or no periodic ring in it.
+    """
     outline = _outline(pixels)
     if outline is None:
         return None
@@ -69,8 +76,11 @@ def locate(pixels: np.ndarray) -> Frame | None:
         score = power - (shift @ shift + (shift - drift) @ (shift - drift)) / (2 * 0.1**2)
         if score > best:
             best, found = score, (centre + matrix @ shift, spectrum)
+    strongest = found[1][ORDERS].max()
+    if strongest < LEAST_WAVE**2 or strongest < LEAST_SHARE * found[1][3:].sum():
+        return None
     count = int(ORDERS[np.argmax(found[1][ORDERS])])
-    return Frame(found[0], matrix, count, found[1], rim, reach if reach > 1.25 else float("nan"))
+    return Frame(found[0], matrix, count, found[1], rim, float(reach if reach > 1.45 else np.nan))
 
 
 def sample(image: np.ndarray, frame: Frame, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -145,6 +155,7 @@ def _fit_ring(
     circle = np.stack([np.cos(angles), np.sin(angles)])
 
     def ellipse(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = np.clip(p, (0.4, -0.3, -0.3, -0.4, -0.4), (1, 0.3, 0.3, 0.4, 0.4))
         shape = p[0] * np.array([[np.exp(p[3]), p[4]], [p[4], np.exp(-p[3])]])
         return middle + membrane @ p[1:3], membrane @ shape
 
@@ -169,7 +180,7 @@ def _spectrum(stain: np.ndarray, centre: np.ndarray, matrix: np.ndarray, rim: fl
     radii, angles = np.linspace(0.6, rim, 14), np.radians(np.arange(0, 360, 2))
     frame = Frame(centre, matrix, 9, np.zeros(0), rim, rim)
     ray = sample(stain, frame, *polar(radii, angles)).max(0)
-    return np.abs(np.fft.rfft(ray)[:15]) ** 2
+    return np.abs(np.fft.rfft(ray)[:15] * 2 / len(ray)) ** 2
 
 
 def _disc(radius: float) -> np.ndarray:

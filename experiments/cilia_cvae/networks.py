@@ -53,8 +53,7 @@ class Encoder(nn.Module):
         grid = bottleneck_grid(image_size)
         self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(before, after, condition_dim)
-            for before, after in pairwise(widths)
+            ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
         self.norm = group_norm(widths[-1])
         self.pool = nn.AdaptiveAvgPool2d(grid)
@@ -83,8 +82,7 @@ class Decoder(nn.Module):
         self.grid = bottleneck_grid(image_size)
         self.stem = nn.Linear(latent_dim + condition_dim, widths[0] * self.grid**2)
         self.blocks = nn.ModuleList(
-            ResidualBlock(before, after, condition_dim)
-            for before, after in pairwise(widths)
+            ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
         self.norm = group_norm(widths[-1])
         self.head = nn.Conv2d(widths[-1], 4 * num_channels, 3, padding=1)

@@ -67,12 +67,11 @@ def simulate(root: Path, num_images: int, seed: int = 0, mean_size: int = 192) -
         mean_size: mean side of the images in pixels.
     """
     rows = []
-    labels = np.repeat(CLASSES, class_counts(num_images))
-    for k, label in enumerate(labels.tolist()):
+    labels = np.repeat(CLASSES, class_counts(num_images)).tolist()
+    for k, label in enumerate(labels):
         rng = np.random.default_rng([seed, k])
         truth = sample_truth(label, rng, sample_shape(rng, mean_size))
-        number = k - labels.tolist().index(label) + 1
-        path = root / label / f"{label}_{number:04d}.png"
+        path = root / label / f"{label}_{k - labels.index(label) + 1:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, render(truth, rng))
         rows.append({"image": path.relative_to(root).as_posix(), **_row(truth)})

@@ -1,0 +1,157 @@
+"""Mistakes end in one sentence and the right exit code, never in a traceback of ours."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
+from running import ROOT, Cli, Result, at, smoke
+
+
+def refuses(result: Result, code: int, *words: str) -> None:
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    lines = [line for line in result.err.splitlines() if line.startswith("error[")]
+    assert len(lines) == 1 and lines[0].startswith(f"error[{code}]: "), result.err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def raw(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the simulated raw folder, to be damaged."""
+    (source,) = trained.glob("data/raw/*")
+    return shutil.copytree(source, tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--nonsense", "3"], "nonsense"),
+        (["--model.nonsense", "3"], "nonsense"),
+        (["--data.batch_size", "none"], "batch_size"),
+        (["--data.batch_size", "0"], "batch_size"),
+        (["--data.augment", "foo"], "foo"),
+        (["--config", "not_there.yaml"], "not_there.yaml"),
+        (["--trainer.accelerator", "tpu"], "torch_xla"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    experiment: str, arguments: list[str], word: str, tmp_path: Path, cli: Cli
+) -> None:
+    result = cli(experiment, "fit", *smoke(experiment), *at(tmp_path, "x"), *arguments)
+    refuses(result, 2, word)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_key_in_a_file_is_named(experiment: str, tmp_path: Path, cli: Cli) -> None:
+    config = tmp_path / "typo.yaml"
+    config.write_text("data:\n  imge_size: 64\n")
+    fit = [experiment, "fit", *smoke(experiment), "--config", config, *at(tmp_path, "x")]
+    refuses(cli(*fit), 2, "imge_size")
+
+
+def test_a_verb_without_its_run_says_what_runs_there_are(
+    trained: Path, experiment: str, tmp_path: Path, cli: Cli
+) -> None:
+    for verb in ("generate", "evaluate"):
+        refuses(cli(experiment, verb, *at(trained, "nope")), 2, "nope", "there are: first")
+        refuses(cli(experiment, verb, "--workspace", tmp_path), 2, "there are: none")
+
+
+def test_evaluate_before_generate_says_what_to_run(
+    trained: Path, experiment: str, cli: Cli
+) -> None:
+    refuses(cli(experiment, "evaluate", *at(trained, "first")), 2, "make generate")
+
+
+def test_a_run_is_never_written_over(trained: Path, experiment: str, cli: Cli) -> None:
+    history = (trained / "runs" / experiment / "first/metrics.csv").read_bytes()
+    fit = [experiment, "fit", *smoke(experiment), *at(trained, "first")]
+    refuses(cli(*fit), 5, "first", "--resume true")
+    assert (trained / "runs" / experiment / "first/metrics.csv").read_bytes() == history
+
+
+def test_resuming_what_was_never_saved_is_not_a_fresh_start(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = workspace / "runs" / experiment / "first"
+    (folder / "checkpoints/last.ckpt").unlink()
+    fit = [experiment, "fit", *at(workspace, "first"), "--resume", "true"]
+    refuses(cli(*fit), 4, "last.ckpt", "does not exist")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
+def test_a_damaged_checkpoint_is_named(
+    workspace: Path, experiment: str, damage: bytes, cli: Cli
+) -> None:
+    folder = workspace / "runs" / experiment / "first"
+    (folder / "checkpoints/best.ckpt").write_bytes(damage)
+    refuses(cli(experiment, "generate", *at(workspace, "first")), 4, "best.ckpt")
+
+
+def test_a_missing_data_folder_is_named(experiment: str, tmp_path: Path, cli: Cli) -> None:
+    fit = [experiment, "fit", *smoke(experiment), *at(tmp_path, "x")]
+    refuses(cli(*fit, "--data.root", tmp_path / "absent"), 3, "absent", "is not a folder")
+    (tmp_path / "empty").mkdir()
+    refuses(cli(*fit, "--data.root", tmp_path / "empty"), 3, "empty", "data_cards/")
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _blacken(path: Path) -> None:
+    image = read_image(path)
+    black = np.zeros_like(image.pixels)
+    if path.suffix == ".png":
+        write_png(path, black)
+    else:
+        write_ome_tiff(path, black, image.axes)
+
+
+def _colour(path: Path) -> None:
+    write_png(path, np.random.default_rng(0).integers(0, 255, (3, 40, 40)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [(_truncate, ""), (_empty, ""), (_blacken, "is blank"), (_colour, "channels")],
+)
+def test_a_bad_image_is_named_and_nothing_is_prepared(
+    raw: Path, experiment: str, damage: Callable[[Path], None], word: str, cli: Cli, tmp_path: Path
+) -> None:
+    victim = find_images(raw)[3]
+    damage(victim)
+    prepare = [experiment, "prepare", *smoke(experiment), "--workspace", tmp_path / "w"]
+    refuses(cli(*prepare, "--data.root", raw), 3, victim.name, word)
+    assert not list((tmp_path / "w/data/processed").glob("*/"))
+
+
+def test_all_bad_images_are_counted_at_once(
+    raw: Path, experiment: str, cli: Cli, tmp_path: Path
+) -> None:
+    for path in find_images(raw)[:5]:
+        _empty(path)
+    prepare = [experiment, "prepare", *smoke(experiment), "--workspace", tmp_path / "w"]
+    refuses(cli(*prepare, "--data.root", raw), 3, "5 of ", "and 2 more")
+
+
+def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
+    for verb in ("fit", "validate", "prepare", "generate", "evaluate"):
+        result = cli(experiment, verb, "--help")
+        assert result.code == 0 and "--data.root" in result.out
+
+
+def test_a_shipped_config_of_every_size_says_its_compute(experiment: str) -> None:
+    for size in ("smoke", "cpu", "default"):
+        head = (ROOT / "experiments" / experiment / f"configs/{size}.yaml").read_text()
+        assert head.startswith(f"# make train EXP={experiment} CONFIG={size}\n# Compute: ")
+        assert "Expected:" in head.split("\n\n")[0]

@@ -1,0 +1,34 @@
+"""Every configuration file parses, and so does every overlay on top of another."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from running import EXPERIMENTS, ROOT, Cli, smoke
+
+OWN = [p for name in EXPERIMENTS for p in sorted((ROOT / f"experiments/{name}/configs").iterdir())]
+MACHINES = sorted(p for p in (ROOT / "common/configs").glob("*.yaml") if p.stem != "base")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", OWN, ids=_name)
+def test_a_config_of_an_experiment_parses(path: Path, cli: Cli) -> None:
+    experiment = path.parent.parent.name
+    result = cli(experiment, "fit", *smoke(experiment), "--config", path, "--print_config")
+    assert result.code == 0, result.err
+    printed = yaml.safe_load(result.out)
+    for group, values in yaml.safe_load(path.read_text()).items():
+        if group in ("data", "budget"):
+            assert {k: printed[group][k] for k in values} == values
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=_name)
+def test_a_machine_overlay_parses_on_every_experiment(
+    path: Path, experiment: str, cli: Cli
+) -> None:
+    result = cli(experiment, "fit", *smoke(experiment), "--config", path, "--print_config")
+    assert result.code == 0, result.err

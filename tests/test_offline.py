@@ -1,0 +1,117 @@
+"""No verb opens a connection to another machine, and training needs few libraries."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from running import ROOT, at, smoke
+
+# Python reads this file at the start of every process that finds it on its path.
+_WATCH = """
+import ipaddress, os, sys
+
+def watch(event, args):
+    if event == "socket.getaddrinfo":
+        host = args[0]
+    elif event in ("socket.connect", "socket.sendto") and isinstance(args[1], tuple):
+        host = args[1][0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    try:
+        local = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        local = name in ("localhost", os.uname().nodename)
+    if not local:
+        with open(os.environ["CONNECTIONS"], "a") as stream:
+            stream.write(f"{event} {name} {sys.argv}\\n")
+        raise OSError("connections are forbidden in this test")
+
+sys.addaudithook(watch)
+"""
+# Gone as if never installed: neither to be imported nor listed among the distributions.
+_BLOCK = """
+import importlib.metadata, sys
+
+MODULES = ("cv2", "albumentations", "torchvision", "torch_fidelity")
+DISTRIBUTIONS = ("opencv-python-headless", "albumentations", "torchvision", "torch-fidelity")
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in MODULES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+find = importlib.metadata.Distribution.from_name.__func__
+
+def from_name(cls, name):
+    if name.replace("_", "-") in DISTRIBUTIONS:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(cls, name)
+
+importlib.metadata.Distribution.from_name = classmethod(from_name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def start_with(folder: Path, code: str) -> dict[str, str]:
+    (folder / "sitecustomize.py").write_text(code)
+    kept = {k: v for k, v in os.environ.items() if k != "SYNTHETIC_MICROSCOPY_RUN"}
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return kept | {"PYTHONPATH": path, "CONNECTIONS": str(folder / "connections.txt")}
+
+
+def python(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, env=env, check=False
+    )
+
+
+def test_the_watch_sees_a_connection(tmp_path: Path) -> None:
+    env = start_with(tmp_path, _WATCH)
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    assert "forbidden" in python("-c", code, env=env).stderr
+    assert "192.0.2.1" in (tmp_path / "connections.txt").read_text()
+
+
+def test_no_verb_connects_to_another_machine(experiment: str, tmp_path: Path) -> None:
+    env = start_with(tmp_path, _WATCH)
+    script = str(ROOT / "experiments" / experiment / "cli.py")
+    where = at(tmp_path / "w", "offline")
+    for verb, *more in (
+        ("prepare", *smoke(experiment), "--workspace", str(tmp_path / "w")),
+        ("fit", *smoke(experiment), *where, "--tracking.wandb", "offline"),
+        ("generate", *where, "--n", "12"),
+        ("evaluate", *where),
+    ):
+        done = python(script, verb, *more, env=env)
+        assert done.returncode == 0, done.stderr
+    done = python("-m", "common.report", "--workspace", str(tmp_path / "w"), env=env)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "connections.txt").exists()
+    assert list((tmp_path / "w/runs").rglob("*.wandb"))
+
+
+@pytest.mark.slow
+def test_online_tracking_without_a_key_is_refused_at_once(experiment: str, tmp_path: Path) -> None:
+    env = start_with(tmp_path, _WATCH) | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    env.pop("WANDB_API_KEY", None)
+    script = str(ROOT / "experiments" / experiment / "cli.py")
+    fit = ["fit", *smoke(experiment), *at(tmp_path, "x"), "--tracking.wandb", "online"]
+    done = python(script, *fit, env=env)
+    assert done.returncode == 2 and "WANDB_API_KEY" in done.stderr
+    assert not (tmp_path / "connections.txt").exists()
+
+
+def test_training_on_a_prepared_set_needs_no_image_libraries(
+    trained: Path, experiment: str, tmp_path: Path
+) -> None:
+    env = start_with(tmp_path, _BLOCK)
+    (prepared,) = trained.glob("data/processed/*/")
+    script = str(ROOT / "experiments" / experiment / "cli.py")
+    data = ["--data.root", str(prepared)]
+    done = python(script, "fit", *smoke(experiment), *data, *at(tmp_path, "lean"), env=env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / experiment / "lean/checkpoints/best.ckpt").is_file()
