@@ -71,7 +71,8 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         # Without it a configuration that changes nothing of the model would have to name it.
         path = f"{self._model_class.__module__}.{self._model_class.__qualname__}"
-        parser.set_defaults({"model": {"class_path": path}})
+        card = self._datamodule_class.default_card
+        parser.set_defaults({"model": {"class_path": path}, "data.card": card})
         parser.link_arguments("workspace", "data.workspace")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         self._link_model(parser)

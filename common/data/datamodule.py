@@ -153,7 +153,8 @@ class ImageDataModule(pl.LightningDataModule):
         Args:
             count: images.
             seed: of the first image; image k has ``seed + k``.
-            labels: "data" (class frequencies of the training split), "balanced", or one class.
+            labels: "data" (class frequencies of the training split), "balanced" (the classes in
+                turn), or one class.
         """
         seeds = range(seed, seed + count)
         chosen = [self._label(value, labels) for value in seeds]
@@ -209,7 +210,9 @@ class ImageDataModule(pl.LightningDataModule):
                 "is neither data, balanced nor a class",
                 f"choose from {', '.join(self.facts['classes'])}",
             )
-        weights = np.array([counts[name] if labels == "data" else 1.0 for name in present])
+        if labels == "balanced":
+            return self.facts["classes"].index(present[seed % len(present)])
+        weights = np.array([counts[name] for name in present], float)
         chosen = _generator(seed, "label").choice(len(present), p=weights / weights.sum())
         return self.facts["classes"].index(present[chosen])
 

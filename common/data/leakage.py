@@ -120,8 +120,12 @@ def audit(
     return [*leaks.values(), *contradictions.values()]
 
 
-def refuse_leaks(leaks: Sequence[Leak]) -> None:
-    """Raises if there is any leak; names the first few, the caller's report holds all.
+def refuse_leaks(leaks: Sequence[Leak], report: str = "") -> None:
+    """Raises if there is any leak; names the first few.
+
+    Args:
+        leaks: from `audit`.
+        report: file that holds all of them, as messages show it.
 
     Raises:
         UserError: ``leaks`` is not empty.
@@ -130,12 +134,13 @@ def refuse_leaks(leaks: Sequence[Leak]) -> None:
         return
     shown = "".join(f"\n  {leak}" for leak in leaks[:_SHOWN])
     more = f"\n  and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+    where = f" (all are in {report})" if report else ""
     count = "1 pair of images leaks" if len(leaks) == 1 else f"{len(leaks)} pairs of images leak"
     raise UserError(
         Exit.INPUT,
         leaks[0].second,
         f"{count} between splits or contradict each other:{shown}{more}",
-        "keep one of each pair, correct its label, or name its `group` in the data card",
+        f"keep one of each pair{where}, correct its label, or name its `group` in the data card",
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 SPLITS = ("train", "val", "test")
+# File names need not be UTF-8; Python's own way to carry such bytes in text.
+_ERRORS = "surrogateescape"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Sample:
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Writes one row a sample, in the order given."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors=_ERRORS) as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Sample)])
         writer.writeheader()
         writer.writerows(asdict(sample) for sample in samples)
@@ -49,7 +51,7 @@ def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
 
 def read_manifest(path: Path) -> list[Sample]:
     """Reads what `write_manifest` wrote."""
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8", errors=_ERRORS) as stream:
         return [_from_row(row) for row in csv.DictReader(stream)]
 
 

@@ -5,8 +5,6 @@ Imports no image library: a machine that only trains on prepared data need not h
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from common.data.cards import Card
 from common.data.manifest import SPLITS, Sample
 from common.data.prepared import Prepared
+from common.data.whole_folder import whole_folder
 from common.errors import Exit, UserError, relative
 
 if TYPE_CHECKING:
@@ -107,14 +106,8 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
     if target.is_dir():
         return
     print(f"no --data.root: simulating {data.simulated_images} images", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with whole_folder(target) as partial:
         data.simulate(partial)
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _raw_root(data: "ImageDataModule") -> Path:

@@ -8,8 +8,6 @@ carries their hash.
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from common.data import leakage, packing, splits
+from common.data import findings, leakage, packing, splits
 from common.data.cards import Card
 from common.data.image_io import Image, read_image
 from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe
-from common.errors import Exit, UserError, relative
+from common.data.whole_folder import whole_folder
+from common.errors import UserError, relative
 from common.preprocess.geometry import fit_to_canvas
 
 
 def prepare(root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe) -> list[str]:
-    """Writes the prepared ``folder`` whole or not at all.
+    """Writes the prepared ``folder`` whole or not at all, and `<experiment>-report.json` beside it.
 
     Args:
         root: raw folder; only read.
@@ -41,19 +40,12 @@ def prepare(root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe)
         Remarks for the user: duplicates that were joined into one group, for example.
 
     Raises:
-        UserError: a file cannot be used, or a split that came with the data leaks.
+        UserError: a file cannot be used, a split that came with the data leaks, or the storage is
+            full or not writable.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        remarks = _write(root, partial, samples, recipe)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.chmod(0o755)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return remarks
+    report = folder.with_name(f"{recipe.experiment}-report.json")
+    with whole_folder(folder) as partial:
+        return _write(root, partial, samples, recipe, report)
 
 
 def planes(image: Image, card: Card) -> np.ndarray:
@@ -79,22 +71,28 @@ def planes(image: Image, card: Card) -> np.ndarray:
     return pixels
 
 
-def _write(root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe) -> list[str]:
+def _write(
+    root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe, report: Path
+) -> list[str]:
     with packing.Scratch(folder) as scratch:
-        checked = _read_all(root, samples, recipe, scratch.append)
+        checked, bad = _read_all(root, samples, recipe, scratch.append)
+        findings.write_findings(report, bad)
+        findings.refuse_bad_files(bad, root, len(samples), report)
         suffixes = recipe.card.derivative_suffixes
-        grouped, merged = leakage.merge_duplicates(checked, suffixes)
+        grouped, joined = leakage.merge_duplicates(checked, suffixes)
         fractions = (recipe.val_fraction, recipe.test_fraction)
         assigned = splits.assign_splits(grouped, fractions, recipe.split_seed)
-        leakage.refuse_leaks(leakage.audit(assigned, suffixes))
+        leaks = leakage.audit(assigned, suffixes)
+        findings.write_findings(report, bad, leaks, joined)
+        leakage.refuse_leaks(leaks, relative(report))
         indexed = _number(assigned)
         position = {sample.name: k for k, sample in enumerate(samples)}
         order = {s: [position[x.name] for x in of_split(indexed, s)] for s in SPLITS}
-        storage = scratch.pack(order)
+        storage = scratch.pack(order, recipe.card.window)
     write_manifest(folder / "manifest.csv", indexed)
     window = packing.window(recipe.card.window, storage, folder / "train.npy")
     _write_facts(folder, recipe, indexed, storage, window)
-    return [str(finding) for finding in merged]
+    return findings.remarks(joined, report)
 
 
 def _read_all(
@@ -102,7 +100,9 @@ def _read_all(
     samples: Sequence[Sample],
     recipe: Recipe,
     keep: Callable[[np.ndarray, int], None],
-) -> list[Sample]:
+) -> tuple[list[Sample], dict[str, str]]:
+    """Samples with what their files say, and what is wrong with those that cannot be used."""
+
     def read(sample: Sample) -> tuple[Sample, np.ndarray, int] | str:
         try:
             return _read(root, sample, recipe)
@@ -110,6 +110,8 @@ def _read_all(
             return error.problem
         except ValueError as error:
             return str(error)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
 
     checked, bad = [], {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -122,9 +124,7 @@ def _read_all(
                     continue
                 checked.append(result[0])
                 keep(result[1], result[2])
-    if bad:
-        raise _bad_files(root, bad, len(samples))
-    return checked
+    return checked, bad
 
 
 def _read(root: Path, sample: Sample, recipe: Recipe) -> tuple[Sample, np.ndarray, int]:
@@ -143,18 +143,6 @@ def _read(root: Path, sample: Sample, recipe: Recipe) -> tuple[Sample, np.ndarra
         pixels_sha256=leakage.pixels_digest(pixels),
     )
     return facts, fit_to_canvas(packing.scalable(pixels), recipe.image_size), image.bits
-
-
-def _bad_files(root: Path, bad: dict[str, str], total: int) -> UserError:
-    shown = "; ".join(f"{name} {problem}" for name, problem in list(bad.items())[:3])
-    more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-    return UserError(
-        Exit.INPUT,
-        relative(root),
-        f"{len(bad)} of {total} images cannot be used: {shown}{more}",
-        "mend or remove them, then run the same command again",
-        "nothing was prepared",
-    )
 
 
 def _number(samples: Sequence[Sample]) -> list[Sample]:

@@ -9,10 +9,14 @@ from torch.nn import functional as F
 from common.errors import Exit, UserError
 from common.networks.blocks import ResidualBlock, group_norm
 
-# Halvings between image and bottleneck; image sizes are multiples of 2 ** STAGES = 32 px.
-STAGES = 5
-# Side of the bottleneck grid that the latent vector is read from, whatever the image size.
-GRID = 4
+# Image sizes are multiples of this many pixels.
+SIZE_STEP = 32
+# Pixels of the image to one cell of the coarsest feature map.
+COARSEST = 8
+# Side and channels of the grid that z is read from and written to by one linear map. A ring of nine
+# doublets turns with the cilium: on a grid this fine its orientation is linear in z, on the usual
+# 4 x 4 grid the convolutions would have to invent it.
+MAX_GRID, GRID_CHANNELS = 16, 16
 
 
 class Condition(nn.Module):
@@ -41,7 +45,7 @@ class Encoder(nn.Module):
         image_size: side in pixels, a multiple of 32.
         num_channels: of the image; one more holds the mask.
         latent_dim: of z.
-        width: channels at half resolution, doubled at each further halving up to 8 x width.
+        width: channels at half resolution, doubled at each further halving.
         condition_dim: of the condition vector.
     """
 
@@ -50,14 +54,16 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = stage_widths(width)
-        grid = bottleneck_grid(image_size)
+        grid = grid_side(image_size)
         self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
+        self.context = ResidualBlock(widths[-1], widths[-1], condition_dim)
         self.norm = group_norm(widths[-1])
+        self.squeeze = nn.Conv2d(widths[-1], GRID_CHANNELS, 1)
         self.pool = nn.AdaptiveAvgPool2d(grid)
-        self.head = nn.Linear(widths[-1] * grid**2, 2 * latent_dim)
+        self.head = nn.Linear(GRID_CHANNELS * grid**2, 2 * latent_dim)
 
     def forward(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and unbounded log-variance, each [B, latent_dim], of image [B, C, H, W]."""
@@ -65,8 +71,8 @@ class Encoder(nn.Module):
         x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask], dim=1), 2))
         for block in self.blocks:
             x = block(F.avg_pool2d(x, 2), condition)
-        x = self.pool(F.silu(self.norm(x)))
-        mean, log_variance = self.head(x.flatten(1)).chunk(2, dim=1)
+        x = self.squeeze(F.silu(self.norm(self.context(x, condition))))
+        mean, log_variance = self.head(self.pool(x).flatten(1)).chunk(2, dim=1)
         return mean, log_variance
 
 
@@ -78,9 +84,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = stage_widths(width)[::-1]
-        self.side = image_size // 2**STAGES
-        self.grid = bottleneck_grid(image_size)
-        self.stem = nn.Linear(latent_dim + condition_dim, widths[0] * self.grid**2)
+        self.side = image_size // COARSEST
+        self.grid = grid_side(image_size)
+        self.stem = nn.Linear(latent_dim + condition_dim, GRID_CHANNELS * self.grid**2)
+        self.expand = nn.Conv2d(GRID_CHANNELS, widths[0], 1)
+        self.context = ResidualBlock(widths[0], widths[0], condition_dim)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
@@ -90,30 +98,31 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
         """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim]."""
         x = self.stem(torch.cat([z, condition], dim=1))
-        x = x.view(len(z), -1, self.grid, self.grid)
+        x = self.expand(x.view(len(z), GRID_CHANNELS, self.grid, self.grid))
         if self.side != self.grid:
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
+        x = self.context(x, condition)
         for block in self.blocks:
             x = block(F.interpolate(x, scale_factor=2, mode="nearest"), condition)
         return F.pixel_shuffle(self.head(F.silu(self.norm(x))), 2)
 
 
 def stage_widths(width: int) -> list[int]:
-    """Channels from half resolution to the bottleneck: width x 1, 2, 4, 8, 8."""
-    return [width * factor for factor in (1, 2, 4, 8, 8)]
+    """Channels at 1/2, 1/4 and 1/8 of the resolution: width x 1, 2, 4."""
+    return [width * factor for factor in (1, 2, 4)]
 
 
-def bottleneck_grid(image_size: int) -> int:
+def grid_side(image_size: int) -> int:
     """Side of the grid that z is read from and written to.
 
     Raises:
         UserError: ``image_size`` is not a positive multiple of 32.
     """
-    if image_size < 2**STAGES or image_size % 2**STAGES:
+    if image_size < SIZE_STEP or image_size % SIZE_STEP:
         raise UserError(
             Exit.USAGE,
             f"--data.image_size {image_size}",
-            f"is not a multiple of {2**STAGES} px",
+            f"is not a multiple of {SIZE_STEP} px",
             "choose 64, 96, 128, 224, 448 or another one",
         )
-    return min(GRID, image_size // 2**STAGES)
+    return min(MAX_GRID, image_size // COARSEST)

@@ -1,0 +1,135 @@
+"""How fast an experiment trains here, and what each speed setting brings.
+
+Every figure is the training rate that a real `fit` logged, validation left out. Rounds are
+interleaved: a machine that gets slower in between does so for all settings alike.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from common.data.datamodule import PROJECT
+from common.data.prepared import Prepared
+from common.data.sampler import EpochSampler
+from common.errors import Exit, UserError, exit_on_user_error
+from common.runs.hardware import has_native_bf16
+
+_ALL_OFF = {"allocator": "false", "fused_optimizer": "false", "channels_last": "false",
+            "precision": "32-true"}  # fmt: skip
+
+
+def arms(native_bf16: bool) -> dict[str, dict[str, str]]:
+    """Settings to compare: everything on, each one off, everything off."""
+    full = {name: "true" for name in ("allocator", "fused_optimizer", "channels_last")}
+    full["precision"] = "bf16-mixed" if native_bf16 else "32-true"
+    found = {"all": full}
+    for name, off in _ALL_OFF.items():
+        if full[name] != off:
+            found[f"without {name}"] = full | {name: off}
+    return found | {"none": _ALL_OFF}
+
+
+def training_rate(
+    experiment: str, config: str, workspace: Path, settings: dict[str, str], images: int
+) -> float:
+    """Images/s of the fastest epoch of a real run: the others hold warm-up and disturbances.
+
+    Raises:
+        UserError: the run failed.
+    """
+    run = f"bench-{time.monotonic_ns()}"
+    script = PROJECT / "experiments" / experiment / "cli.py"
+    options = [word for name, value in settings.items() for word in (f"--hardware.{name}", value)]
+    command = [
+        *(sys.executable, str(script), "fit", "--config", config, "--run", run),
+        *("--workspace", str(workspace), "--tracking.wandb", "disabled", "--preview.count", "0"),
+        *("--budget.images_seen", str(images), *options),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(Exit.BUG, f"bench {experiment}", done.stderr[-500:], "train it first")
+    with (workspace / "runs" / experiment / run / "metrics.csv").open(newline="") as stream:
+        rates = [
+            float(r["value"]) for r in csv.DictReader(stream) if r["name"].endswith("images_per_s")
+        ]
+    return max(rates)
+
+
+def loader_rate(prepared: Path, batch_size: int, policy: str, seconds: float = 5.0) -> float:
+    """Images/s that the dataset alone delivers, augmented, in one process."""
+    dataset = Prepared.open(prepared).dataset("train", policy)
+    keys = list(EpochSampler(len(dataset), shuffle=True, multiple_of=batch_size))
+    batches = [keys[k : k + batch_size] for k in range(0, len(keys), batch_size)]
+    dataset.__getitems__(batches[0])
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        dataset.__getitems__(batches[done % len(batches)])
+        done += 1
+    return done * batch_size / (time.perf_counter() - start)
+
+
+def start_seconds(experiment: str) -> float:
+    """Seconds that the command line takes to say its help."""
+    script = PROJECT / "experiments" / experiment / "cli.py"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, str(script), "fit", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment")
+    parser.add_argument("--config", default="cpu", help="size to train")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=2200, help="of one training run")
+    options = parser.parse_args(arguments)
+    config = str(PROJECT / f"experiments/{options.experiment}/configs/{options.config}.yaml")
+    with exit_on_user_error(), tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder)
+        rates: dict[str, list[float]] = {}
+        for _ in range(options.rounds):
+            for name, settings in arms(has_native_bf16(_kind())).items():
+                rate = training_rate(
+                    options.experiment, config, workspace, settings, options.images
+                )
+                rates.setdefault(name, []).append(rate)
+                print(f"{name:24} {rate:8.1f} images/s", flush=True)
+        (prepared,) = workspace.glob("data/processed/*/")
+        result = {
+            "hardware": f"{os.cpu_count()} CPU cores, {_kind()}, torch {torch.__version__}",
+            "config": options.config,
+            "training_images_per_s": {n: statistics.median(v) for n, v in rates.items()},
+            "loader_images_per_s": loader_rate(prepared, 32, "d4"),
+            "start_s": statistics.median(start_seconds(options.experiment) for _ in range(3)),
+        }
+    _print(result)
+
+
+def _kind() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _print(result: dict) -> None:
+    rates = result["training_images_per_s"]
+    print(f"\n{result['hardware']}; CONFIG={result['config']}; median of rounds")
+    for name, rate in rates.items():
+        print(f"{name:24} {rate:8.1f} images/s   all/this {rates['all'] / rate:5.2f}")
+    loader = result["loader_images_per_s"]
+    print(f"{'loader alone':24} {loader:8.1f} images/s   {loader / rates['all']:.1f} x training")
+    print(f"{'command line start':24} {result['start_s']:8.1f} s")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
