@@ -59,7 +59,8 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 	@$(MAKE) --no-print-directory report
 
 test: $(READY) ## the tests that CI runs
-	@$(RUNNER) -m ruff check .
+	@$(RUNNER) -m ruff check --quiet .
+	@$(RUNNER) -m ruff format --check --quiet .
 	@$(RUNNER) -m pytest -q -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes

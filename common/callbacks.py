@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import yaml
+from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import SaveConfigCallback
 from torch import Tensor
 
 from common.data.canvas import crop_to_mask
 from common.data.image_io import write_ome_tiff, write_png
+from common.errors import Exit, UserError
 from common.runs.folder import RunFolder
+
+# Channels and pixel types that PNG holds; the first two by default.
+_PNG = ((1, "uint8"), (1, "uint16"), (3, "uint8"))
 
 
 class ImagesSeen(Callback):
@@ -25,7 +31,7 @@ class ImagesSeen(Callback):
         images_seen: the run stops when this many were seen; 0 leaves it to ``trainer.max_epochs``.
     """
 
-    def __init__(self, images_seen: int = 0) -> None:
+    def __init__(self, images_seen: NonNegativeInt = 0) -> None:
         self.budget = images_seen
         self.count = 0
         self._started = (0.0, 0)
@@ -39,9 +45,10 @@ class ImagesSeen(Callback):
         """Restores the count."""
         self.count = state_dict["count"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Publishes the restored count."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Publishes the restored count, before other callbacks ask for it."""
         self._publish(trainer)
+        self._stop_when_spent(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -58,8 +65,7 @@ class ImagesSeen(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         """Stops the run when the budget is spent."""
-        if self.budget and self.count >= self.budget:
-            trainer.should_stop = True
+        self._stop_when_spent(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the rate of the epoch, its validation left out."""
@@ -75,6 +81,10 @@ class ImagesSeen(Callback):
         started, count = self._started
         self._rate = (self.count - count) / max(time.perf_counter() - started, 1e-9)
 
+    def _stop_when_spent(self, trainer: pl.Trainer) -> None:
+        if self.budget and self.count >= self.budget:
+            trainer.should_stop = True
+
     def _publish(self, trainer: pl.Trainer) -> None:
         trainer.images_seen = self.count
         for logger in trainer.loggers:
@@ -89,7 +99,7 @@ class PreviewGrid(Callback):
         seed: of the first.
     """
 
-    def __init__(self, count: int = 20, seed: int = 0) -> None:
+    def __init__(self, count: NonNegativeInt = 20, seed: NonNegativeInt = 0) -> None:
         self.count = count
         self.seed = seed
         self.folder: RunFolder | None = None
@@ -120,16 +130,25 @@ class ImageWriter(Callback):
     Args:
         folder: receives ``<name>.png``, or ``<name>.ome.tiff`` for several channels.
         facts: of the training data: window, storage, channels, pixel size.
-        file_format: "png", "tiff", or "auto" (PNG for one channel).
+        file_format: "png", "tiff", or "auto" (PNG for one channel of 8 or 16 bits).
+
+    Raises:
+        UserError: the pixels of these data do not go into PNG, which was asked for.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], file_format: str = "auto") -> None:
         self.folder = folder
         self.facts = facts
-        single = len(facts["channels"]) == 1
-        self.suffix = (
-            ".png" if file_format == "png" or (file_format == "auto" and single) else (".ome.tiff")
-        )
+        kind = (len(facts["channels"]), facts["storage"]["source"])
+        if file_format == "png" and kind not in _PNG:
+            raise UserError(
+                Exit.USAGE,
+                "--file_format png",
+                f"cannot hold {kind[0]} channels of {kind[1]}, the type of the data",
+                "leave it out or choose tiff",
+            )
+        png = kind in _PNG[:2] if file_format == "auto" else file_format == "png"
+        self.suffix = ".png" if png else ".ome.tiff"
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -165,9 +184,12 @@ class RunConfig(SaveConfigCallback):
         for key in ("config", "run", "resume", "ckpt_path", "weights_only", "workspace"):
             config.pop(key, None)
         text = self.parser.dump(config, skip_unset=False, skip_validation=True)
-        self.folder.config.write_text(text, encoding="utf-8")
+        # Resuming on a full disk must not cost the run its configuration.
+        partial = self.folder.config.with_suffix(".part")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.folder.config)
         for logger in trainer.loggers:
-            logger.log_hyperparams(config.as_dict())
+            logger.log_hyperparams(yaml.safe_load(text))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -22,7 +22,12 @@ from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.progress import ImagesProgress
 from common.runs import metrics_csv
-from common.runs.checkpoints import DurableCheckpointIO, LastCheckpoint, load_checkpoint
+from common.runs.checkpoints import (
+    DurableCheckpointIO,
+    LastCheckpoint,
+    load_checkpoint,
+    load_weights,
+)
 from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.hardware import Hardware
@@ -33,8 +38,7 @@ from common.trainer import ExperimentTrainer
 
 BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
 # Verbs that work on a run that exists, with the configuration it was trained with.
-_ON_A_RUN = ("generate", "evaluate", "validate")
-_NEXT = "make {verb} EXP={exp} RUN={run}{extra}"
+_ON_A_RUN = ("generate", "evaluate")
 
 
 class Parser(LightningArgumentParser):
@@ -79,10 +83,9 @@ class ExperimentCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """`test` is missing on purpose: only `evaluate` reads the held-out split."""
+        """`validate` and `test` are missing: `fit` does the one, `evaluate` alone the other."""
         return {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": {"model", "dataloaders", "datamodule"},
             "prepare": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
@@ -129,7 +132,7 @@ class ExperimentCLI(LightningCLI):
         config["trainer"]["callbacks"] = [*(config["trainer"]["callbacks"] or []), *self._extra()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             problem = f"this machine cannot do that: {error}".splitlines()[0]
             raise UserError(Exit.USAGE, "--trainer", problem, "see make train HW=") from error
         trainer.folder = self.folder
@@ -149,6 +152,7 @@ class ExperimentCLI(LightningCLI):
         if config["resume"]:
             path = self.folder.checkpoints / "last.ckpt"
             checkpoint = load_checkpoint(path)
+            load_weights(self.model, checkpoint, path)
             seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
             metrics_csv.truncate(self.folder.metrics, seen)
             done = f"epoch {checkpoint['epoch'] + 1}, {seen} images seen"
@@ -157,19 +161,42 @@ class ExperimentCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where things are and what comes next."""
-        if not self.trainer.is_global_zero:
-            return
-        exp, run = self.experiment, self.folder.run_id
         previews = sorted(self.folder.previews.glob("*.png"))
-        print(f"checkpoint: {self.folder.shown(self.folder.checkpoints / 'best.ckpt')}")
+        self._say("checkpoint", self.folder.checkpoints / "best.ckpt")
         if previews:
-            print(f"preview:    {self.folder.shown(previews[-1])}")
-        print("next:       " + _NEXT.format(verb="generate", exp=exp, run=run, extra=" N=100"))
+            self._say("preview", previews[-1])
+        self._next("generate", "N=100")
+
+    def after_generate(self) -> None:
+        """Says where the images are and what comes next."""
+        self._say("samples", self.folder.samples)
+        self._next("evaluate")
+
+    def after_evaluate(self) -> None:
+        """Says where the numbers are and what comes next."""
+        self._say("records", self.folder.records)
+        self._next("report")
+
+    def after_prepare(self) -> None:
+        """Says what comes next."""
+        self._next("train")
 
     @property
     def experiment(self) -> str:
         """Name of the experiment's folder."""
         return Path(inspect.getfile(self._datamodule_class)).parent.name
+
+    @rank_zero_only
+    def _say(self, noun: str, path: Path) -> None:
+        print(f"{noun + ':':12}{self.folder.shown(path)}", flush=True)
+
+    @rank_zero_only
+    def _next(self, verb: str, *words: str) -> None:
+        run = [f"RUN={self.folder.run_id}"] if self.folder.run_id and verb != "report" else []
+        elsewhere = self.folder.workspace != PROJECT
+        args = [f'ARGS="--workspace {self.folder.workspace}"'] if elsewhere else []
+        target = ["report"] if verb == "report" else [verb, f"EXP={self.experiment}"]
+        print(f"{'next:':12}make {' '.join([*target, *run, *words, *args])}", flush=True)
 
     def _link_model(self, parser: LightningArgumentParser) -> None:
         """Gives the module what the data fix, where it has such an argument."""

@@ -1,16 +1,18 @@
 """One way to tell a user what went wrong: one sentence, one exit code, no traceback."""
 
+import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_QUOTED = re.compile(r"error\[(\d)\]: (.+?): (.+?); (.+)")
+_QUOTED = re.compile(r"error\[([0-7])\]: (.+?): (.+?); (.+)")
+# What the operating system says when a disk is full, a quota is spent or a folder is locked.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Exit(IntEnum):
@@ -49,8 +51,12 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         parts = [self.problem, self.kept, self.remedy]
-        text = f"{visible(self.subject)}: {'; '.join(part for part in parts if part)}"
-        return f"error[{int(self.code)}]: {text}"
+        text = f"{self.subject}: {'; '.join(part for part in parts if part)}"
+        return f"error[{int(self.code)}]: {visible(text)}"
+
+    def __reduce__(self) -> tuple[type, tuple[Exit, str, str, str, str]]:
+        """Lets it cross from a worker process; an exception is otherwise rebuilt from its text."""
+        return UserError, (self.code, self.subject, self.problem, self.remedy, self.kept)
 
 
 def quoted_error(text: str) -> UserError | None:
@@ -73,25 +79,46 @@ def relative(path: str | Path) -> str:
     path = Path(path)
     try:
         return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else _tail(path)
-    except OSError:
+    # A link in a circle is a RuntimeError, a zero byte in the name a ValueError.
+    except (OSError, RuntimeError, ValueError):
         return _tail(path)
 
 
-@contextmanager
-def exit_on_user_error(log: Path | None = None) -> Iterator[None]:
-    """Turns a `UserError` into its message on stderr and its exit code.
+def require_positive(group: str, **values: float) -> None:
+    """Refuses options ``--<group>.<name>`` that are not above 0.
 
-    Args:
-        log: file that receives the traceback, which the terminal does not.
+    Raises:
+        UserError: names the first of them.
     """
+    for name, value in values.items():
+        if not value > 0:
+            problem = "is not positive"
+            raise UserError(Exit.USAGE, f"--{group}.{name} {value}", problem, "give one above 0")
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turns a `UserError`, also a worker's, or a refusing disk into one message and exit code."""
     try:
         yield
-    except UserError as error:
-        if log is not None and log.parent.is_dir():
-            with log.open("a", encoding="utf-8") as stream:
-                traceback.print_exception(error, file=stream)
-        print(str(error), file=sys.stderr)
-        sys.exit(int(error.code))
+    except (UserError, RuntimeError, OSError) as error:
+        known = _as_user_error(error)
+        if known is None:
+            raise
+        print(known, file=sys.stderr)
+        sys.exit(int(known.code))
+
+
+def _as_user_error(error: Exception) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        remedy = "free space or choose a folder that you may write to"
+        subject = relative(os.fsdecode(error.filename or "disk"))
+        known = UserError(Exit.STORAGE, subject, f"is refused ({error.strerror})", remedy)
+        return known if error.errno in _STORAGE else None
+    # A loader's worker process hands its errors over as text.
+    return quoted_error(str(error))
 
 
 def _tail(path: Path) -> str:

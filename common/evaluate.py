@@ -51,7 +51,7 @@ def evaluate_run(
     )
     records = evaluate(real, fake, network, context, biology_real, biology_fake)
     write_records(folder.records, records)
-    _show(records, folder)
+    _show(records)
     return records
 
 
@@ -98,11 +98,9 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _show(records: list[Record], folder: RunFolder) -> None:
+def _show(records: list[Record]) -> None:
     for record in records:
         print(f"{record.metric:34} {_value(record)}")
-    print(f"records: {folder.shown(folder.records)}")
-    print("next:    make report")
 
 
 def _value(record: Any) -> str:

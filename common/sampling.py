@@ -12,7 +12,8 @@ CHUNK = 8
 def seeded_noise(seeds: Tensor, *shape: int) -> Tensor:
     """Standard normal noise [B, *shape]; row k is a function of seed k, on any device.
 
-    Drawn on the CPU: generators of different devices give different numbers for one seed.
+    Drawn on the CPU: generators of different devices give different numbers for one seed. Seeds
+    count modulo 2 ** 32, which is all that torch's generator reads of them.
     """
     rows = [
         torch.randn(shape, generator=torch.Generator().manual_seed(int(seed)))

@@ -1,6 +1,7 @@
 """The only file that talks to W&B: what is sent, and what never is."""
 
-import os
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from common.runs.metrics_csv import MetricsCSV
 _SECRET = ("key", "token", "secret", "password")
 # With a key but no network W&B waits for minutes otherwise.
 _INIT_TIMEOUT_S = 30
+# Folders of an absolute path, wherever in a text it stands; the last part stays.
+_FOLDERS = re.compile(r"(?<![\w.~/\\])(?:~|[A-Za-z]:)?[/\\](?:[^/\\:;,'\"]+[/\\])+")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
     """`metrics.csv` first, then W&B unless it is disabled.
 
     Raises:
-        UserError: online was asked for without a key; W&B would prompt for one.
+        UserError: online was asked for without a key that works; W&B would prompt for one.
     """
     loggers: list[Logger] = [MetricsCSV(folder.metrics)]
     if tracking.wandb == "disabled":
@@ -45,7 +48,7 @@ def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
         raise UserError(
             Exit.USAGE,
             "--tracking.wandb online",
-            "no W&B key is set",
+            "no W&B key is set, or W&B does not answer to it",
             "run wandb login or set WANDB_API_KEY, or leave it offline and run wandb sync later",
         )
     return [*loggers, WandbRun(folder, tracking)]
@@ -57,6 +60,8 @@ class WandbRun(WandbLogger):
     def __init__(self, folder: RunFolder, tracking: Tracking) -> None:
         import wandb
 
+        # Its debug log would hold this machine's paths.
+        logging.getLogger("wandb").addFilter(_is_warning)
         settings = wandb.Settings(
             disable_git=True,
             disable_code=True,
@@ -79,12 +84,22 @@ class WandbRun(WandbLogger):
             settings=settings,
             resume="allow" if tracking.wandb == "online" else None,
         )
+        # Lightning passes it on unasked, and W&B warns that it has no effect.
+        self._wandb_init.pop("anonymous", None)
         self.images_seen = 0
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's own run object, started when first asked for."""
+        starts = self._experiment is None
+        run = super().experiment
+        if starts:
+            run.define_metric("*", step_metric="images_seen")
+        return run
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Against images seen, whatever Lightning counts."""
-        self.experiment.define_metric("*", step_metric="images_seen")
         self.experiment.log({**metrics, "images_seen": self.images_seen})
 
     @rank_zero_only
@@ -102,18 +117,26 @@ class WandbRun(WandbLogger):
 
 def public(value: Any, key: str = "") -> Any:
     """A configuration as others may see it: file names without folders, secrets masked."""
+    if any(word in key.lower() for word in _SECRET) and value is not None:
+        return "***"
     if isinstance(value, dict):
         return {name: public(item, str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [public(item, key) for item in value]
-    if any(word in key.lower() for word in _SECRET) and value is not None:
-        return "***"
-    if isinstance(value, (str, PurePath)) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value if isinstance(value, (bool, int, float, type(None))) else str(value)
+        return [public(item) for item in value]
+    if isinstance(value, (bool, int, float, type(None))):
+        return value
+    text = str(value)
+    return PurePath(text).name if PurePath(text).is_absolute() else _FOLDERS.sub("", text)
 
 
 def _has_key() -> bool:
     import wandb
 
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    try:
+        return wandb.login(prompt=False)
+    except wandb.errors.Error:
+        return False
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

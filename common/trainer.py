@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from common.callbacks import ImageWriter
 from common.data.datamodule import ImageDataModule
-from common.runs.checkpoints import load_checkpoint
+from common.errors import Exit, UserError, relative
+from common.runs.checkpoints import load_checkpoint, load_weights
 from common.runs.folder import RunFolder
 
 
@@ -42,8 +44,8 @@ class ExperimentTrainer(pl.Trainer):
         self,
         model: pl.LightningModule,
         datamodule: ImageDataModule,
-        n: int = 20,
-        seed: int = 0,
+        n: PositiveInt = 20,
+        seed: NonNegativeInt = 0,
         labels: str = "data",
         weights: Literal["best", "last"] = "best",
         file_format: Literal["auto", "png", "tiff"] = "auto",
@@ -57,7 +59,7 @@ class ExperimentTrainer(pl.Trainer):
             seed: of the first image; image k is made from ``seed + k`` and is always the same.
             labels: "data" (class frequencies of the training split), "balanced", or a class.
             weights: which of the run's checkpoints.
-            file_format: "auto" is PNG for one channel and OME-TIFF for several.
+            file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF.
         """
         from common.generation import clear_samples, write_samples_manifest
 
@@ -90,11 +92,25 @@ class ExperimentTrainer(pl.Trainer):
 
         datamodule.prepare_data()
         datamodule.setup("test")
+        _refuse_other_data(datamodule, self.folder)
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
 
 
+def _refuse_other_data(datamodule: ImageDataModule, folder: RunFolder) -> None:
+    """A changed data set is split anew: what is held out now may have been trained on."""
+    checkpoint = load_checkpoint(folder.checkpoints / "best.ckpt")
+    trained = checkpoint[type(datamodule).__qualname__]["facts"]["manifest_sha256"]
+    if trained != datamodule.facts["manifest_sha256"]:
+        raise UserError(
+            Exit.INPUT,
+            relative(datamodule.prepared.folder),
+            f"is not the data set that run {folder.run_id} was trained on",
+            "put the data back as they were, or train again on these",
+        )
+
+
 def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
     checkpoint: dict[str, Any] = load_checkpoint(path)
-    model.load_state_dict(checkpoint["state_dict"])
+    load_weights(model, checkpoint, path)
     datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])

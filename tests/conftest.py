@@ -1,6 +1,8 @@
 import common  # noqa: F401  isort: skip  (repairs the torchvision import before Lightning's)
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,15 @@ def workspace(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained workspace that a test may change."""
     shutil.copytree(trained, tmp_path / "workspace", symlinks=True)
     return tmp_path / "workspace"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a headless browser; where apt may, it is installed."""
+    if shutil.which("chromium") is None and shutil.which("apt-get") and os.geteuid() == 0:
+        for words in ("update -qq", "install -y -qq --no-install-recommends chromium"):
+            subprocess.run(["apt-get", *words.split()], capture_output=True, check=False)
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    return path

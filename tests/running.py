@@ -1,6 +1,7 @@
 """How tests run an experiment's command line."""
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,3 +40,16 @@ def smoke(experiment: str) -> list[str]:
 
 def at(workspace: Path, run: str) -> list[str]:
     return ["--workspace", str(workspace), "--run", run]
+
+
+def open_page(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]:
+    """The page as a browser understands it, and what the browser complained about."""
+    switches = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync "
+        "disable-background-networking disable-component-update enable-logging=stderr v=0 dump-dom"
+    )
+    command = [chromium, *(f"--{s}" for s in switches.split()), f"--user-data-dir={profile}"]
+    done = subprocess.run(
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

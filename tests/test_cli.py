@@ -37,6 +37,12 @@ def raw(trained: Path, tmp_path: Path) -> Path:
         (["--data.augment", "foo"], "foo"),
         (["--config", "not_there.yaml"], "not_there.yaml"),
         (["--trainer.accelerator", "tpu"], "torch_xla"),
+        (["--trainer.accelerator", "foo"], "foo"),
+        (["--hardware.threads", "-1"], "threads"),
+        (["--budget.images_seen", "-1"], "images_seen"),
+        (["--ema.ramp", "0"], "ramp"),
+        (["--preview.count", "-1"], "count"),
+        (["--run", "../elsewhere"], "elsewhere"),
     ],
 )
 def test_a_wrong_option_is_named(
@@ -60,6 +66,14 @@ def test_a_verb_without_its_run_says_what_runs_there_are(
     for verb in ("generate", "evaluate"):
         refuses(cli(experiment, verb, *at(trained, "nope")), 2, "nope", "there are: first")
         refuses(cli(experiment, verb, "--workspace", tmp_path), 2, "there are: none")
+
+
+@pytest.mark.parametrize("arguments", [["--n", "0"], ["--n", "-3"], ["--seed", "-1"]])
+def test_generate_refuses_numbers_that_mean_nothing(
+    trained: Path, experiment: str, arguments: list[str], cli: Cli
+) -> None:
+    result = cli(experiment, "generate", *at(trained, "first"), *arguments)
+    refuses(result, 2, arguments[0].strip("-"))
 
 
 def test_evaluate_before_generate_says_what_to_run(
@@ -145,7 +159,7 @@ def test_all_bad_images_are_counted_at_once(
 
 
 def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
-    for verb in ("fit", "validate", "prepare", "generate", "evaluate"):
+    for verb in ("fit", "prepare", "generate", "evaluate"):
         result = cli(experiment, verb, "--help")
         assert result.code == 0 and "--data.root" in result.out
 

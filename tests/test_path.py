@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import yaml
 
 from common.data.image_io import read_image
 from common.metrics.protocol import read_records
+from common.report import __main__ as report
 from common.runs.metrics_csv import CLOCK_METRICS
-from running import ROOT, Cli, at, smoke
+from running import ROOT, Cli, at, open_page, smoke
 
 
 def run_folder(workspace: Path, experiment: str, run: str) -> Path:
@@ -171,6 +173,26 @@ def test_the_held_out_split_is_first_read_by_evaluate(
     assert cli(experiment, "evaluate", *at(workspace, "blind")).code == 3
 
 
+def test_a_run_is_not_evaluated_on_data_that_were_split_anew(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    assert cli(experiment, "generate", *at(workspace, "first"), "--n", "3").code == 0
+    changed = ["--data.test_fraction", "0.4"]
+    result = cli(experiment, "evaluate", *at(workspace, "first"), *changed)
+    assert result.code == 3 and "is not the data set" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["cpu", "default"])
+def test_the_larger_sizes_take_a_step(experiment: str, size: str, tmp_path: Path, cli: Cli) -> None:
+    config = ROOT / "experiments" / experiment / f"configs/{size}.yaml"
+    few = ["--data.simulated_images", "40", "--data.batch_size", "2", "--data.num_workers", "0"]
+    budget = ["--budget.images_seen", "4", "--preview.count", "2", "--tracking.wandb", "disabled"]
+    result = cli(experiment, "fit", "--config", config, *few, *budget, *at(tmp_path, "one"))
+    assert result.code == 0, result.err
+    assert cli(experiment, "generate", *at(tmp_path, "one"), "--n", "2").code == 0
+
+
 def test_what_is_typed_beats_the_checkpoint(workspace: Path, experiment: str, cli: Cli) -> None:
     folder = run_folder(workspace, experiment, "first")
     rates = [k for k in _model_arguments(folder) if k == "lr" or k.endswith("_lr")]
@@ -218,3 +240,22 @@ def _subprocess(experiment: str, *args: str) -> None:
 
 def _model_arguments(folder: Path) -> dict[str, object]:
     return yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
+
+
+def test_the_report_shows_two_runs_side_by_side_in_a_browser(
+    workspace: Path, experiment: str, chromium: str, tmp_path: Path, cli: Cli
+) -> None:
+    other = ["--ema.half_life_images", "77"]
+    assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "other"), *other).code == 0
+    for run in ("first", "other"):
+        assert cli(experiment, "generate", *at(workspace, run), "--n", "12").code == 0
+        assert cli(experiment, "evaluate", *at(workspace, run)).code == 0
+    report.main(["--workspace", str(workspace)])
+    dom, complaints = open_page(chromium, workspace / "reports/index.html", tmp_path / "profile")
+    assert complaints == []
+    text = re.sub(r"<[^>]*>|\s", "", dom)
+    assert "ema.half_life_images" in text and "77" in text
+    for run in ("first", "other"):
+        assert f"Samples on fixed seeds of run {run}" in dom
+        for record in read_records(run_folder(workspace, experiment, run) / "records.jsonl"):
+            assert record.protocol[:6] in dom

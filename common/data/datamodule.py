@@ -64,12 +64,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _require_positive(
-            image_size=image_size,
-            batch_size=batch_size,
-            simulated_images=simulated_images,
-            simulated_size=simulated_size,
-        )
+        _require("--data.image_size", image_size, 1)
+        _require("--data.batch_size", batch_size, 1)
+        _require("--data.simulated_images", simulated_images, 1)
+        _require("--data.simulated_size", simulated_size, 1)
+        _require("--data.num_workers", num_workers, 0)
         self.root = root
         self.card: Card = load_card(card or self.default_card)
         self.image_size = image_size
@@ -125,12 +124,15 @@ class ImageDataModule(pl.LightningDataModule):
             self.prepared = ensure_prepared(self)
 
     def setup(self, stage: str) -> None:
-        """Finds the prepared folder; opens no pixels."""
+        """Finds the prepared folder; opens no pixels.
+
+        Raises:
+            UserError: there is none, or it was prepared for another configuration.
+        """
         if self.plan is not None:
             return
         if self.prepared is None:
             self.prepared = Prepared.open(prepared_folder(self))
-        expected = len(self.card.channels)
         for name in ("train", "val"):
             if not self.prepared.samples(name):
                 raise UserError(
@@ -139,13 +141,19 @@ class ImageDataModule(pl.LightningDataModule):
                     f"the {name} split is empty",
                     "lower --data.test_fraction and --data.val_fraction or add images",
                 )
-        if len(self.prepared.facts["channels"]) != expected:
-            raise UserError(
-                Exit.INPUT,
-                relative(self.prepared.folder),
-                f"holds {len(self.prepared.facts['channels'])} channels, the card {expected}",
-                "prepare the data again with this card",
-            )
+        expected = {
+            "channels": list(self.card.channels),
+            "classes": list(self.card.classes),
+            "image_size": self.image_size,
+        }
+        for name, value in expected.items():
+            if self.facts[name] != value:
+                raise UserError(
+                    Exit.INPUT,
+                    relative(self.prepared.folder),
+                    f"was prepared with {name} {self.facts[name]}, not {value}",
+                    "correct the configuration, or prepare the raw images again",
+                )
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Decides what `generate` makes: ``count`` images from ``seed`` on.
@@ -155,7 +163,12 @@ class ImageDataModule(pl.LightningDataModule):
             seed: of the first image; image k has ``seed + k``.
             labels: "data" (class frequencies of the training split), "balanced" (the classes in
                 turn), or one class.
+
+        Raises:
+            UserError: no image is asked for, a seed is negative, or there is no such class.
         """
+        _require("--n", count, 1)
+        _require("--seed", seed, 0)
         seeds = range(seed, seed + count)
         chosen = [self._label(value, labels) for value in seeds]
         size = int(self.facts["image_size"])
@@ -256,12 +269,11 @@ def _generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise UserError(
-                Exit.USAGE,
-                f"--data.{name} {value}",
-                "is not positive",
-                "give a whole number above 0",
-            )
+def _require(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(
+            Exit.USAGE,
+            f"{option} {value}",
+            f"is below {least}",
+            f"give a whole number from {least} on",
+        )

@@ -37,7 +37,7 @@ class PackedDataset(Dataset[Batch]):
     Args:
         folder: prepared folder.
         split: "train", "val" or "test"; no other split's pixels are opened.
-        samples: rows of that split in packed order.
+        samples: rows of that split in packed order, each with a label of ``classes``.
         classes: index = label; empty where the data set has none.
         policy: augmentation, see `augment`.
         seed: of the run; the augmentation of an image depends on (seed, epoch, index) alone.
@@ -57,7 +57,8 @@ class PackedDataset(Dataset[Batch]):
         self.policy = policy
         self.seed = seed
         position = {name: k for k, name in enumerate(classes)}
-        self.labels = torch.tensor([position.get(sample.label, 0) for sample in samples])
+        labels = [position[sample.label] if position else 0 for sample in samples]
+        self.labels = torch.tensor(labels, dtype=torch.int64)
         self._pixels: np.ndarray | None = None
 
     @property
@@ -68,7 +69,7 @@ class PackedDataset(Dataset[Batch]):
             UserError: the file is missing or damaged.
         """
         if self._pixels is None:
-            self._pixels = _open_packed(self.path)
+            self._pixels = open_packed(self.path)
         return self._pixels
 
     def __len__(self) -> int:
@@ -125,9 +126,14 @@ def as_batch(batch: Batch) -> Batch:
     return batch
 
 
-def _open_packed(path: Path) -> np.ndarray:
+def open_packed(path: Path) -> np.memmap:
+    """Pixels of one split [N, C, H, W] as a memory map.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
-        return np.load(path, mmap_mode="r")
+        return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise UserError(
             Exit.INPUT,

@@ -52,8 +52,8 @@ def remarks(joined: Sequence[Leak], report: Path) -> list[str]:
     """One sentence a pair of joined duplicates, for the first few, and where all of them are."""
     if not joined:
         return []
-    shown = [f"one group because of the {leak}" for leak in joined[:_SHOWN]]
-    where = f"{len(joined)} duplicates joined in all, listed in {relative(report)}"
+    shown = [f"{leak} were kept in one split" for leak in joined[:_SHOWN]]
+    where = f"{len(joined)} pairs in all were kept in one split; {relative(report)} lists them"
     return [*shown, where] if _more(joined) else shown
 
 

@@ -132,14 +132,14 @@ def refuse_leaks(leaks: Sequence[Leak], report: str = "") -> None:
     """
     if not leaks:
         return
-    shown = "".join(f"\n  {leak}" for leak in leaks[:_SHOWN])
-    more = f"\n  and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+    shown = "; ".join(str(leak) for leak in leaks[:_SHOWN])
+    more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
     where = f" (all are in {report})" if report else ""
     count = "1 pair of images leaks" if len(leaks) == 1 else f"{len(leaks)} pairs of images leak"
     raise UserError(
         Exit.INPUT,
         leaks[0].second,
-        f"{count} between splits or contradict each other:{shown}{more}",
+        f"{count} between splits or contradict each other: {shown}{more}",
         f"keep one of each pair{where}, correct its label, or name its `group` in the data card",
     )
 

@@ -1,8 +1,10 @@
 """Pixels of a whole split in one memory-mapped file, kept as uint8 or uint16.
 
 The grey value of a stored number is ``stored * scale + offset``. Files of one unsigned type are
-stored as they are (scale 1, offset 0). Signed and floating types are mapped linearly onto 16 bits
-by the range found in the data; files of different unsigned types by the full scale of each.
+stored as they are (scale 1, offset 0). Signed and floating types are mapped linearly onto 16 bits,
+by the card's window where that is a pair of grey values, else by the range of the training split;
+beyond it the window would clip them anyway. Files of different unsigned types are mapped by the
+full scale of each, and refused where the window is in grey values, which then mean two things.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ class Storage:
         mapping: "identity", "full_scale" (types were mixed) or "linear" (signed or floating).
         scale: grey levels per stored unit.
         offset: grey level of a stored zero.
-        bits: significant bits of the grey values, the most of any file.
+        bits: significant bits of the grey values, the most of any file; at least 8.
         source: pixel type of the original files; generated images are written in it.
     """
 
@@ -46,8 +48,8 @@ class Scratch:
         self._path = folder / "scratch.bin"
         self._types: list[tuple[np.dtype, int]] = []
         self._offsets: list[int] = []
+        self._ranges: list[tuple[float, float]] = []
         self._shape: tuple[int, ...] = ()
-        self._low, self._high = np.inf, -np.inf
 
     def __enter__(self) -> "Scratch":
         self._stream = self._path.open("w+b")
@@ -65,32 +67,40 @@ class Scratch:
     def append(self, canvas: np.ndarray, bits: int) -> None:
         """Keeps one canvas [C, size, size]; ``bits`` are the significant bits of its file."""
         self._shape = canvas.shape
-        self._types.append((canvas.dtype, bits))
+        # 1, 2 and 4 bits come spread over the 8 of their pixel type.
+        self._types.append((canvas.dtype, max(bits, 8)))
         self._offsets.append(self._stream.tell())
-        self._low = min(self._low, float(canvas.min()))
-        self._high = max(self._high, float(canvas.max()))
+        self._ranges.append((float(canvas.min()), float(canvas.max())))
         self._stream.write(np.ascontiguousarray(canvas).tobytes())
 
-    def pack(self, order: dict[str, Sequence[int]]) -> Storage:
-        """Writes ``<split>.npy`` [N, C, size, size] for each split; ``order`` holds positions."""
-        storage = self._storage()
+    def pack(self, order: dict[str, Sequence[int]], rule: Any) -> Storage:
+        """Writes ``<split>.npy`` [N, C, size, size] for each split.
+
+        Args:
+            order: positions in arrival order, by split.
+            rule: for the window, see `window`.
+
+        Raises:
+            UserError: the pixel types cannot be brought together.
+        """
+        storage = self._storage(order["train"], rule)
         for split, positions in order.items():
-            shape = (len(positions), *self._shape)
-            packed = np.lib.format.open_memmap(
-                self._path.with_name(f"{split}.npy"), mode="w+", dtype=storage.dtype, shape=shape
-            )
-            for row, position in enumerate(positions):
-                packed[row] = self._stored(position, storage)
-            packed.flush()
+            header = {"descr": np.dtype(storage.dtype).str, "fortran_order": False,
+                      "shape": (len(positions), *self._shape)}  # fmt: skip
+            # Not a memory map: on a full disk that dies of a signal instead of raising an error.
+            with self._path.with_name(f"{split}.npy").open("wb") as stream:
+                np.lib.format.write_array_header_1_0(stream, header)
+                for position in positions:
+                    stream.write(self._stored(position, storage).astype(storage.dtype).tobytes())
         return storage
 
-    def _storage(self) -> Storage:
+    def _storage(self, training: Sequence[int], rule: Any) -> Storage:
         kinds = {str(dtype) for dtype, _ in self._types}
         bits = max(bits for _, bits in self._types)
         if len(kinds) == 1 and kinds <= {"uint8", "uint16"}:
             kind = kinds.pop()
             return Storage(kind, "identity", 1.0, 0.0, bits, kind)
-        if kinds <= {"uint8", "uint16"}:
+        if kinds <= {"uint8", "uint16"} and not _is_fixed(rule):
             return Storage("uint16", "full_scale", 1.0, 0.0, 16, "uint16")
         if len(kinds) > 1:
             raise UserError(
@@ -99,8 +109,9 @@ class Scratch:
                 f"mixes the pixel types {', '.join(sorted(kinds))}",
                 "convert the files to one type",
             )
-        scale = (self._high - self._low) / _FULL
-        return Storage("uint16", "linear", scale, self._low, bits, kinds.pop())
+        lows, highs = zip(*(self._ranges[k] for k in training), strict=True)
+        low, high = rule if _is_fixed(rule) else (min(lows), max(highs))
+        return Storage("uint16", "linear", (high - low) / _FULL, low, bits, kinds.pop())
 
     def _stored(self, position: int, storage: Storage) -> np.ndarray:
         dtype, bits = self._types[position]
@@ -111,7 +122,8 @@ class Scratch:
             return canvas
         if storage.mapping == "full_scale":
             return _to_full_scale(canvas, bits)
-        return np.rint((canvas.astype(np.float64) - storage.offset) / storage.scale)
+        stored = np.rint((canvas.astype(np.float64) - storage.offset) / storage.scale)
+        return stored.clip(0, _FULL)
 
 
 def scalable(pixels: np.ndarray) -> np.ndarray:
@@ -129,15 +141,19 @@ def window(rule: Any, storage: Storage, training: Path) -> tuple[float, float]:
             {"percentiles": [low, high]} of the training split, never of another one.
         storage: of the packed pixels.
         training: packed training split.
+
+    Raises:
+        UserError: the two are the same.
     """
-    if isinstance(rule, dict):
-        low, high = percentiles(np.load(training, mmap_mode="r"), rule["percentiles"])
-        return low * storage.scale + storage.offset, high * storage.scale + storage.offset
-    if rule != "dtype":
-        return float(rule[0]), float(rule[1])
-    if storage.mapping == "linear":
-        return storage.offset, storage.offset + storage.scale * _FULL
-    return 0.0, float(2**storage.bits - 1)
+    low, high = _window(rule, storage, training)
+    if low == high:
+        raise UserError(
+            Exit.INPUT,
+            "data set",
+            f"the window of the data card comes down to one grey value, {low:g}",
+            "widen `window` in the data card",
+        )
+    return low, high
 
 
 def percentiles(packed: np.ndarray, levels: Sequence[float]) -> tuple[float, ...]:
@@ -145,8 +161,25 @@ def percentiles(packed: np.ndarray, levels: Sequence[float]) -> tuple[float, ...
     counts = np.zeros(np.iinfo(packed.dtype).max + 1, np.int64)
     for image in packed:
         counts += np.bincount(image.ravel(), minlength=len(counts))
-    cumulative = np.cumsum(counts) / counts.sum()
-    return tuple(float(np.searchsorted(cumulative, level / 100)) for level in levels)
+    cumulative = np.cumsum(counts)
+    # At least one pixel: percentile 0 is the lowest grey value that occurs.
+    ranks = [max(1.0, level * int(cumulative[-1]) / 100) for level in levels]
+    return tuple(float(np.searchsorted(cumulative, rank)) for rank in ranks)
+
+
+def _is_fixed(rule: Any) -> bool:
+    return not isinstance(rule, str | dict)
+
+
+def _window(rule: Any, storage: Storage, training: Path) -> tuple[float, float]:
+    if isinstance(rule, dict):
+        low, high = percentiles(np.load(training, mmap_mode="r"), rule["percentiles"])
+        return low * storage.scale + storage.offset, high * storage.scale + storage.offset
+    if _is_fixed(rule):
+        return float(rule[0]), float(rule[1])
+    if storage.mapping == "linear":
+        return storage.offset, storage.offset + storage.scale * _FULL
+    return 0.0, float(2**storage.bits - 1)
 
 
 def _to_full_scale(canvas: np.ndarray, bits: int) -> np.ndarray:

@@ -130,16 +130,20 @@ def compare(records: Sequence[Record]) -> list[Record]:
     Raises:
         UserError: two records were measured differently; the differing fields are named.
     """
-    differing = [
+    if reasons := differing(records):
+        problem = f"numbers differ in {'; '.join(reasons)} and cannot be compared"
+        remedy = "evaluate both sides in the same way"
+        raise UserError(Exit.INPUT, records[0].metric, problem, remedy)
+    return sorted(records, key=lambda r: math.inf if r.value is None else r.value)
+
+
+def differing(records: Sequence[Record]) -> list[str]:
+    """The fields of the protocol in which records are unlike, each with its values."""
+    return [
         f"{name} ({', '.join(map(repr, values))})"
         for name in PROTOCOL_FIELDS
         if len(values := sorted({getattr(record, name) for record in records})) > 1
     ]
-    if differing:
-        problem = f"numbers differ in {'; '.join(differing)} and cannot be compared"
-        remedy = "evaluate both sides in the same way"
-        raise UserError(Exit.INPUT, records[0].metric, problem, remedy)
-    return sorted(records, key=lambda r: math.inf if r.value is None else r.value)
 
 
 def _to_line(record: Record) -> str:

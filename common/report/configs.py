@@ -39,12 +39,10 @@ def differing_keys(configs: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def data_set(config: Mapping[str, str]) -> str:
-    """Name of the data set: the file or folder under the first of the keys that `data` may use."""
-    for word in ("dataset", "card", "processed", "folder", "root"):
-        for key, value in config.items():
-            if re.fullmatch(rf"data\.(init_args\.)?{word}", key):
-                return Path(value).stem
-    return ""
+    """Name of the data card, and of the user's folder unless the data are simulated."""
+    card = Path(config.get("data.card", "")).name.removesuffix(".md")
+    root = config.get("data.root", "null")
+    return card if root == "null" else f"{card}: {Path(root).name}"
 
 
 def _flat(value: object, key: str, workspace: Path) -> Iterator[tuple[str, str]]:

@@ -215,9 +215,8 @@ def _strip(run: Run, album: Album) -> list[tuple[object, Picture]]:
 def _interval_plot(row: Row, identity: str) -> Markup | None:
     """Values of one row on one axis, where at least two runs have one."""
     points = []
-    for place, cell in enumerate(row.cells):
-        if cell and cell[-1].value is not None:
-            record = cell[-1]
+    for place, record in enumerate(row.cells):
+        if record and record.value is not None:
             low, high = (record.value if v is None else v for v in (record.low, record.high))
             if max(abs(low), abs(record.value), abs(high)) <= LARGEST:
                 points.append((place, record.value, low, high))
@@ -226,4 +225,4 @@ def _interval_plot(row: Row, identity: str) -> Markup | None:
     told = "; ".join(
         f"{charts.letter(place)} {charts.short_number(value)}" for place, value, *_ in points
     )
-    return charts.interval_chart(points, f"{row.metric} with intervals: {told}", identity)
+    return charts.interval_chart(points, f"{row.first.metric} with intervals: {told}", identity)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import Exit, UserError, relative
+from common.metrics.protocol import Record, read_records
 from common.report.configs import read_config
-from common.report.records import Record, read_records
 from common.report.text_files import damaged, whole_lines
 
 MISSING = {
@@ -108,9 +108,8 @@ def read_run(folder: Path, workspace: Path) -> Run:
     """
     notes = [f"No {name}: {then}." for name, then in MISSING.items() if _lacks(folder, name)]
     config, metrics, records = (folder / n for n in ("config.yaml", "metrics.csv", "records.jsonl"))
-    for path in (metrics, records):
-        if path.is_file() and not whole_lines(path)[1]:
-            notes.append(f"{path.name} ends in an unfinished line, which is left out.")
+    if metrics.is_file() and not whole_lines(metrics)[1]:
+        notes.append("metrics.csv ends in an unfinished line, which is left out.")
     return Run(
         experiment=folder.parent.name,
         name=folder.name,

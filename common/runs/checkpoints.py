@@ -1,9 +1,8 @@
 """Checkpoints: written whole or not at all, read only as data."""
 
+import contextlib
 import hashlib
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 os.fsync(stream.fileno())
             partial.replace(target)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             raise UserError(
                 Exit.STORAGE,
                 relative(target),
@@ -48,6 +46,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 "free space or make the folder writable, then go on with --resume true",
                 "the previous checkpoint is untouched",
             ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 class LastCheckpoint(Checkpoint):
@@ -64,8 +65,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves after validation and after all other callbacks of the epoch."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or trainer.should_stop:
+        epochs = trainer.current_epoch + 1
+        last = trainer.should_stop or epochs == trainer.max_epochs
+        if last or epochs % self.every_n_epochs == 0:
             trainer.save_checkpoint(self.path)
 
 
@@ -80,11 +82,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint["state_dict"], checkpoint["hyper_parameters"]
     except FileNotFoundError as error:
         raise _unusable(path, "does not exist", "name another run") from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError,
-            zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
+    except Exception as error:  # damaged bytes make the unpickler raise whatever they spell
         remedy = "use another checkpoint of the run"
         raise _unusable(path, "is damaged or no checkpoint of ours", remedy) from error
     return checkpoint
+
+
+def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
+    """Puts the checkpoint's averaged weights into ``model``.
+
+    Raises:
+        UserError: the model is built with other arguments than the one in ``path``.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        problem = "holds the weights of another model than the options ask for"
+        raise _unusable(path, problem, "leave out --model options") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -5,23 +5,27 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 
 class EMA(WeightAveraging):
-    """Averages all weights; the checkpoint's ``state_dict`` is the average.
+    """Averages weights and buffers; the checkpoint's ``state_dict`` is the average.
 
     After every step average = lerp(current, average, 0.5 ** (batch images / half-life), and the
     half-life grows with the run until it reaches its value (Karras et al. 2020, Appendix B, and
-    the ramp of their ADA code), so that short runs are not dominated by their first steps.
+    the ramp of their ADA code), so that short runs are not dominated by their first steps. What is
+    no floating number, a counter for instance, is copied.
 
     Args:
         half_life_images: images after which a weight's share in the average has halved.
         ramp: the half-life is at most this share of the images seen so far.
     """
 
-    def __init__(self, half_life_images: int = 10_000, ramp: float = 0.05) -> None:
+    def __init__(
+        self, half_life_images: NonNegativeInt = 10_000, ramp: PositiveFloat = 0.05
+    ) -> None:
         super().__init__(use_buffers=True, multi_avg_fn=self._lerp)
         self.half_life_images = half_life_images
         self.ramp = ramp
@@ -32,6 +36,8 @@ class EMA(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         """Averages with the weight that belongs to the number of images seen."""
+        if trainer.global_step == self._latest_update_step:
+            return  # gradients are still being accumulated
         images = trainer.images_seen
         half_life = min(self.half_life_images, self.ramp * images)
         self._weight = 1 - 0.5 ** ((images - self._last_images) / max(half_life, 1e-8))
@@ -43,5 +49,8 @@ class EMA(WeightAveraging):
         self._last_images = trainer.images_seen
 
     def _lerp(self, average: Sequence[Tensor], current: Sequence[Tensor], _: Tensor) -> None:
-        floating = [(a, c) for a, c in zip(average, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [c for _, c in floating], self._weight)
+        # They come grouped by type.
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, self._weight)
+        else:
+            torch._foreach_copy_(average, current)

@@ -1,6 +1,7 @@
 """The folder of one run and the names of what is in it."""
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +10,8 @@ from common.errors import Exit, UserError
 
 # Set once by the first process, so that the ranks it starts write into the same run.
 _RUN_ID = "SYNTHETIC_MICROSCOPY_RUN"
+# Empty for verbs that work on no run.
+_RUN_NAME = re.compile(r"(\w[\w. -]*)?")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,17 @@ class RunFolder:
     workspace: Path
     experiment: str
     run_id: str
+
+    def __post_init__(self) -> None:
+        """Refuses a name that leads elsewhere, or that W&B would not take.
+
+        Raises:
+            UserError: ``run_id`` is not the name of one folder.
+        """
+        if not _RUN_NAME.fullmatch(self.run_id):
+            problem = "is no name for a run"
+            remedy = "use letters, digits, spaces, - _ and ."
+            raise UserError(Exit.USAGE, f"--run {self.run_id}", problem, remedy)
 
     @property
     def path(self) -> Path:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _GIB = 1 << 30
+# glibc before 2.35 refuses a larger threshold for mmap.
+_OLD_LIMIT = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Hardware:
     fused_optimizer: bool = True
     channels_last: bool = True
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    threads: int = 0
+    threads: NonNegativeInt = 0
 
     def apply(self) -> None:
         """Sets what belongs to the process."""
@@ -51,7 +54,8 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _GIB)
+        if not mallopt(_M_MMAP_THRESHOLD, _GIB):
+            mallopt(_M_MMAP_THRESHOLD, _OLD_LIMIT)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, _GIB // 4)
 

@@ -63,13 +63,22 @@ class MetricsCSV(Logger):
 
 @rank_zero_only
 def truncate(path: Path, images_seen: int) -> None:
-    """Drops what was logged after ``images_seen``: a resumed run writes it again."""
+    """Drops what was logged after ``images_seen``: a resumed run writes it again.
+
+    A line that a full disk or a lost machine has cut short goes as well.
+    """
     if not path.is_file():
         return
-    with path.open(newline="", encoding="utf-8") as stream:
-        header, *rows = list(csv.reader(stream))
-    kept = [row for row in rows if int(row[0]) <= images_seen]
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        _, *lines = stream.readlines() or [""]
+    kept = [row for line in lines if (row := _row(line)) and int(row[0]) <= images_seen]
     partial = path.with_suffix(".part")
     with partial.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *kept])
+        csv.writer(stream).writerows([HEADER, *kept])
     partial.replace(path)
+
+
+def _row(line: str) -> list[str] | None:
+    row = next(csv.reader([line]), [])
+    whole = line.endswith("\n") and len(row) == len(HEADER) and row[0].isdecimal()
+    return row if whole else None

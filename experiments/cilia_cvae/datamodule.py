@@ -11,7 +11,11 @@ from common.data.splits import group_of
 from common.errors import Exit, UserError, relative
 from experiments.cilia_cvae import biology
 
-_SHIPPED = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_SHIPPED = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class CiliaDataModule(ImageDataModule):
@@ -22,12 +26,18 @@ class CiliaDataModule(ImageDataModule):
     def scan(self, root: Path) -> list[Sample]:
         """Images of the card's classes.
 
-        A class without a folder is left out; a folder that is no class but holds images, or a
-        class folder without one, is an error; folders without images are passed over.
+        A class without a folder is left out, and folders without images are passed over; a class
+        folder without an image, or an image that lies in no class folder, is an error.
         """
-        shipped = sorted(name for name in _SHIPPED if (root / name).is_dir())
-        folders = [(root / name, _SHIPPED[name]) for name in shipped] or [(root, "")]
-        return [s for folder, split in folders for s in self._scan_classes(root, folder, split)]
+        names = [path.relative_to(root) for path in find_images(root)]
+        lost = [name for name in names if self._class_of(name) is None]
+        if lost:
+            raise self._lost(lost)
+        filled = {folder for name in names for folder in name.parents}
+        for folder in sorted(p.relative_to(root) for p in (*root.glob("*"), *root.glob("*/*"))):
+            if (root / folder).is_dir() and folder not in filled and self._class_of(folder / "any"):
+                raise _empty(root / folder)
+        return [self._sample(name) for name in names]
 
     def simulate(self, root: Path) -> None:
         """Writes simulated cross-sections and `tables/ground_truth.csv`."""
@@ -39,36 +49,39 @@ class CiliaDataModule(ImageDataModule):
         """Doublets, central pair and dynein arms; see `biology`."""
         return biology.measure(image)
 
-    def _scan_classes(self, root: Path, folder: Path, split: str) -> list[Sample]:
-        samples = []
-        for entry in sorted(p for p in folder.iterdir() if p.is_dir()):
-            images = find_images(entry)
-            if entry.name in self.classes:
-                samples += [self._sample(root, path, entry.name, split) for path in images]
-                if not images:
-                    raise _empty(entry)
-            elif images:
-                raise self._unknown(entry, len(images))
-        return samples
+    def _class_of(self, name: Path) -> str | None:
+        """Class by the first folder, or by the second where that names a split."""
+        folders = name.parts[:-1]
+        inner = folders[1:] if _split(name) else folders
+        if not inner or inner[0] not in self.classes:
+            return None
+        # What lies below two classes or two splits says two things.
+        ambiguous = any(f in self.classes or f.lower() in _SHIPPED for f in inner[1:])
+        return None if ambiguous else inner[0]
 
-    def _sample(self, root: Path, path: Path, label: str, split: str) -> Sample:
-        name = path.relative_to(root).as_posix()
-        group = group_of(name, self.card.group, self.card.derivative_suffixes)
-        return Sample(name, group, label, split)
+    def _sample(self, name: Path) -> Sample:
+        key = name.as_posix()
+        group = group_of(key, self.card.group, self.card.derivative_suffixes)
+        return Sample(key, group, self._class_of(name), _split(name))
 
-    def _unknown(self, folder: Path, count: int) -> UserError:
+    def _lost(self, names: list[Path]) -> UserError:
+        more = f", nor do {len(names) - 1} more images" if len(names) > 1 else ""
         return UserError(
             Exit.INPUT,
-            relative(folder),
-            f"holds {count} images but is no class of data card {self.card.name}",
-            f"rename or move it; the classes are {', '.join(self.classes)}",
+            names[0].as_posix(),
+            f"lies in no folder <class> or <train|val|test>/<class>{more}",
+            f"move or remove it; the classes are {', '.join(self.classes)}",
         )
+
+
+def _split(name: Path) -> str:
+    return _SHIPPED.get(name.parts[0].lower(), "")
 
 
 def _empty(folder: Path) -> UserError:
     return UserError(
         Exit.INPUT,
         relative(folder),
-        "is a class folder without images",
+        "is a class folder without images (what a link leads to does not count)",
         "copy its images again, or delete the folder to go on without the class",
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.data.canvas import log_aspect
 from common.data.datasets import Batch
+from common.errors import require_positive
 from common.losses.variational import bounded, gaussian_kl, gaussian_nll, masked_mse
 from common.optimizers import adam
 from common.sampling import in_chunks, seeded_noise
@@ -33,7 +34,7 @@ class CiliaCVAE(pl.LightningModule):
         image_size: side of the canvas in pixels, a multiple of 32.
         num_channels: of the image.
         latent_dim: of z.
-        width: channels at full resolution.
+        width: channels at half resolution.
         condition_dim: of the class and aspect vector.
         lr: of Adam.
         kl_weight: of the KL term after the warm-up; 1 is the evidence lower bound.
@@ -54,6 +55,9 @@ class CiliaCVAE(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_positive(
+            "model", latent_dim=latent_dim, width=width, condition_dim=condition_dim, lr=lr
+        )
         shape = (image_size, num_channels, latent_dim, width, condition_dim)
         self.condition = Condition(len(classes), condition_dim)
         self.encoder = Encoder(*shape)

@@ -142,7 +142,7 @@ def test_the_message_stays_short_and_shows_hostile_names_escaped() -> None:
     with pytest.raises(UserError) as caught:
         refuse_leaks(audit([*clean(), *copies]))
     text = str(caught.value)
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 1
     assert "500 pairs" in text
     assert "and 497 more" in text
     assert "\x1b" not in text

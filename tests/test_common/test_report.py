@@ -1,10 +1,11 @@
 """The comparison page: what stands on it, that it is safe, and what it says about damage."""
 
 import csv
-import json
 import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from common.metrics.protocol import Record, write_records
 from common.report.__main__ import main
 from common.report.page import render
 from common.report.runs import find_runs, read_run
+from running import open_page
 
 HOSTILE = """<script>alert(1)</script>"'"><img src=x onerror=alert(2)>"""
 # A folder name cannot hold a slash.
 HOSTILE_NAME = HOSTILE.replace("/", "")
-PROTOCOL = {"near": "1a2b3c4d" * 8, "far": "99ffee00" * 8}
 
 
 def test_the_page_compares_all_runs_by_experiment(
@@ -64,15 +66,15 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) ->
     assert not re.search(r'd="[^"]*(nan|inf)', html)
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "records.jsonl"])
-def test_a_line_still_being_written_is_left_out_and_said(workspace: Path, name: str) -> None:
+def test_a_line_still_being_written_is_left_out_and_said(workspace: Path) -> None:
     folder = workspace / "runs" / "multi_stylegan" / "base-s0"
     whole = read_run(folder, workspace)
-    text = (folder / name).read_text()
-    (folder / name).write_text(text + text.splitlines()[1][:-1])
+    path = folder / "metrics.csv"
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[1][:-1])
     cut = read_run(folder, workspace)
-    assert (cut.curves, cut.records) == (whole.curves, whole.records)
-    assert f"{name} ends in an unfinished line" in " ".join(cut.notes)
+    assert cut.curves == whole.curves
+    assert "metrics.csv ends in an unfinished line" in " ".join(cut.notes)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +138,21 @@ def test_chosen_runs_keep_their_order_and_links_and_other_folders_are_no_runs(
     assert [run.name for run in find_runs(workspace, "", chosen)] == ["wide-s0", "base-s0"]
 
 
-def test_of_two_records_of_one_protocol_the_later_counts(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "x" / "r"
-    write_records(folder, kid(0.1, "near"), kid(0.7, "near"))
-    (folder / "r").rename(folder / "records.jsonl")
-    text = Page(render(find_runs(tmp_path))).text
-    assert "0.7 [0.69, 0.71]" in text and "replaces 1 earlier" in text
-    assert "0.1 [" not in text
+def test_a_changed_record_is_named_with_its_line_and_the_remedy(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace / "runs" / "multi_stylegan" / "base-s0" / "records.jsonl"
+    path.write_text(path.read_text().replace('"n_real": 512', '"n_real": 513'))
+    with pytest.raises(SystemExit) as caught:
+        main(["--workspace", str(workspace)])
+    assert caught.value.code == 3
+    told = capsys.readouterr().err
+    assert "records.jsonl: line 1 was changed" in told and "make evaluate" in told
+
+
+def test_the_report_needs_no_torch() -> None:
+    code = "import common.report.__main__, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_refused_metric_stands_with_its_sentence(workspace: Path) -> None:
@@ -198,26 +208,15 @@ def test_train_and_val_of_all_runs_share_one_chart_on_a_log_axis_where_decades_a
         assert f"<title>{line}/loss</title>" in loss
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium on the path")
-def test_a_browser_shows_the_page_without_a_complaint(workspace: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_without_a_complaint(
+    workspace: Path, tmp_path: Path, chromium: str
+) -> None:
     hostile_run(workspace)
     main(["--workspace", str(workspace)])
     page = workspace / "reports" / "index.html"
-    switches = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync "
-        "disable-background-networking disable-component-update enable-logging=stderr v=0 dump-dom"
-    )
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    done = subprocess.run(
-        ["chromium", *(f"--{s}" for s in switches.split()), profile, page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    dom, complaints = open_page(chromium, page, tmp_path / "profile")
     assert complaints == []
-    shown = Page(done.stdout)
+    shown = Page(dom)
     assert "model.width" in shown.text.replace(" ", "")
     assert "script" not in shown.tags
     for name in ("base-s0", "wide-s0"):
@@ -275,7 +274,7 @@ def plausible(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plausible_run(folder: Path, seed: int, width: int, kid_value: float) -> None:
     folder.mkdir(parents=True)
     config = {
-        "data": {"card": "data_cards/trapped_yeast.md", "batch_size": 16, "num_workers": 2},
+        "data": {"root": None, "card": "trapped_yeast", "batch_size": 16, "num_workers": 2},
         "model": {"width": width, "latent_dim": 128, "mapping_layers": 4, "g_lr": 0.002 / width},
         "trainer": {"precision": "32-true", "callbacks": [{"class_path": "ImagesSeen"}]},
     }
@@ -290,8 +289,7 @@ def plausible_run(folder: Path, seed: int, width: int, kid_value: float) -> None
         kid(kid_value * 1.3, "far" if seed else "near", metric="precision"),
         kid(None, "near", metric="fid", note="Weights of the named extractor are not here."),
     ]
-    write_records(folder, *records)
-    (folder / "r").rename(folder / "records.jsonl")
+    write_records(folder / "records.jsonl", records)
 
 
 def plausible_metrics(seed: int, width: int) -> list[tuple[int, str, float]]:
@@ -320,8 +318,8 @@ def hostile_run(workspace: Path) -> None:
         (run / "config.yaml").write_text(yaml.safe_dump(tree))
         write_metrics(run / "metrics.csv", [(1, "val/" + HOSTILE, 1.0), (2, HOSTILE, 2.0)])
         texts = dict.fromkeys(("extractor", "split", "unit", "note", "metric"), HOSTILE)
-        write_records(run, kid(1.0, "near") | texts, kid(None, "far") | texts)
-        (run / "r").rename(run / "records.jsonl")
+        records = [replace(kid(1.0, "near"), **texts), replace(kid(None, "far"), **texts)]
+        write_records(run / "records.jsonl", records)
 
 
 def write_metrics(path: Path, rows: list[tuple[int, str, object]]) -> None:
@@ -331,31 +329,21 @@ def write_metrics(path: Path, rows: list[tuple[int, str, object]]) -> None:
         writer.writerows([images, 0, images, name, value] for images, name, value in rows)
 
 
-def write_records(folder: Path, *records: dict[str, object]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "r").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return folder / "r"
-
-
-def kid(value: float | None, protocol: str, **changed: object) -> dict[str, object]:
-    known = value is not None
-    return {
-        "metric": "kid",
-        "value": value,
-        "low": round(value - 0.005 if value < 0.5 else value - 0.01, 4) if known else None,
-        "high": round(value + 0.005 if value < 0.5 else value + 0.01, 4) if known else None,
-        "n_real": 512,
-        "n_fake": 1024,
-        "split": "test",
-        "seed": 0,
-        "extractor": "random-cnn",
-        "extractor_sha256": "5e" * 32,
-        "protocol": PROTOCOL[protocol],
-        "checkpoint_sha256": "c0" * 32,
-        "unit": "",
-        "note": "",
-        **changed,
-    }
+def kid(value: float | None, data: str, metric: str = "kid", note: str = "") -> Record:
+    return Record(
+        metric,
+        value,
+        low=None if value is None else round(value - 0.005, 4),
+        high=None if value is None else round(value + 0.005, 4),
+        extractor="random-cnn",
+        extractor_sha256="5e" * 32,
+        n_real=512,
+        n_fake=1024,
+        split="test",
+        data=data,
+        checkpoint_sha256="c0" * 32,
+        note=note,
+    )
 
 
 def write_samples(

@@ -1,8 +1,8 @@
 """What the comparison page is made of: files read, records set side by side, charts, pictures."""
 
-import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from common.errors import Exit, UserError
+from common.metrics.protocol import PROTOCOL_FIELDS, Record
 from common.report import charts
 from common.report.configs import data_set, differing_keys, read_config
 from common.report.page import unit_of
 from common.report.pictures import Album, choose_samples, filmstrip
-from common.report.records import Record, comparable_rows, read_records, why_apart
+from common.report.records import comparable_rows, why_apart
 from common.report.runs import Sample, find_runs, read_curves
 
 
@@ -43,10 +44,17 @@ def test_configs_show_no_machine_path_and_no_secret(tmp_path: Path) -> None:
     }
 
 
-def test_the_data_set_is_what_the_data_section_names() -> None:
-    assert data_set({"data.card": "data_cards/cilia.md", "data.root": "data/raw/x"}) == "cilia"
-    assert data_set({"data.init_args.folder": "data/processed/x-1a2b"}) == "x-1a2b"
-    assert data_set({"model.card": "y"}) == ""
+@pytest.mark.parametrize("card", ["cilia_tem", "/home/ann/cards/cilia_tem.md"])
+def test_the_data_set_is_its_card_and_the_folder_of_images_that_are_not_simulated(
+    tmp_path: Path, card: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    shown = []
+    for root in (None, "/home/ann/v1.2", str(tmp_path / "data/raw/mine")):
+        path.write_text(yaml.safe_dump({"data": {"root": root, "card": card}}))
+        shown.append(data_set(read_config(path, tmp_path)))
+    assert shown == ["cilia_tem", "cilia_tem: v1.2", "cilia_tem: mine"]
+    assert data_set({}) == ""
 
 
 def test_where_images_seen_repeat_after_a_resume_the_later_line_counts(tmp_path: Path) -> None:
@@ -68,10 +76,6 @@ def test_where_images_seen_repeat_after_a_resume_the_later_line_counts(tmp_path:
         ("metrics.csv", b"images_seen,epoch,step,name,value\n1,0,1,a,b\n", "line 2 cannot"),
         ("metrics.csv", b"images_seen,epoch,step,name,value\ninf,0,1,a,1\n", "line 2 cannot"),
         ("metrics.csv", b"images_seen,epoch,step,name,value\n1,0,1\n", "line 2 cannot"),
-        ("records.jsonl", b"[]\n", "records.jsonl: line 1 is no record"),
-        ("records.jsonl", b'\n{"value": 1}\n', "line 2 is no record (it names no metric)"),
-        ("records.jsonl", b'{"metric": "kid", "value": "1"}\n', "value is no number"),
-        ("records.jsonl", b'{"metric": "kid", "low": ' + b"9" * 400 + b"}\n", "line 1 is no"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_line_and_the_remedy(
@@ -86,35 +90,30 @@ def test_a_damaged_file_is_named_with_its_line_and_the_remedy(
     assert said in str(caught.value) and "--runs" in str(caught.value)
 
 
-def test_records_of_unlike_protocol_never_share_a_row_and_the_reason_is_given() -> None:
-    near = {"metric": "kid", "protocol": "1a2b3c4d" * 8, "split": "test", "extractor": "cnn"}
-    first = [Record(value=0.1, **near), Record("kid", 0.3, protocol="99" * 32, split="test")]
-    second = [Record(value=0.2, **near), Record(value=0.9, **(near | {"split": "val"}))]
-    rows = comparable_rows([first, second])
-    values = [[cell[-1].value if cell else None for cell in row.cells] for row in rows]
-    assert values == [[0.1, 0.2], [None, 0.9], [0.3, None]]
+KID = Record("kid", 0.1, extractor="cnn", n_real=50, n_fake=60, split="test", data="d")
+
+
+def test_records_of_one_protocol_share_a_row_whoever_drew_the_images() -> None:
+    other = replace(KID, value=0.2, seed=7, checkpoint_sha256="e", commit="f", note="n")
+    rows = comparable_rows([[KID], [], [other]])
+    assert [row.cells for row in rows] == [(KID, None, other)]
+    assert why_apart(rows) == []
+
+
+@pytest.mark.parametrize("name", PROTOCOL_FIELDS[1:])
+def test_records_of_unlike_protocol_never_share_a_row_and_the_reason_is_given(name: str) -> None:
+    other = replace(KID, **{name: 61 if name.startswith("n_") else "other"})
+    rows = comparable_rows([[KID], [KID, other]])
+    assert {row.cells for row in rows} == {(KID, KID), (None, other)}
     (sentence,) = why_apart(rows)
-    assert "kid stands in 3 rows" in sentence and "1a2b3c4d, 1a2b3c4d, 99999999" in sentence
-    assert "split (test against val); extractor (cnn against none)" in sentence
-    assert "seed" not in sentence
+    assert "kid stands in 2 rows" in sentence
+    assert re.search(rf"they differ in {name} \([^;]*(61|'other')[^;]*\)\.$", sentence)
 
 
-def test_rows_that_differ_only_in_the_hash_say_so() -> None:
-    rows = comparable_rows([[Record("fid", 1.0, protocol="a")], [Record("fid", 2.0, protocol="b")]])
-    assert "settings that only the protocol hash covers" in why_apart(rows)[0]
-    assert why_apart(rows[:1]) == []
-
-
-def test_records_that_state_no_protocol_stand_alone() -> None:
-    rows = comparable_rows([[Record("psnr", 30.0)], [Record("psnr", 30.0)]])
-    assert [[bool(cell) for cell in row.cells] for row in rows] == [[True, False], [False, True]]
-
-
-def test_records_keep_refusals_and_pass_over_keys_the_page_does_not_show(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    entry = {"metric": "fid", "value": None, "low": None, "note": "No weights.", "wall_s": [1]}
-    path.write_text(json.dumps(entry) + "\n")
-    assert read_records(path) == [Record("fid", note="No weights.")]
+def test_unlike_metrics_stand_apart_without_a_reason() -> None:
+    rows = comparable_rows([[KID, replace(KID, metric="fid")]])
+    assert [row.first.metric for row in rows] == ["fid", "kid"]
+    assert why_apart(rows) == []
 
 
 @pytest.mark.parametrize(

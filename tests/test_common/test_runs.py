@@ -1,0 +1,240 @@
+import csv
+import ctypes
+import math
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import Exit, UserError
+from common.runs import hardware, preset
+from common.runs.folder import RunFolder, find_run, new_run_id
+from common.runs.hardware import Hardware
+from common.runs.metrics_csv import HEADER, MetricsCSV, truncate
+from common.runs.resume import ExactResume
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def log(path: Path, images_seen: int, **metrics: float) -> None:
+    logger = MetricsCSV(path)
+    logger.images_seen = images_seen
+    logger.log_metrics(metrics | {"epoch": images_seen // 8}, step=images_seen // 4)
+
+
+def test_metrics_are_one_line_each_under_one_header(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    log(path, 8, b=2.0, a=1.0)
+    log(path, 16, a=3.0)
+    assert rows(path) == [
+        list(HEADER),
+        ["8", "1", "2", "a", "1.0"],
+        ["8", "1", "2", "b", "2.0"],
+        ["16", "2", "4", "a", "3.0"],
+    ]
+
+
+def test_metrics_keep_every_bit_of_a_float(tmp_path: Path) -> None:
+    values = [0.1, 1 / 3, 5e-324, -1.7976931348623157e308, 0.1 + 0.2, math.inf, -0.0]
+    for value in values:
+        log(tmp_path / "metrics.csv", 8, a=value)
+    read = [float(row[-1]) for row in rows(tmp_path / "metrics.csv")[1:]]
+    assert list(map(repr, read)) == list(map(repr, values))
+    log(tmp_path / "metrics.csv", 8, a=math.nan)
+    assert rows(tmp_path / "metrics.csv")[-1][-1] == "nan"
+
+
+def test_truncating_drops_only_what_will_be_logged_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for images in (8, 16, 24):
+        log(path, images, **{"train/loss": images / 7, 'odd,"name"': 1.0})
+    before = rows(path)
+    truncate(path, 24)
+    assert rows(path) == before
+    truncate(path, 16)
+    assert rows(path) == before[:5]
+    log(path, 24, **{"train/loss": 24 / 7, 'odd,"name"': 1.0})
+    assert rows(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("end", ["8,1,2,train/lo", "8,1,2,train/loss,0.123", "8", "\0\0\0", "\xff"])
+def test_a_line_that_was_cut_short_is_dropped_on_truncating(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "metrics.csv"
+    log(path, 8, a=1.0)
+    before = rows(path)
+    with path.open("ab") as stream:
+        stream.write(end.encode("latin-1"))
+    truncate(path, 8)
+    assert rows(path) == before
+
+
+@pytest.mark.parametrize("start", ["", "images_s"])
+def test_a_header_that_was_cut_short_is_written_again(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(start)
+    truncate(path, 8)
+    log(path, 16, a=1.0)
+    assert rows(path) == [list(HEADER), ["16", "2", "4", "a", "1.0"]]
+
+
+def test_truncating_what_is_not_there_writes_nothing(tmp_path: Path) -> None:
+    truncate(tmp_path / "metrics.csv", 8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_is_bfloat16_where_it_is_native(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda accelerator: native)
+    assert Hardware().resolved_precision("cpu") == ("bf16-mixed" if native else "32-true")
+    assert Hardware(precision="32-true").resolved_precision("cpu") == "32-true"
+    assert Hardware(precision="bf16-mixed").resolved_precision("cpu") == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("capability", "native"), [((7, 5), False), ((8, 0), True), ((12, 0), True)]
+)
+def test_bfloat16_is_native_from_ampere_on(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert hardware.has_native_bf16("cuda") is native
+    assert hardware.has_native_bf16("tpu") and not hardware.has_native_bf16("mps")
+    assert isinstance(hardware.has_native_bf16("cpu"), bool)
+
+
+def set_libc(monkeypatch: pytest.MonkeyPatch, **functions: Callable[[int, int], int]) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(**functions))
+
+
+@pytest.mark.parametrize(("limit", "accepted"), [(1 << 62, 1 << 30), (32 << 20, 32 << 20)])
+def test_the_allocator_takes_the_largest_threshold_that_glibc_accepts(
+    monkeypatch: pytest.MonkeyPatch, limit: int, accepted: int
+) -> None:
+    thresholds = {}
+
+    def mallopt(option: int, value: int) -> int:
+        if option == -3 and value > limit:
+            return 0
+        thresholds[option] = value
+        return 1
+
+    set_libc(monkeypatch, mallopt=mallopt)
+    Hardware().apply()
+    assert thresholds == {-3: accepted, -1: 2**31 - 1, -2: 1 << 28}
+
+
+def test_the_allocator_is_left_alone_without_glibc_or_where_the_user_has_set_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    set_libc(monkeypatch)
+    hardware.keep_freed_memory()
+    set_libc(monkeypatch, mallopt=lambda *args: calls.append(args) or 1)
+    Hardware(allocator=False).apply()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    hardware.keep_freed_memory()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "100")
+    hardware.keep_freed_memory()
+    assert not calls
+
+
+def test_threads_are_set_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    Hardware(allocator=False).apply()
+    Hardware(allocator=False, threads=3).apply()
+    assert calls == [3]
+
+
+@pytest.mark.parametrize(("found", "name"), [(True, "default"), (False, "cpu")])
+def test_the_preset_suits_the_machine_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, found: bool, name: str
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: found)
+    preset.main("some_experiment")
+    out, err = capsys.readouterr()
+    assert out == f"experiments/some_experiment/configs/{name}.yaml\n"
+    assert f"CONFIG={name}" in err and ("no accelerator" in err) is not found
+
+
+def make_run(workspace: Path, name: str, age: int) -> None:
+    folder = RunFolder(workspace, "exp", name)
+    folder.path.mkdir(parents=True)
+    folder.config.write_text("")
+    os.utime(folder.config, (1000 - age, 1000 - age))
+
+
+def test_the_run_trained_last_is_found_and_others_by_name(tmp_path: Path) -> None:
+    for name, age in (("new", 1), ("newest", 0), ("old", 9)):
+        make_run(tmp_path, name, age)
+    (tmp_path / "runs/exp/without_config").mkdir()
+    assert find_run(tmp_path, "exp", None).run_id == "newest"
+    assert find_run(tmp_path, "exp", "old").path == tmp_path / "runs/exp/old"
+    with pytest.raises(UserError, match="there are: new, newest, old") as caught:
+        find_run(tmp_path, "exp", "without_config")
+    assert caught.value.code == Exit.USAGE
+    with pytest.raises(UserError, match="there are: none"):
+        find_run(tmp_path, "other", None)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "../x", "/etc", ".", ".hidden", "a\nb", "a\0", "a#b"]
+)
+def test_a_run_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a run") as caught:
+        RunFolder(tmp_path, "exp", name)
+    assert caught.value.code == Exit.USAGE and "\n" not in str(caught.value)
+    for good in ("first", "2025-01-02 b.3", "Läufe_1", new_run_id(), ""):
+        RunFolder(tmp_path, "exp", good)
+
+
+def test_all_ranks_of_a_start_share_one_run_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SYNTHETIC_MICROSCOPY_RUN", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    first = new_run_id()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert new_run_id() == first
+    monkeypatch.delenv("SYNTHETIC_MICROSCOPY_RUN")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert new_run_id() == "4711"
+
+
+def draws() -> list[float]:
+    return [random.random(), np.random.normal(), np.random.normal(), float(torch.randn(()))]
+
+
+def test_resuming_continues_all_random_numbers_and_keeps_the_typed_settings(tmp_path: Path) -> None:
+    np.random.normal()  # NumPy keeps every second normal number for the next call
+    torch.save(ExactResume().state_dict(), tmp_path / "state")
+    expected = draws()
+    resumed = ExactResume()
+    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    weight = torch.nn.Parameter(torch.ones(1))
+    loaded = torch.optim.Adam([weight], lr=0.1, betas=(0.5, 0.9))
+    typed = torch.optim.Adam([weight], lr=0.2, betas=(0.0, 0.99))
+    trainer = SimpleNamespace(optimizers=[loaded])
+    resumed.on_train_start(trainer, SimpleNamespace(configure_optimizers=lambda: typed))
+    assert draws() == expected
+    assert loaded.param_groups[0]["lr"] == 0.2
+    assert loaded.param_groups[0]["betas"] == (0.0, 0.99)
+    assert loaded.param_groups[0]["params"] == [weight]
+
+
+def test_a_fresh_start_leaves_random_numbers_alone() -> None:
+    state = torch.get_rng_state()
+    ExactResume().on_train_start(SimpleNamespace(optimizers=[]), SimpleNamespace())
+    assert torch.equal(torch.get_rng_state(), state)
