@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
-from common.runs.resume import ExactResume
+from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.tracking import Tracking, make_loggers
 from common.trainer import ExperimentTrainer
 
@@ -146,9 +147,8 @@ class ExperimentCLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.datamodule.prepare_data()
             _claim(self.folder)
-            print(
-                f"run:  {self.folder.shown(self.folder.path)} ({_device(self.trainer)})", flush=True
-            )
+            shown = self.folder.shown(self.folder.path)
+            print(f"run:  {shown} ({_device(self.trainer)})", flush=True)
         if config["resume"]:
             path = self.folder.checkpoints / "last.ckpt"
             checkpoint = load_checkpoint(path)
@@ -225,7 +225,8 @@ class ExperimentCLI(LightningCLI):
         every = config["trainer"]["check_val_every_n_epoch"] or 1
         return [
             ImagesProgress(),
-            ExactResume(),
+            SeededSteps(self.datamodule.seed),
+            TypedSettingsWin(),
             ChannelsLast(config["hardware"].channels_last),
             LastCheckpoint(self.folder.checkpoints, every),
         ]
@@ -245,7 +246,7 @@ def run(
     """
     arguments = list(sys.argv[1:] if args is None else args)
     _quieten()
-    with exit_on_user_error():
+    with exit_on_user_error(), _refused_by_lightning():
         arguments = _with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
         ExperimentCLI(
             model,
@@ -263,6 +264,16 @@ def run(
             load_from_checkpoint_support=False,
             args=arguments,
         )
+
+
+@contextmanager
+def _refused_by_lightning() -> Iterator[None]:
+    """A setting that Lightning refuses is the user's to mend, wherever it finds out."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        problem = " ".join(str(error).split())
+        raise UserError(Exit.USAGE, "configuration", problem, "options: add --help") from error
 
 
 def _quieten() -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import NonNegativeInt
 from torch.utils.data import DataLoader
 
 from common.data.augment import check_policy
@@ -17,7 +18,7 @@ from common.data.manifest import Sample
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import Prepared
 from common.data.sampler import EpochSampler
-from common.errors import Exit, UserError, relative
+from common.errors import Exit, UserError, relative, require_positive
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -59,16 +60,18 @@ class ImageDataModule(pl.LightningDataModule):
         augment: str = "d4",
         simulated_images: int = 1200,
         simulated_size: int = 192,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
         workspace: str = str(PROJECT),
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _require("--data.image_size", image_size, 1)
-        _require("--data.batch_size", batch_size, 1)
-        _require("--data.simulated_images", simulated_images, 1)
-        _require("--data.simulated_size", simulated_size, 1)
-        _require("--data.num_workers", num_workers, 0)
+        require_positive(
+            "data",
+            image_size=image_size,
+            batch_size=batch_size,
+            simulated_images=simulated_images,
+            simulated_size=simulated_size,
+        )
         self.root = root
         self.card: Card = load_card(card or self.default_card)
         self.image_size = image_size
@@ -165,10 +168,8 @@ class ImageDataModule(pl.LightningDataModule):
                 turn), or one class.
 
         Raises:
-            UserError: no image is asked for, a seed is negative, or there is no such class.
+            UserError: there is no such class.
         """
-        _require("--n", count, 1)
-        _require("--seed", seed, 0)
         seeds = range(seed, seed + count)
         chosen = [self._label(value, labels) for value in seeds]
         size = int(self.facts["image_size"])
@@ -267,13 +268,3 @@ class ImageDataModule(pl.LightningDataModule):
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
-
-
-def _require(option: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(
-            Exit.USAGE,
-            f"{option} {value}",
-            f"is below {least}",
-            f"give a whole number from {least} on",
-        )

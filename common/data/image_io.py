@@ -109,7 +109,7 @@ def read_image(
         with path.open("rb") as file:
             return _read(file, size, limits)
     except Exception as error:  # decoders raise whatever they stumble over
-        raise UserError(Exit.INPUT, _subject(path), *_explain(error)) from error
+        raise UserError(Exit.INPUT, relative(path), *_explain(error)) from error
 
 
 def find_images(root: str | Path) -> list[Path]:
@@ -128,7 +128,7 @@ def find_images(root: str | Path) -> list[Path]:
     except OSError as error:
         raise UserError(
             Exit.INPUT,
-            _subject(Path(os.fsdecode(error.filename or root))),
+            relative(Path(os.fsdecode(error.filename or root))),
             f"cannot be listed: {error.strerror}",
             "give an existing folder that you may read",
         ) from error
@@ -331,13 +331,6 @@ def _is_regular(path: Path) -> bool:
         raise
 
 
-def _subject(path: Path) -> str:
-    try:
-        return relative(path)
-    except (RuntimeError, ValueError):  # a link in a circle, a zero byte in the name
-        return str(Path(*path.parts[-3:]))
-
-
 def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
@@ -349,7 +342,7 @@ def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
             part.unlink()
         raise UserError(
             Exit.STORAGE,
-            _subject(path),
+            relative(path),
             f"cannot be written: {error.strerror}",
             "free some space, or choose a folder that you may write to",
         ) from error

@@ -1,7 +1,6 @@
-"""What Lightning leaves out when it resumes: random states, and the say of the configuration."""
+"""What makes a resumed run equal to one that never stopped."""
 
 import random
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,47 +8,38 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 
-class ExactResume(Callback):
-    """Continues as if the run had never stopped.
+class SeededSteps(Callback):
+    """Makes all randomness of a training step a function of (seed, images seen, rank).
 
-    Stores the states of all random generators as plain numbers and tensors, which the safe loader
-    accepts, and puts them back once the loaders exist. Optimizer settings come from the
-    configuration of this start, not from the checkpoint: what is typed now wins.
+    A resumed run then draws what it would have drawn, with no generator state to store, and the
+    ranks of a run draw different noise, which one common seed would not give them.
+
+    Args:
+        seed: of the run.
     """
 
-    def __init__(self) -> None:
-        self._random: dict[str, Any] | None = None
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
-    def state_dict(self) -> dict[str, Any]:
-        """States of the random generators of torch, CUDA, NumPy and Python."""
-        kind, keys, position, has_gauss, cached = np.random.get_state()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
-            "python": random.getstate(),
-        }
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: object) -> None:
+        """Seeds the generators of torch (all devices), NumPy and Python."""
+        key = np.random.SeedSequence([self.seed, trainer.images_seen, trainer.global_rank])
+        drawn = key.generate_state(3, np.uint32).tolist()
+        torch.manual_seed(drawn[0])
+        np.random.seed(drawn[1])
+        random.seed(drawn[2])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps them until training starts."""
-        self._random = state_dict
+
+class TypedSettingsWin(Callback):
+    """Takes optimizer settings from this start's configuration, not from the checkpoint."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Applies the configured optimizer settings and restores the random states."""
-        if self._random is None:
+        """Overwrites what was loaded; the rate of a scheduled optimizer stays its scheduler's."""
+        if trainer.ckpt_path is None:
             return
-        configured = pl_module.configure_optimizers()
-        for loaded, fresh in zip(trainer.optimizers, _as_list(configured), strict=True):
-            for old, new in zip(loaded.param_groups, fresh.param_groups, strict=True):
-                old.update({key: value for key, value in new.items() if key != "params"})
-        state, self._random = self._random, None
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, np.array(keys, np.uint32), *rest))
-        random.setstate(state["python"])
-
-
-def _as_list(configured: Any) -> list[torch.optim.Optimizer]:
-    return list(configured) if isinstance(configured, (list, tuple)) else [configured]
+        fresh = pl_module.configure_optimizers()
+        fresh = fresh if isinstance(fresh, list | tuple) else [fresh]
+        kept = {"params", "lr", "initial_lr"} if trainer.lr_scheduler_configs else {"params"}
+        for loaded, configured in zip(trainer.optimizers, fresh, strict=True):
+            for old, new in zip(loaded.param_groups, configured.param_groups, strict=True):
+                old.update({key: value for key, value in new.items() if key not in kept})

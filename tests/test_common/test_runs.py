@@ -17,7 +17,7 @@ from common.runs import hardware, preset
 from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.hardware import Hardware
 from common.runs.metrics_csv import HEADER, MetricsCSV, truncate
-from common.runs.resume import ExactResume
+from common.runs.resume import SeededSteps, TypedSettingsWin
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -217,24 +217,35 @@ def draws() -> list[float]:
     return [random.random(), np.random.normal(), np.random.normal(), float(torch.randn(()))]
 
 
-def test_resuming_continues_all_random_numbers_and_keeps_the_typed_settings(tmp_path: Path) -> None:
-    np.random.normal()  # NumPy keeps every second normal number for the next call
-    torch.save(ExactResume().state_dict(), tmp_path / "state")
-    expected = draws()
-    resumed = ExactResume()
-    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+def step(images_seen: int, rank: int = 0, seed: int = 3) -> list[float]:
+    trainer = SimpleNamespace(images_seen=images_seen, global_rank=rank)
+    SeededSteps(seed).on_train_batch_start(trainer, None, {}, 0)
+    return draws()
+
+
+def test_the_noise_of_a_step_is_a_function_of_seed_images_and_rank() -> None:
+    first = step(64)
+    draws()
+    assert step(64) == first
+    others = (step(96), step(64, rank=1), step(64, seed=4))
+    for other in others:
+        assert not set(other) & set(first)
+
+
+def test_typed_settings_replace_loaded_ones_when_a_run_is_resumed() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
-    loaded = torch.optim.Adam([weight], lr=0.1, betas=(0.5, 0.9))
     typed = torch.optim.Adam([weight], lr=0.2, betas=(0.0, 0.99))
-    trainer = SimpleNamespace(optimizers=[loaded])
-    resumed.on_train_start(trainer, SimpleNamespace(configure_optimizers=lambda: typed))
-    assert draws() == expected
-    assert loaded.param_groups[0]["lr"] == 0.2
-    assert loaded.param_groups[0]["betas"] == (0.0, 0.99)
-    assert loaded.param_groups[0]["params"] == [weight]
-
-
-def test_a_fresh_start_leaves_random_numbers_alone() -> None:
-    state = torch.get_rng_state()
-    ExactResume().on_train_start(SimpleNamespace(optimizers=[]), SimpleNamespace())
-    assert torch.equal(torch.get_rng_state(), state)
+    module = SimpleNamespace(configure_optimizers=lambda: typed)
+    for path, scheduled, rate, beta in (
+        (None, [], 0.1, 0.5),
+        ("last.ckpt", [], 0.2, 0.0),
+        ("last.ckpt", ["cosine"], 0.1, 0.0),
+    ):
+        loaded = torch.optim.Adam([weight], lr=0.1, betas=(0.5, 0.9))
+        trainer = SimpleNamespace(
+            optimizers=[loaded], ckpt_path=path, lr_scheduler_configs=scheduled
+        )
+        TypedSettingsWin().on_train_start(trainer, module)
+        (group,) = loaded.param_groups
+        assert (group["lr"], group["betas"][0]) == (rate, beta)
+        assert group["params"] == [weight]
