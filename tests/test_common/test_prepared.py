@@ -260,19 +260,8 @@ def test_the_ends_of_the_window_become_minus_one_and_one(folder: Path, blobs: Pa
     torch.testing.assert_close(values, torch.tensor([-1.0, -1.0, 0.0, 1.0, 1.0]))
 
 
-@pytest.mark.parametrize(("count", "seed", "word"), [(0, 0, "--n 0"), (3, -1, "--seed -1")])
-def test_generating_nothing_or_from_a_negative_seed_is_refused(
-    count: int, seed: int, word: str, folder: Path, blobs: Path
-) -> None:
-    data = module(blobs, root=str(folder))
-    data.prepare_data()
-    with pytest.raises(UserError, match=word) as caught:
-        data.plan_generation(count, seed, "data")
-    assert caught.value.code == Exit.USAGE
-
-
 @pytest.mark.parametrize(
-    "setting", ["image_size", "batch_size", "num_workers", "simulated_images", "simulated_size"]
+    "setting", ["image_size", "batch_size", "simulated_images", "simulated_size"]
 )
 def test_a_number_that_is_too_low_is_named(setting: str, blobs: Path) -> None:
     with pytest.raises(UserError, match=f"--data.{setting} -1") as caught:
