@@ -19,32 +19,33 @@ overlay = $(if $(HW),--config common/configs/$(HW).yaml)
 data = $(if $(DATA),--data.root "$(DATA)")
 run = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help setup prepare train generate evaluate report demo test test-slow lint bench
+.PHONY: help known setup prepare train generate evaluate report demo test test-slow lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= RUN= N= HW= ARGS="
+	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= RUN= RESUME= N= HW= ARGS="
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error[2]: $(PYTHON): is older than Python 3.11; name a newer one with PYTHON=" >&2; exit 2; }
+		{ echo "error[2]: $(PYTHON): is not there or older than 3.11; name one with PYTHON=" >&2; exit 2; }
 	@echo "setting up $(VENV): one to five minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-prepare: $(READY) ## check, preprocess, split and pack the data of EXP (DATA=folder)
-	@$(CLI) prepare --config $(or $(config),$(call default_config)) $(data) $(ARGS)
+prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder)
+	@$(CLI) prepare --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
-train: $(READY) ## train EXP; simulates and prepares what is missing
-	@$(CLI) fit --config $(or $(config),$(call default_config)) $(overlay) $(data) $(run) $(ARGS)
+train: $(READY) known ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
+	@$(CLI) fit $(if $(RESUME),--resume true $(if $(config),--config $(config)),--config \
+		$(or $(config),$(default_config))) $(overlay) $(data) $(run) $(ARGS)
 
-generate: $(READY) ## N images from the newest run of EXP, or from RUN
+generate: $(READY) known ## N images from the newest run of EXP, or from RUN
 	@$(CLI) generate $(run) $(if $(N),--n $(N)) $(ARGS)
 
-evaluate: $(READY) ## the generated images against the held-out split
+evaluate: $(READY) known ## the generated images against the held-out split
 	@$(CLI) evaluate $(run) $(ARGS)
 
 report: $(READY) ## all runs side by side in reports/index.html
@@ -70,8 +71,12 @@ lint: $(READY) ## style, and the formatting it can mend
 	@$(RUNNER) -m ruff check --fix .
 	@$(RUNNER) -m ruff format .
 
-bench: $(READY) ## images/s of EXP in training, what each speed setting brings, the loader alone
+bench: $(READY) known ## images/s of EXP in training, what each speed setting brings, the loader alone
 	@$(RUNNER) -m common.bench $(EXP) $(ARGS)
+
+known:
+	@test -f experiments/$(EXP)/cli.py || \
+		{ echo "error[2]: EXP=$(EXP): no such experiment; there are: $(EXPERIMENTS)" >&2; exit 2; }
 
 # The size that suits the machine; said aloud, because the results differ.
 default_config = $(shell $(RUNNER) -m common.runs.preset $(EXP))

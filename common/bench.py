@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 
 from common.data.datamodule import PROJECT
 from common.data.prepared import Prepared
@@ -36,7 +37,7 @@ def arms(native_bf16: bool) -> dict[str, dict[str, str]]:
     for name, off in _ALL_OFF.items():
         if full[name] != off:
             found[f"without {name}"] = full | {name: off}
-    return found | {"none": _ALL_OFF}
+    return found | {"all off": _ALL_OFF}
 
 
 def training_rate(
@@ -110,10 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "hardware": f"{os.cpu_count()} CPU cores, {_kind()}, torch {torch.__version__}",
             "config": options.config,
             "training_images_per_s": {n: statistics.median(v) for n, v in rates.items()},
-            "loader_images_per_s": loader_rate(prepared, 32, "d4"),
+            "loader_images_per_s": loader_rate(prepared, *_loading(workspace)),
+            "bf16": "native" if has_native_bf16(_kind()) else "not native here: no such arm",
             "start_s": statistics.median(start_seconds(options.experiment) for _ in range(3)),
         }
     _print(result)
+
+
+def _loading(workspace: Path) -> tuple[int, str]:
+    config = yaml.safe_load(next(workspace.glob("runs/*/*/config.yaml")).read_text())
+    return config["data"]["batch_size"], config["data"]["augment"]
 
 
 def _kind() -> str:
@@ -122,7 +129,8 @@ def _kind() -> str:
 
 def _print(result: dict) -> None:
     rates = result["training_images_per_s"]
-    print(f"\n{result['hardware']}; CONFIG={result['config']}; median of rounds")
+    where = f"{result['hardware']}; bf16 {result['bf16']}; CONFIG={result['config']}"
+    print(f"\n{where}; median of rounds")
     for name, rate in rates.items():
         print(f"{name:24} {rate:8.1f} images/s   all/this {rates['all'] / rate:5.2f}")
     loader = result["loader_images_per_s"]

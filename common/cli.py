@@ -31,6 +31,7 @@ from common.runs.checkpoints import (
 )
 from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
+from common.runs.guard import FiniteGuard
 from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
 from common.runs.resume import SeededSteps, TypedSettingsWin
@@ -153,6 +154,8 @@ class ExperimentCLI(LightningCLI):
             path = self.folder.checkpoints / "last.ckpt"
             checkpoint = load_checkpoint(path)
             load_weights(self.model, checkpoint, path)
+            self.datamodule.setup("fit")
+            self.datamodule.refuse_other_data(checkpoint)
             seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
             metrics_csv.truncate(self.folder.metrics, seen)
             done = f"epoch {checkpoint['epoch'] + 1}, {seen} images seen"
@@ -225,6 +228,7 @@ class ExperimentCLI(LightningCLI):
         every = config["trainer"]["check_val_every_n_epoch"] or 1
         return [
             ImagesProgress(),
+            FiniteGuard(),
             SeededSteps(self.datamodule.seed),
             TypedSettingsWin(),
             ChannelsLast(config["hardware"].channels_last),

@@ -11,6 +11,7 @@ from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.data.image_io import read_image
 from common.data.prepare import planes
+from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit, read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, evaluate
 from common.metrics.features import extractor as load_extractor
@@ -19,7 +20,10 @@ from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
 
 # What both sides go through between grey values and extractor; part of every protocol hash.
-PREPROCESSING = "canvas {size} px by area/cubic, edge-padded; window {low:g} to {high:g}; uint8"
+PREPROCESSING = (
+    "canvas {size} px by area/cubic, edge-padded; "
+    "window {low:g} to {high:g}; uint8; labels: {labels}"
+)
 
 
 def evaluate_run(
@@ -38,13 +42,16 @@ def evaluate_run(
     """
     network = load_extractor(extractor, weights)
     rows = read_samples_manifest(folder)
-    real, biology_real = _real(data)
+    labels = rows[0]["labels"]
+    real, biology_real = _real(data, labels)
     fake, biology_fake = _fake(folder, data, rows)
     low, high = data.facts["window"]
     context = EvaluationContext(
         split="test",
         data=data.facts["manifest_sha256"],
-        preprocessing=PREPROCESSING.format(size=data.facts["image_size"], low=low, high=high),
+        preprocessing=PREPROCESSING.format(
+            size=data.facts["image_size"], low=low, high=high, labels=labels
+        ),
         seed=int(rows[0]["seed"]),
         checkpoint_sha256=rows[0]["checkpoint_sha256"],
         commit=_commit(),
@@ -55,17 +62,27 @@ def evaluate_run(
     return records
 
 
-def _real(data: ImageDataModule) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+def _real(data: ImageDataModule, labels: str) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """The test split; only one class of it where only that class was generated."""
     dataset = data.prepared.dataset("test")
     storage = data.facts["storage"]
     images, measured = [], []
     for sample, packed in zip(dataset.samples, dataset.pixels, strict=True):
+        if labels in data.facts["classes"] and sample.label != labels:
+            continue
         grey = packed.astype(np.float32) * storage["scale"] + storage["offset"]
         unit = grey_to_unit(grey, data.facts["window"])
         size = unit.shape[-1]
         mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
         images.append(_to_uint8(unit))
         measured.append(data.measure(crop_to_mask(unit, mask)))
+    if not images:
+        raise UserError(
+            Exit.INPUT,
+            relative(data.prepared.folder),
+            f"holds no test image of class {labels}",
+            "generate another class, or --labels data",
+        )
     return torch.from_numpy(np.stack(images)), _columns(measured)
 
 
@@ -90,7 +107,10 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
+    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
+    if not (PROJECT / ".git").exists():
+        return ""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

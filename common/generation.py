@@ -1,8 +1,9 @@
 """Generated images on disk: their table, and reading them back."""
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,30 +12,47 @@ from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 
-COLUMNS = ("name", "seed", "label", "checkpoint_sha256")
+COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256")
 
 
-def clear_samples(folder: Path, is_global_zero: bool) -> None:
-    """Removes what an earlier `generate` wrote: images of two checkpoints must not mix."""
+@dataclass(frozen=True)
+class SampleSet:
+    """What one `generate` made.
+
+    Attributes:
+        plan: seeds and labels.
+        labels: rule that chose the labels: "data", "balanced" or a class.
+        classes: names; index = label.
+        suffix: of the files.
+    """
+
+    plan: SeedDataset
+    labels: str
+    classes: Sequence[str]
+    suffix: str
+
+
+def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
+    """Removes what an earlier `generate` wrote and the records that describe it."""
     if not is_global_zero:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
+    folder.samples.mkdir(parents=True, exist_ok=True)
+    folder.records.unlink(missing_ok=True)
+    for path in sorted(folder.samples.iterdir()):
         if path.is_file():
             path.unlink()
 
 
-def write_samples_manifest(
-    folder: RunFolder, plan: SeedDataset, facts: dict[str, Any], checkpoint: Path, suffix: str
-) -> None:
+def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint: Path) -> None:
     """Writes `samples/manifest.csv`: everything it takes to make each image again."""
     digest = sha256_of(checkpoint)
-    classes = facts["classes"] or [""]
+    classes = made.classes or [""]
     with (folder.samples / "manifest.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        for index, (seed, label) in enumerate(zip(plan.seeds, plan.labels, strict=True)):
-            writer.writerow((f"{index:06d}{suffix}", seed, classes[label], digest))
+        for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
+            name = f"{index:06d}{made.suffix}"
+            writer.writerow((name, seed, classes[label], made.labels, digest))
 
 
 def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:

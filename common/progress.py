@@ -36,6 +36,8 @@ class ImagesProgress(ProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         """Moves on."""
+        # The last batch may reach beyond the budget.
+        self._bar.total = self._bar.total and max(self._bar.total, trainer.images_seen)
         self._bar.update(trainer.images_seen - self._bar.n)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

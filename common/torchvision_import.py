@@ -1,6 +1,6 @@
 """Lets torchvision import beside a torch that its compiled extension was not built for.
 
-The registry's torchvision wheel is a CUDA build. Beside a CPU torch its extension cannot load, and
+The torchvision wheel on PyPI is a CUDA build. Beside a CPU torch its extension cannot load, and
 its fake-tensor registrations then fail on two operators that do not exist. Declaring those two
 schemas is enough; where the extension loads, nothing is declared.
 """

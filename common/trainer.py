@@ -9,7 +9,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from common.callbacks import ImageWriter
 from common.data.datamodule import ImageDataModule
-from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import load_checkpoint, load_weights
 from common.runs.folder import RunFolder
 
@@ -61,17 +60,18 @@ class ExperimentTrainer(pl.Trainer):
             weights: which of the run's checkpoints.
             file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF.
         """
-        from common.generation import clear_samples, write_samples_manifest
+        from common.generation import SampleSet, clear_samples, write_samples_manifest
 
         path = self.folder.checkpoints / f"{weights}.ckpt"
         _restore(model, datamodule, path)
         plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
-        clear_samples(self.folder.samples, self.is_global_zero)
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
+        clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
         if self.is_global_zero:
-            write_samples_manifest(self.folder, plan, datamodule.facts, path, writer.suffix)
+            made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
+            write_samples_manifest(self.folder, made, path)
 
     def evaluate(
         self,
@@ -92,22 +92,9 @@ class ExperimentTrainer(pl.Trainer):
 
         datamodule.prepare_data()
         datamodule.setup("test")
-        _refuse_other_data(datamodule, self.folder)
+        datamodule.refuse_other_data(load_checkpoint(self.folder.checkpoints / "best.ckpt"))
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
-
-
-def _refuse_other_data(datamodule: ImageDataModule, folder: RunFolder) -> None:
-    """A changed data set is split anew: what is held out now may have been trained on."""
-    checkpoint = load_checkpoint(folder.checkpoints / "best.ckpt")
-    trained = checkpoint[type(datamodule).__qualname__]["facts"]["manifest_sha256"]
-    if trained != datamodule.facts["manifest_sha256"]:
-        raise UserError(
-            Exit.INPUT,
-            relative(datamodule.prepared.folder),
-            f"is not the data set that run {folder.run_id} was trained on",
-            "put the data back as they were, or train again on these",
-        )
 
 
 def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:

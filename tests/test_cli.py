@@ -1,11 +1,13 @@
 """Mistakes end in one sentence and the right exit code, never in a traceback of ours."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
 from running import ROOT, Cli, Result, at, smoke
@@ -169,3 +171,28 @@ def test_a_shipped_config_of_every_size_says_its_compute(experiment: str) -> Non
         head = (ROOT / "experiments" / experiment / f"configs/{size}.yaml").read_text()
         assert head.startswith(f"# make train EXP={experiment} CONFIG={size}\n# Compute: ")
         assert "Expected:" in head.split("\n\n")[0]
+        assert "TBD" not in head
+
+
+def test_every_page_is_finished_and_its_pictures_are_there_and_small() -> None:
+    for page in [ROOT / "README.md", *ROOT.glob("experiments/*/README.md")]:
+        text = page.read_text()
+        assert not re.search(r"^\*?[A-Z_]{5,}\*?$|TBD", text, re.MULTILINE), page
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            target = page.parent / link
+            assert target.is_file(), f"{page}: {link}"
+            assert target.suffix != ".png" or target.stat().st_size <= 300_000
+
+
+def test_training_that_is_no_number_any_more_stops_and_keeps_the_good_checkpoint(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = workspace / "runs" / experiment / "first"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    rates = [k for k in config["model"]["init_args"] if k == "lr" or k.endswith("_lr")]
+    typed = [word for name in rates for word in (f"--model.{name}", "1e30")]
+    before = (folder / "checkpoints/last.ckpt").read_bytes()
+    more = ["--resume", "true", "--budget.images_seen", "300"]
+    result = cli(experiment, "fit", *at(workspace, "first"), *more, *typed)
+    refuses(result, 6, "not finite")
+    assert (folder / "checkpoints/last.ckpt").read_bytes() == before

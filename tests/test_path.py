@@ -33,10 +33,13 @@ def history(folder: Path) -> list[list[str]]:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Digests of everything that training changes."""
-    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    """Digests of everything that training changes, in both checkpoints."""
     parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-    return {part: _digest(checkpoint[part]) for part in parts}
+    found = {}
+    for name in ("best", "last"):
+        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+        found |= {f"{name}/{part}": _digest(checkpoint[part]) for part in parts}
+    return found
 
 
 def _digest(value: object) -> str:
@@ -112,6 +115,20 @@ def test_a_run_stopped_after_an_epoch_and_resumed_equals_one_that_was_not(
     assert history(parts) == history(whole)
 
 
+def test_resuming_needs_no_configuration_and_takes_what_was_typed_at_the_start(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = run_folder(workspace, experiment, "typed")
+    typed = ["--ema.half_life_images", "77", "--trainer.max_epochs", "1"]
+    assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "typed"), *typed).code == 0
+    more = ["--resume", "true", "--trainer.max_epochs", "2"]
+    result = cli(experiment, "fit", *at(workspace, "typed"), *more)
+    assert result.code == 0, result.err
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["ema"]["half_life_images"] == 77
+    assert {row[1] for row in history(folder)[1:]} == {"0", "1"}
+
+
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -173,13 +190,14 @@ def test_the_held_out_split_is_first_read_by_evaluate(
     assert cli(experiment, "evaluate", *at(workspace, "blind")).code == 3
 
 
-def test_a_run_is_not_evaluated_on_data_that_were_split_anew(
+def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
     assert cli(experiment, "generate", *at(workspace, "first"), "--n", "3").code == 0
-    changed = ["--data.test_fraction", "0.4"]
-    result = cli(experiment, "evaluate", *at(workspace, "first"), *changed)
-    assert result.code == 3 and "is not the data set" in result.err
+    changed = [*at(workspace, "first"), "--data.test_fraction", "0.4"]
+    for verb, *more in (("evaluate",), ("fit", "--resume", "true")):
+        result = cli(experiment, verb, *changed, *more)
+        assert result.code == 3 and "is not the data set" in result.err
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What the data modules of all experiments share: raw folder in, batches on the device out."""
 
+import hashlib
 import inspect
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,7 +39,7 @@ class ImageDataModule(pl.LightningDataModule):
         val_fraction: share of the training images that validates, by group.
         test_fraction: share of all images that only `evaluate` reads, by group.
         split_seed: of the split; not the seed of the run.
-        augment: "none", "d4", "affine" or "photometric".
+        augment: "none", "d4", "affine", "photometric", or several joined by "+".
         simulated_images: how many images the simulator writes.
         simulated_size: mean side of a simulated image in pixels.
         num_workers: loader processes; packed pixels of a small set are fastest with 0.
@@ -47,6 +48,8 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     default_card: ClassVar[str]
+    # Files of the experiment's folder that decide what `simulate` writes.
+    simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
 
     def __init__(
         self,
@@ -111,6 +114,16 @@ class ImageDataModule(pl.LightningDataModule):
         return Path(inspect.getfile(type(self))).parent.name
 
     @property
+    def simulated_name(self) -> str:
+        """Of the simulated raw folder; another simulator, number or size gives another name."""
+        folder = Path(inspect.getfile(type(self))).parent
+        shared = sorted((PROJECT / "common/simulate").glob("*.py"))
+        sources = [folder / name for name in self.simulator_files] + shared
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        what = f"{self.simulated_images}x{self.simulated_size}px"
+        return f"{self.experiment}-simulated-{what}-{digest[:8]}"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Index = label."""
         return self.card.classes
@@ -157,6 +170,23 @@ class ImageDataModule(pl.LightningDataModule):
                     f"was prepared with {name} {self.facts[name]}, not {value}",
                     "correct the configuration, or prepare the raw images again",
                 )
+
+    def refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the prepared data with those of a checkpoint.
+
+        A changed data set is split anew: what is held out now may have been trained on.
+
+        Raises:
+            UserError: they differ.
+        """
+        trained = checkpoint[type(self).__qualname__]["facts"]["manifest_sha256"]
+        if trained != self.facts["manifest_sha256"]:
+            raise UserError(
+                Exit.INPUT,
+                relative(self.prepared.folder),
+                "is not the data set that the run was trained on",
+                "put data and --data options back as they were, or train a new run on these",
+            )
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Decides what `generate` makes: ``count`` images from ``seed`` on.
@@ -213,17 +243,17 @@ class ImageDataModule(pl.LightningDataModule):
     def _label(self, seed: int, labels: str) -> int:
         counts = self.facts["counts"]["train"]
         present = [name for name in self.facts["classes"] if counts.get(name)]
-        if not present:
-            return 0
-        if labels in self.facts["classes"]:
-            return self.facts["classes"].index(labels)
-        if labels not in ("data", "balanced"):
+        if labels not in ("data", "balanced", *present):
             raise UserError(
                 Exit.USAGE,
                 f"--labels {labels}",
-                "is neither data, balanced nor a class",
-                f"choose from {', '.join(self.facts['classes'])}",
+                "is neither data, balanced nor a class that the model was trained on",
+                f"choose from {', '.join(['data', 'balanced', *present])}",
             )
+        if not present:
+            return 0
+        if labels in present:
+            return self.facts["classes"].index(labels)
         if labels == "balanced":
             return self.facts["classes"].index(present[seed % len(present)])
         weights = np.array([counts[name] for name in present], float)

@@ -5,6 +5,7 @@ Imports no image library: a machine that only trains on prepared data need not h
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from common.data.cards import Card
 from common.data.manifest import SPLITS, Sample
 from common.data.prepared import Prepared
 from common.data.whole_folder import whole_folder
-from common.errors import Exit, UserError, relative
+from common.errors import Exit, UserError, relative, visible
 
 if TYPE_CHECKING:
     from common.data.datamodule import ImageDataModule
@@ -97,8 +98,23 @@ def _prepare(data: "ImageDataModule", root: Path, folder: Path, samples: Sequenc
     from common.data.prepare import prepare
 
     print(f"preparing {len(samples)} images of {relative(root)}", flush=True)
+    others = _passed_over(root, samples)
+    if others:
+        print(f"note: no images of the data set, passed over: {others}", flush=True)
     for remark in prepare(root, folder, samples, _recipe(data)):
         print(f"note: {remark}", flush=True)
+
+
+def _passed_over(root: Path, samples: Sequence[Sample]) -> str:
+    """Files that are not read, counted by their ending: lost images must not go unseen."""
+    names = {sample.name for sample in samples}
+    found = Counter(
+        path.suffix or path.name
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+        if path.relative_to(root).as_posix() not in names
+    )
+    return ", ".join(f"{count} {visible(suffix)}" for suffix, count in sorted(found.items()))
 
 
 def _ensure_simulated(data: "ImageDataModule") -> None:
@@ -112,8 +128,7 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
 
 def _raw_root(data: "ImageDataModule") -> Path:
     if data.root is None:
-        name = f"{data.card.name}-simulated-{data.simulated_images}x{data.simulated_size}px"
-        return data.workspace / "data/raw" / name
+        return data.workspace / "data/raw" / data.simulated_name
     root = Path(data.root)
     if not root.is_dir():
         raise UserError(

@@ -13,6 +13,8 @@ from common.metrics import bootstrap, distributions, fidelity
 from common.metrics.features import Extractor
 from common.metrics.protocol import MetricRefused, Record
 
+# Share of images on which a biological scalar may be unmeasurable before it is refused.
+MAX_LOST = 0.2
 _REFUSALS = (MetricRefused, UserError, ImportError, MemoryError, np.linalg.LinAlgError)
 
 
@@ -127,10 +129,10 @@ def _frechet(real: Tensor, fake: Tensor) -> _Measured:
 
 def _kernel(real: Tensor, fake: Tensor) -> _Measured:
     size = fidelity.kernel_subset_size(len(real), len(fake))
-    value, deviation = fidelity.kernel_distance(real, fake, fidelity.SUBSETS, size)
-    error = deviation / fidelity.SUBSETS**0.5
-    low, high = bootstrap.kernel_interval(real, fake, value, error)
-    return _Measured(value, low, high, f"subsets={fidelity.SUBSETS} subset_size={size}")
+    subsets = 1 if size == len(real) == len(fake) else fidelity.SUBSETS
+    value, deviation = fidelity.kernel_distance(real, fake, subsets, size)
+    low, high = bootstrap.kernel_interval(real, fake, value, deviation / subsets**0.5)
+    return _Measured(value, low, high, f"subsets={subsets} subset_size={size}")
 
 
 def _biology_records(
@@ -150,11 +152,18 @@ def _biology_records(
     (real, lost_real), (fake, lost_fake) = distributions.finite(real), distributions.finite(fake)
     counts = f"{len(real)} real and {len(fake)} synthetic values"
     note = f"{counts}, {lost_real} and {lost_fake} more not measurable"
+    # What is left would be the best of a set, and its distance no statement about the set.
+    selected = any(_is_selected(*side) for side in ((real, lost_real), (fake, lost_fake)))
+    refused = _Measured(None, note=f"Measurable on too few images: {note}.")
     records = []
     for key, (distance, of) in measures.items():
-        found = _attempt(_with_interval, distance, real, fake)
+        found = refused if selected else _attempt(_with_interval, distance, real, fake)
         records.append(record(key, **of, **found._replace(note=found.note or note)._asdict()))
     return records
+
+
+def _is_selected(values: np.ndarray, lost: int) -> bool:
+    return lost > MAX_LOST * (len(values) + lost)
 
 
 def _with_interval(

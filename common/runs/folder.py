@@ -11,7 +11,7 @@ from common.errors import Exit, UserError
 # Set once by the first process, so that the ranks it starts write into the same run.
 _RUN_ID = "SYNTHETIC_MICROSCOPY_RUN"
 # Empty for verbs that work on no run.
-_RUN_NAME = re.compile(r"(\w[\w. -]*)?")
+_RUN_NAME = re.compile(r"(\w[\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RunFolder:
         """
         if not _RUN_NAME.fullmatch(self.run_id):
             problem = "is no name for a run"
-            remedy = "use letters, digits, spaces, - _ and ."
+            remedy = "use letters, digits, - _ and ."
             raise UserError(Exit.USAGE, f"--run {self.run_id}", problem, remedy)
 
     @property
@@ -75,7 +75,8 @@ class RunFolder:
 
 def new_run_id() -> str:
     """Time of the start, or the scheduler's job id; the same in every rank of a run."""
-    scheduled = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    slurm = [os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_STEP_ID") if k in os.environ]
+    scheduled = "-".join(slurm) or os.environ.get("TORCHELASTIC_RUN_ID")
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     return os.environ.setdefault(_RUN_ID, scheduled or stamp)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.core.optimizer import _init_optimizers_and_lr_schedulers
 
 
 class SeededSteps(Callback):
@@ -37,8 +38,7 @@ class TypedSettingsWin(Callback):
         """Overwrites what was loaded; the rate of a scheduled optimizer stays its scheduler's."""
         if trainer.ckpt_path is None:
             return
-        fresh = pl_module.configure_optimizers()
-        fresh = fresh if isinstance(fresh, list | tuple) else [fresh]
+        fresh, *_ = _init_optimizers_and_lr_schedulers(pl_module)
         kept = {"params", "lr", "initial_lr"} if trainer.lr_scheduler_configs else {"params"}
         for loaded, configured in zip(trainer.optimizers, fresh, strict=True):
             for old, new in zip(loaded.param_groups, configured.param_groups, strict=True):

@@ -22,6 +22,7 @@ class CiliaDataModule(ImageDataModule):
     """`<class>/<image>`, or `<train|val|test>/<class>/<image>` where the data came split."""
 
     default_card = "cilia_tem"
+    simulator_files = ("simulator.py", "anatomy.py")
 
     def scan(self, root: Path) -> list[Sample]:
         """Images of the card's classes.
