@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from common.runs.checkpoints import LastCheckpoint, load_checkpoint
 from common.runs.ema import EMA
 from common.trainer import ExperimentTrainer
 from experiments.cilia_cvae.module import CiliaCVAE
-from running import Cli, at, call_cli, smoke
+from running import ROOT, Cli, at, call_cli, smoke
 
 CLASSES = ["Normal", "ODA", "No CP"]
 TINY = {"latent_dim": 8, "width": 8, "condition_dim": 8}
@@ -261,3 +264,19 @@ def test_resuming_a_finished_run_changes_no_number(finished: Path, cli: Cli) -> 
     result = cli("cilia_cvae", "fit", *at(finished, "first"), "--resume", "true")
     assert result.code == 0 and "96 images seen" in result.out
     assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_two_processes_train_it_with_plain_ddp(tmp_path: Path) -> None:
+    """Every parameter takes part in every step, so DDP need not search for unused ones."""
+    script = str(ROOT / "experiments/cilia_cvae/cli.py")
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    env = {k: v for k, v in os.environ.items() if k != "SYNTHETIC_MICROSCOPY_RUN"}
+    done = subprocess.run(
+        [sys.executable, script, "fit", *smoke("cilia_cvae"), *at(tmp_path, "two"), *ddp],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/cilia_cvae/two/checkpoints/best.ckpt").is_file()
