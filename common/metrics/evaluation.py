@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 from torch import Tensor
 
 from common.errors import UserError
@@ -67,12 +68,15 @@ def evaluate(
         biology_fake: the same measurements on the synthetic images.
 
     Returns:
-        Fréchet and kernel distance, then Wasserstein and Kolmogorov-Smirnov distance of each
-        biological scalar, in the order of its name.
+        Fréchet and kernel distance, the share of synthetic images on which the most difficult
+        biological scalar can be measured, then Wasserstein and Kolmogorov-Smirnov distance of each scalar,
+        in the order of its name.
     """
     biology_real, biology_fake = biology_real or {}, biology_fake or {}
     records = _image_records(real, fake, extractor, context)
     record = partial(context.record, n_real=len(real), n_fake=len(fake))
+    if biology_fake:
+        records.append(record("measurable_share", **_measurable(biology_real, biology_fake)))
     for name in sorted({*biology_real, *biology_fake}):
         records += _biology_records(
             name,
@@ -133,6 +137,23 @@ def _kernel(real: Tensor, fake: Tensor) -> _Measured:
     value, deviation = fidelity.kernel_distance(real, fake, subsets, size)
     low, high = bootstrap.kernel_interval(real, fake, value, deviation / subsets**0.5)
     return _Measured(value, low, high, f"subsets={subsets} subset_size={size}")
+
+
+def _measurable(real: Mapping[str, np.ndarray], fake: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Of the scalar that fails most often; needs no real image at all.
+
+    The interval is the exact binomial one (Clopper and Pearson 1934).
+    """
+    worst = min(fake, key=lambda name: np.isfinite(fake[name]).mean())
+    found = stats.binomtest(int(np.isfinite(fake[worst]).sum()), len(fake[worst]))
+    low, high = found.proportion_ci()
+    beside = f"; of the real images {np.isfinite(real[worst]).mean():.3f}" if worst in real else ""
+    return {
+        "value": found.statistic,
+        "low": float(low),
+        "high": float(high),
+        "note": f"lowest for {worst}{beside}",
+    }
 
 
 def _biology_records(

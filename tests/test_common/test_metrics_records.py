@@ -186,6 +186,7 @@ def test_all_numbers_come_with_their_protocol() -> None:
     assert list(found) == [
         "frechet_distance",
         "kernel_distance",
+        "measurable_share",
         "wasserstein/area_um2",
         "kolmogorov_smirnov/area_um2",
     ]
@@ -208,6 +209,7 @@ def test_all_numbers_come_with_their_protocol() -> None:
     assert area.low < area.value < area.high
     assert area.value == pytest.approx(1, abs=0.5)
     assert (area.unit, area.extractor) == ("µm²", "")
+    assert found["measurable_share"].value == pytest.approx(25 / 27)
     assert area.note == "30 real and 25 synthetic values, 0 and 2 more not measurable"
     assert found["kolmogorov_smirnov/area_um2"].unit == ""
 
@@ -229,7 +231,12 @@ def test_one_refused_metric_hides_no_other() -> None:
             noise_images(5, 0), noise_images(5, 1), features, CONTEXT, biology_real, biology_fake
         )
     )
-    assert len(found) == 8
+    assert len(found) == 9
+    share = found["measurable_share"]
+    # Clopper and Pearson 1934: 0 of 20 reaches up to 1 - 0.025 ** (1 / 20).
+    assert (share.value, share.low) == (0, 0)
+    assert share.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert share.note == "lowest for count; of the real images 1.000"
     assert found["frechet_distance"].value > 0
     assert found["kernel_distance"].value is None
     assert "At least 10 images" in found["kernel_distance"].note
