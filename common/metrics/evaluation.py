@@ -69,8 +69,8 @@ def evaluate(
 
     Returns:
         Fréchet and kernel distance, the share of synthetic images on which the most difficult
-        biological scalar can be measured, then Wasserstein and Kolmogorov-Smirnov distance of each scalar,
-        in the order of its name.
+        biological scalar can be measured, then Wasserstein and Kolmogorov-Smirnov distance of each
+        scalar, in the order of its name.
     """
     biology_real, biology_fake = biology_real or {}, biology_fake or {}
     records = _image_records(real, fake, extractor, context)
