@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import StepLR
 
 from common.errors import Exit, UserError
 from common.runs import hardware, preset
@@ -232,10 +234,16 @@ def test_the_noise_of_a_step_is_a_function_of_seed_images_and_rank() -> None:
         assert not set(other) & set(first)
 
 
+class Scheduled(pl.LightningModule):
+    def configure_optimizers(self) -> dict[str, object]:
+        weight = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.Adam([weight], lr=0.2, betas=(0.0, 0.99))
+        return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, 1)}
+
+
 def test_typed_settings_replace_loaded_ones_when_a_run_is_resumed() -> None:
-    weight = torch.nn.Parameter(torch.ones(1))
-    typed = torch.optim.Adam([weight], lr=0.2, betas=(0.0, 0.99))
-    module = SimpleNamespace(configure_optimizers=lambda: typed)
+    weight, module = torch.nn.Parameter(torch.ones(1)), Scheduled()
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     for path, scheduled, rate, beta in (
         (None, [], 0.1, 0.5),
         ("last.ckpt", [], 0.2, 0.0),
