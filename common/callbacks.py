@@ -17,6 +17,7 @@ from common.data.canvas import crop_to_mask
 from common.data.image_io import write_ome_tiff, write_png
 from common.errors import Exit, UserError
 from common.runs.folder import RunFolder
+from common.storage import whole_file
 
 # Channels and pixel types that PNG holds; the first two by default.
 _PNG = ((1, "uint8"), (1, "uint16"), (3, "uint8"))
@@ -185,9 +186,8 @@ class RunConfig(SaveConfigCallback):
             config.pop(key, None)
         text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         # Resuming on a full disk must not cost the run its configuration.
-        partial = self.folder.config.with_suffix(".part")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder.config)
+        with whole_file(self.folder.config) as stream:
+            stream.write(text.encode())
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from common.errors import Exit, UserError, relative, require_positive
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(pl.LightningDataModule, ABC):
     """Images of one data set on square canvases, split by group.
 
     An experiment says where its images and labels are (`scan`), how to make stand-ins for them
@@ -94,13 +95,13 @@ class ImageDataModule(pl.LightningDataModule):
 
     # What an experiment provides.
 
+    @abstractmethod
     def scan(self, root: Path) -> list[Sample]:
         """Every image below the raw folder with its group and label; reads no pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def simulate(self, root: Path) -> None:
         """Writes a stand-in for the real data, in its layout, with ground truth."""
-        raise NotImplementedError
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""

@@ -15,7 +15,6 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +30,7 @@ from common.data.image_layout import COPY_AGAIN, Layout, Refused
 from common.data.image_raster import RasterHeader
 from common.data.image_tiff import TiffHeader
 from common.errors import Exit, UserError, relative, visible
+from common.storage import whole_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 AXES = "ITZCYX"
@@ -332,17 +332,6 @@ def _is_regular(path: Path) -> bool:
 
 
 def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            save(stream)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(
-            Exit.STORAGE,
-            relative(path),
-            f"cannot be written: {error.strerror}",
-            "free some space, or choose a folder that you may write to",
-        ) from error
+    # Thousands of images a minute: waiting for the disk after each would take most of the time.
+    with whole_file(path, durable=False) as stream:
+        save(stream)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from common.data.cards import Card
 from common.data.manifest import SPLITS, Sample
 from common.data.prepared import Prepared
-from common.data.whole_folder import whole_folder
 from common.errors import Exit, UserError, relative, visible
+from common.storage import whole_folder
 
 if TYPE_CHECKING:
     from common.data.datamodule import ImageDataModule

@@ -22,9 +22,9 @@ from common.data.cards import Card
 from common.data.image_io import Image, read_image
 from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe
-from common.data.whole_folder import whole_folder
 from common.errors import UserError, relative
 from common.preprocess.geometry import fit_to_canvas
+from common.storage import whole_folder
 
 
 def prepare(root: Path, folder: Path, samples: Sequence[Sample], recipe: Recipe) -> list[str]:

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from common.errors import Exit, UserError, relative
+from common.storage import whole_file
 
 # Two numbers may stand side by side when all of these agree.
 PROTOCOL_FIELDS = (
@@ -93,21 +92,8 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         UserError: the folder cannot be written; the old file is kept.
     """
     text = "".join(f"{_to_line(record)}\n" for record in records)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="ascii", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        problem = f"cannot be written ({error.strerror})"
-        remedy = "free space or choose another folder"
-        raise UserError(
-            Exit.STORAGE, relative(path), problem, remedy, "the old file is kept"
-        ) from error
+    with whole_file(path) as stream:
+        stream.write(text.encode("ascii"))
 
 
 def read_records(path: Path) -> list[Record]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.errors import Exit, UserError, relative, visible
+from common.errors import visible
 from common.report import charts
 from common.report.configs import data_set, differing_keys
 from common.report.pictures import Album, Picture, choose_samples, filmstrip
 from common.report.records import Row, comparable_rows, why_apart
 from common.report.runs import LARGEST, Run
+from common.storage import whole_file
 
 _HERE = Path(__file__).parent
 _MOST_IMAGE_BYTES = 64 * 2**20
@@ -69,15 +70,9 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
         UserError: the folder cannot be written (storage).
     """
     page = render(runs)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        remedy = "make room or give a --workspace that can be written"
-        problem = f"cannot be written ({error.strerror})"
-        raise UserError(Exit.STORAGE, relative(path), problem, remedy) from error
+    remedy = "make room or give a --workspace that can be written"
+    with whole_file(path, remedy, parents=True) as stream:
+        stream.write(page.encode())
     return path
 
 

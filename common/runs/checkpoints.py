@@ -1,8 +1,6 @@
 """Checkpoints: written whole or not at all, read only as data."""
 
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from common.errors import Exit, UserError, relative
+from common.storage import whole_file
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -29,26 +28,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: the folder cannot be written to or is full.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
+        remedy = "free space or make the folder writable, then go on with --resume true"
+        kept = "the previous checkpoint is untouched"
+        with whole_file(Path(path), remedy, kept, parents=True) as stream:
+            try:
                 torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(target)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                Exit.STORAGE,
-                relative(target),
-                f"cannot be written ({error})",
-                "free space or make the folder writable, then go on with --resume true",
-                "the previous checkpoint is untouched",
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise OSError(str(error)) from error
 
 
 class LastCheckpoint(Checkpoint):

@@ -1,12 +1,15 @@
 """The authoritative history of a run: one line a number, flushed at once."""
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from common.storage import whole_file
 
 HEADER = ("images_seen", "epoch", "step", "name", "value")
 # What a clock says belongs to the machine, not to the run: left out when runs are compared.
@@ -72,10 +75,10 @@ def truncate(path: Path, images_seen: int) -> None:
     with path.open(newline="", encoding="utf-8", errors="replace") as stream:
         _, *lines = stream.readlines() or [""]
     kept = [row for line in lines if (row := _row(line)) and int(row[0]) <= images_seen]
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([HEADER, *kept])
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([HEADER, *kept])
+    with whole_file(path) as stream:
+        stream.write(text.getvalue().encode())
 
 
 def _row(line: str) -> list[str] | None:

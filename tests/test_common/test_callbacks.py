@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from common.callbacks import (
 )
 from common.data.canvas import rectangle_mask
 from common.data.image_io import read_image
+from common.errors import Exit, UserError
 from common.runs.folder import RunFolder
 
 
@@ -244,11 +246,12 @@ def test_the_configuration_is_replaced_whole_and_names_no_start(
     assert logged == [{"model": {"lr": 1}}]
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
 
-    def full(path: Path, text: str, **options: Any) -> None:
-        path.write_bytes(text.encode()[:3])
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space") as caught:
         callback.save_config(trainer, None, "fit")
+    assert caught.value.code == Exit.STORAGE
+    assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
     assert folder.config.read_text() == "{'model': {'lr': 1}}"

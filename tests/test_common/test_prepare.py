@@ -19,9 +19,9 @@ from common.data.manifest import Sample, read_manifest, write_manifest
 from common.data.preparation import Recipe
 from common.data.prepare import planes, prepare
 from common.data.prepared import Prepared
-from common.data.whole_folder import whole_folder
 from common.errors import Exit, UserError
 from common.preprocess.geometry import fit_to_canvas
+from common.storage import whole_folder
 
 CARD = Card(
     "blobs", "Blobs", "nowhere", "none", ("grey",), None, "dtype", ("a", "b"), None, "image",

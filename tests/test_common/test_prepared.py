@@ -33,6 +33,9 @@ class BlobsDataModule(ImageDataModule):
         names = [path.relative_to(root).as_posix() for path in find_images(root)]
         return [Sample(name, name, name.split("/")[0]) for name in names]
 
+    def simulate(self, root: Path) -> None:
+        raise AssertionError("these tests bring their own images")
+
 
 @pytest.fixture(scope="module")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:

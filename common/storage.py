@@ -1,0 +1,89 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import Exit, UserError, relative
+
+
+@contextmanager
+def whole_file(
+    path: Path,
+    remedy: str = "free some space, or choose a folder that you may write to",
+    kept: str = "the old file is kept",
+    parents: bool = False,
+    durable: bool = True,
+) -> Iterator[BinaryIO]:
+    """Yields a stream whose content becomes ``path`` at the end, or vanishes on any error.
+
+    It lies beside ``path``: from another device the last step would be a copy, which a kill can
+    cut short.
+
+    Args:
+        path: what it held before stays until the new content is complete.
+        remedy: for the error.
+        kept: for the error.
+        parents: whether missing folders are made.
+        durable: waits for the disk; without it a lost machine can leave an empty file.
+
+    Raises:
+        UserError: the storage is full or not writable.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as stream:
+                yield stream
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+    except OSError as error:
+        raise _unwritable(path, error, remedy, kept) from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``folder`` at the end, or vanishes on an error.
+
+    Until it ends, what ``folder`` held before stays as it was.
+
+    Raises:
+        UserError: the storage is full or not writable.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            _replace(folder, partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        remedy = "free some space or choose another --workspace, then run the same command again"
+        raise _unwritable(folder, error, remedy, "what was there before was kept") from error
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Deleting the old folder in place would, if interrupted, leave one that looks complete."""
+    old = partial.with_name(f"{partial.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError, remedy: str, kept: str) -> UserError:
+    problem = f"cannot be written ({error.strerror or error})"
+    return UserError(Exit.STORAGE, relative(path), problem, kept=kept, remedy=remedy)
