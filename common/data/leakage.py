@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.augment import orient
 from common.data.manifest import Sample
-from common.data.splits import DERIVATIVES, group_of
+from common.data.splits import group_of
 from common.errors import Exit, UserError, visible
 
 _SHOWN = 3
@@ -67,7 +67,7 @@ def pixels_digest(pixels: np.ndarray) -> str:
 
 
 def merge_duplicates(
-    samples: Sequence[Sample], derivative_suffixes: Sequence[str] = DERIVATIVES
+    samples: Sequence[Sample], derivative_suffixes: Sequence[str]
 ) -> tuple[list[Sample], list[Leak]]:
     """Joins the groups of samples with the same bytes, pixels or original name.
 
@@ -92,9 +92,7 @@ def merge_duplicates(
     return [replace(sample, group=_root(leader, sample.group)) for sample in samples], findings
 
 
-def audit(
-    samples: Sequence[Sample], derivative_suffixes: Sequence[str] = DERIVATIVES
-) -> list[Leak]:
+def audit(samples: Sequence[Sample], derivative_suffixes: Sequence[str]) -> list[Leak]:
     """Everything that crosses from one split into another, and pictures with two labels.
 
     Args:

@@ -17,10 +17,12 @@ from typing import NamedTuple
 from common.data.manifest import SPLITS, Sample
 from common.errors import Exit, UserError
 
-# Endings of names that people and programs give to altered copies; regular expressions.
-DERIVATIVES = ("_mirrored", "_flipped", r"_rot\d+", r"_aug\d*")
-
-_SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# What people call the folders of a split that comes with the data, in lower case.
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class _Group(NamedTuple):
@@ -88,7 +90,7 @@ def assign_splits(
 def _key_of_path(name: str) -> str:
     *folders, file = name.split("/")
     stem = PurePosixPath(file).stem.removesuffix(".ome")
-    return "/".join([f for f in folders if f.lower() not in _SPLIT_FOLDERS] + [stem])
+    return "/".join([f for f in folders if f.lower() not in SPLIT_FOLDERS] + [stem])
 
 
 def _key_of_pattern(name: str, pattern: str) -> str:

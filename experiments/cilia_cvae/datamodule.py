@@ -7,15 +7,9 @@ import numpy as np
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import find_images
 from common.data.manifest import Sample
-from common.data.splits import group_of
+from common.data.splits import SPLIT_FOLDERS, group_of
 from common.errors import Exit, UserError, relative
 from experiments.cilia_cvae import biology
-
-_SHIPPED = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 class CiliaDataModule(ImageDataModule):
@@ -57,7 +51,7 @@ class CiliaDataModule(ImageDataModule):
         if not inner or inner[0] not in self.classes:
             return None
         # What lies below two classes or two splits says two things.
-        ambiguous = any(f in self.classes or f.lower() in _SHIPPED for f in inner[1:])
+        ambiguous = any(f in self.classes or f.lower() in SPLIT_FOLDERS for f in inner[1:])
         return None if ambiguous else inner[0]
 
     def _sample(self, name: Path) -> Sample:
@@ -76,7 +70,7 @@ class CiliaDataModule(ImageDataModule):
 
 
 def _split(name: Path) -> str:
-    return _SHIPPED.get(name.parts[0].lower(), "")
+    return SPLIT_FOLDERS.get(name.parts[0].lower(), "")
 
 
 def _empty(folder: Path) -> UserError:

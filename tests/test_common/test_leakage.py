@@ -1,14 +1,21 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from common.data.leakage import Leak, audit, merge_duplicates, pixels_digest, refuse_leaks
+from common.data import leakage
+from common.data.cards import load_card
+from common.data.leakage import Leak, pixels_digest, refuse_leaks
 from common.data.manifest import Sample
 from common.data.splits import assign_splits
 from common.errors import Exit, UserError
+
+SUFFIXES = load_card("cilia_tem").derivative_suffixes
+audit = partial(leakage.audit, derivative_suffixes=SUFFIXES)
+merge_duplicates = partial(leakage.merge_duplicates, derivative_suffixes=SUFFIXES)
 
 
 def digest(seed: int) -> str:
@@ -134,7 +141,7 @@ def test_every_copy_in_another_split_is_listed() -> None:
 def test_other_derivative_endings_come_from_the_card() -> None:
     samples = [*clean(), image(99, "test", name="a/000-turned.png")]
     assert audit(samples) == []
-    assert [leak.kind for leak in audit(samples, ["-turned"])] == ["derivative name"]
+    assert [leak.kind for leak in leakage.audit(samples, ["-turned"])] == ["derivative name"]
 
 
 def test_the_message_stays_short_and_shows_hostile_names_escaped() -> None:
