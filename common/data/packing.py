@@ -47,6 +47,7 @@ class Scratch:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "scratch.bin"
         self._types: list[tuple[np.dtype, int]] = []
+        self._names: list[str] = []
         self._offsets: list[int] = []
         self._ranges: list[tuple[float, float]] = []
         self._shape: tuple[int, ...] = ()
@@ -64,9 +65,10 @@ class Scratch:
         self._stream.close()
         self._path.unlink()
 
-    def append(self, canvas: np.ndarray, bits: int) -> None:
-        """Keeps one canvas [C, size, size]; ``bits`` are the significant bits of its file."""
+    def append(self, canvas: np.ndarray, bits: int, name: str = "data set") -> None:
+        """Keeps one canvas [C, size, size]; ``bits`` are the significant bits of file ``name``."""
         self._shape = canvas.shape
+        self._names.append(name)
         # 1, 2 and 4 bits come spread over the 8 of their pixel type.
         self._types.append((canvas.dtype, max(bits, 8)))
         self._offsets.append(self._stream.tell())
@@ -103,15 +105,21 @@ class Scratch:
         if kinds <= {"uint8", "uint16"} and not _is_fixed(rule):
             return Storage("uint16", "full_scale", 1.0, 0.0, 16, "uint16")
         if len(kinds) > 1:
-            raise UserError(
-                Exit.INPUT,
-                "data set",
-                f"mixes the pixel types {', '.join(sorted(kinds))}",
-                "convert the files to one type",
-            )
+            raise self._mixed(kinds)
         lows, highs = zip(*(self._ranges[k] for k in training), strict=True)
         low, high = rule if _is_fixed(rule) else (min(lows), max(highs))
         return Storage("uint16", "linear", (high - low) / _FULL, low, bits, kinds.pop())
+
+    def _mixed(self, kinds: set[str]) -> UserError:
+        found = [str(dtype) for dtype, _ in self._types]
+        rarest = min(sorted(kinds), key=found.count)
+        return UserError(
+            Exit.INPUT,
+            self._names[found.index(rarest)],
+            f"with {found.count(rarest)} of {len(found)} images in {rarest}, the data set "
+            f"mixes the pixel types {', '.join(sorted(kinds))}, which have no common scale",
+            "convert the files to one type",
+        )
 
     def _stored(self, position: int, storage: Storage) -> np.ndarray:
         dtype, bits = self._types[position]

@@ -99,7 +99,7 @@ def _read_all(
     root: Path,
     samples: Sequence[Sample],
     recipe: Recipe,
-    keep: Callable[[np.ndarray, int], None],
+    keep: Callable[[np.ndarray, int, str], None],
 ) -> tuple[list[Sample], dict[str, str]]:
     """Samples with what their files say, and what is wrong with those that cannot be used."""
 
@@ -123,7 +123,7 @@ def _read_all(
                     bad[sample.name] = result
                     continue
                 checked.append(result[0])
-                keep(result[1], result[2])
+                keep(result[1], result[2], sample.name)
     return checked, bad
 
 

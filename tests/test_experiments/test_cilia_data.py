@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.image_io import find_images
+from common.data.image_io import find_images, write_ome_tiff
 from common.data.prepared import Prepared
 from common.errors import Exit, UserError
 from experiments.cilia_cvae.datamodule import CiliaDataModule
@@ -300,3 +300,9 @@ def test_splits_do_not_depend_on_the_size_of_the_canvas(small: Path, tmp_path: P
         data.prepare_data()
         splits.append([replace(sample, index=0) for sample in data.prepared.manifest])
     assert splits[0] == splits[1]
+
+
+def test_a_file_of_a_type_without_a_common_scale_is_named(small: Path, tmp_path: Path) -> None:
+    floating = np.random.default_rng(0).random((20, 20), np.float32)
+    write_ome_tiff(small / "Normal/Normal_9999.tif", floating, "YX")
+    refused(small, tmp_path, "Normal/Normal_9999.tif", "1 of ", "float32, uint8")
