@@ -19,7 +19,7 @@ overlay = $(if $(HW),--config common/configs/$(HW).yaml)
 data = $(if $(DATA),--data.root "$(DATA)")
 run = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help known setup prepare train generate evaluate report demo test test-slow lint bench
+.PHONY: help known setup check-data prepare train generate evaluate report demo test test-slow test-faults soak lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,11 +35,14 @@ $(READY): requirements.txt pyproject.toml
 	@$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder)
+check-data: $(READY) known ## look at every file and the split of EXP's data (DATA=folder, .zip or .tar)
+	@$(CLI) check --config $(or $(config),$(default_config)) $(data) $(ARGS)
+
+prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder, .zip or .tar)
 	@$(CLI) prepare --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
 train: $(READY) known ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
-	@$(CLI) fit $(if $(RESUME),--resume true $(if $(config),--config $(config)),--config \
+	@$(CLI) fit $(if $(RESUME),--resume $(RESUME:1=true) $(if $(config),--config $(config)),--config \
 		$(or $(config),$(default_config))) $(overlay) $(data) $(run) $(ARGS)
 
 generate: $(READY) known ## N images from the newest run of EXP, or from RUN
@@ -62,10 +65,16 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 test: $(READY) ## the tests that CI runs
 	@$(RUNNER) -m ruff check --quiet .
 	@$(RUNNER) -m ruff format --check --quiet .
-	@$(RUNNER) -m pytest -q -m "not slow" $(ARGS)
+	@$(RUNNER) -m pytest -q -m "not slow and not faults" $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes
-	@$(RUNNER) -m pytest -q -m slow $(ARGS)
+	@$(RUNNER) -m pytest -q -m "slow" $(ARGS)
+
+test-faults: $(READY) ## kills, damage, full disks, bad input: at most 15 minutes; the count at the end
+	@$(RUNNER) -m pytest -q -m "faults and not soak" tests/test_faults $(ARGS)
+
+soak: $(READY) ## ten minutes of training: memory, descriptors, speed and disk must not drift
+	@$(RUNNER) -m pytest -q -m soak tests/test_faults $(ARGS)
 
 lint: $(READY) ## style, and the formatting it can mend
 	@$(RUNNER) -m ruff check --fix .

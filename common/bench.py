@@ -18,23 +18,30 @@ from pathlib import Path
 
 import torch
 import yaml
+from lightning_fabric.plugins import TorchCheckpointIO
 
 from common.data.datamodule import PROJECT
 from common.data.prepared import Prepared
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, exit_on_user_error
+from common.runs.checkpoints import DurableCheckpointIO
 from common.runs.hardware import has_native_bf16
 
-_ALL_OFF = {"allocator": "false", "fused_optimizer": "false", "channels_last": "false",
-            "precision": "32-true"}  # fmt: skip
+_ALL_OFF = {
+    "hardware.allocator": "false",
+    "hardware.fused_optimizer": "false",
+    "hardware.channels_last": "false",
+    "hardware.precision": "32-true",
+}
+_GUARDS = "guard.finite"
 
 
 def arms(native_bf16: bool) -> dict[str, dict[str, str]]:
-    """Settings to compare: everything on, each one off, everything off."""
-    full = {name: "true" for name in ("allocator", "fused_optimizer", "channels_last")}
-    full["precision"] = "bf16-mixed" if native_bf16 else "32-true"
+    """Settings to compare: everything on, each one off, all speed settings off."""
+    full = {name: "true" for name in _ALL_OFF} | {_GUARDS: "true"}
+    full["hardware.precision"] = "bf16-mixed" if native_bf16 else "32-true"
     found = {"all": full}
-    for name, off in _ALL_OFF.items():
+    for name, off in {_GUARDS: "false", **_ALL_OFF}.items():
         if full[name] != off:
             found[f"without {name}"] = full | {name: off}
     return found | {"all off": _ALL_OFF}
@@ -50,7 +57,7 @@ def training_rate(
     """
     run = f"bench-{time.monotonic_ns()}"
     script = PROJECT / "experiments" / experiment / "cli.py"
-    options = [word for name, value in settings.items() for word in (f"--hardware.{name}", value)]
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     command = [
         *(sys.executable, str(script), "fit", "--config", config, "--run", run),
         *("--workspace", str(workspace), "--tracking.wandb", "disabled", "--preview.count", "0"),
@@ -77,6 +84,18 @@ def loader_rate(prepared: Path, batch_size: int, policy: str, seconds: float = 5
         dataset.__getitems__(batches[done % len(batches)])
         done += 1
     return done * batch_size / (time.perf_counter() - start)
+
+
+def save_seconds(checkpoint: Path, rounds: int = 5) -> dict[str, float]:
+    """Median seconds that our checkpoint IO and Lightning's take for the same checkpoint."""
+    content = torch.load(checkpoint, weights_only=True)
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, io in {"ours": DurableCheckpointIO(), "Lightning's": TorchCheckpointIO()}.items():
+            start = time.perf_counter()
+            io.save_checkpoint(content, str(checkpoint.with_name("bench.ckpt")))
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def start_seconds(experiment: str) -> float:
@@ -111,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "hardware": f"{os.cpu_count()} CPU cores, {_kind()}, torch {torch.__version__}",
             "config": options.config,
             "training_images_per_s": {n: statistics.median(v) for n, v in rates.items()},
+            "save_s": save_seconds(next(workspace.glob("runs/*/*/checkpoints/last.ckpt"))),
+            "epoch_images": len(Prepared.open(prepared).samples("train")),
             "loader_images_per_s": loader_rate(prepared, *_loading(workspace)),
             "bf16": "native" if has_native_bf16(_kind()) else "not native here: no such arm",
             "start_s": statistics.median(start_seconds(options.experiment) for _ in range(3)),
@@ -133,10 +154,20 @@ def _print(result: dict) -> None:
     print(f"\n{where}; median of rounds")
     for name, rate in rates.items():
         print(f"{name:24} {rate:8.1f} images/s   all/this {rates['all'] / rate:5.2f}")
+    _print_guards(result)
     loader = result["loader_images_per_s"]
     print(f"{'loader alone':24} {loader:8.1f} images/s   {loader / rates['all']:.1f} x training")
     print(f"{'command line start':24} {result['start_s']:8.1f} s")
     print(json.dumps(result))
+
+
+def _print_guards(result: dict) -> None:
+    """Epochs with both checkpoints saved, all guards on, against none and Lightning's saving."""
+    rates, saving = result["training_images_per_s"], result["save_s"]
+    print(", ".join(f"saving, {name}: {1000 * s:.0f} ms" for name, s in saving.items()))
+    on = result["epoch_images"] / rates["all"] + 2 * saving["ours"]
+    off = result["epoch_images"] / rates[f"without {_GUARDS}"] + 2 * saving["Lightning's"]
+    print(f"throughput with all guards on: {100 * off / on:.1f} % of that with them off")
 
 
 if __name__ == "__main__":

@@ -8,19 +8,30 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from torch import Tensor
 
 from common.data.canvas import crop_to_mask
 from common.data.image_io import write_ome_tiff, write_png
 from common.errors import Exit, UserError
+from common.privacy import masked
 from common.runs.folder import RunFolder
 from common.storage import whole_file
 
 # Channels and pixel types that PNG holds; the first two by default.
 _PNG = ((1, "uint8"), (1, "uint16"), (3, "uint8"))
+_OF_THIS_START = (
+    "config",
+    "run",
+    "resume",
+    "allow_change",
+    "ckpt_path",
+    "weights_only",
+    "workspace",
+)
 
 
 class ImagesSeen(Callback):
@@ -51,9 +62,13 @@ class ImagesSeen(Callback):
         self._publish(trainer)
         self._stop_when_spent(trainer)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock: a run that is resumed within an epoch does not start one."""
+        self._start_clock()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
-        self._started, self._rate = (time.perf_counter(), self.count), None
+        self._start_clock()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -77,6 +92,9 @@ class ImagesSeen(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock: validation comes before the end of the epoch."""
         self._stop_clock()
+
+    def _start_clock(self) -> None:
+        self._started, self._rate = (time.perf_counter(), self.count), None
 
     def _stop_clock(self) -> None:
         started, count = self._started
@@ -118,7 +136,6 @@ class PreviewGrid(Callback):
         batch = data.on_after_batch_transfer(batch, 0)
         images = pl_module.predict_step(batch, 0)["image"]
         grid = image_grid(to_uint8(images.cpu()))
-        self.folder.previews.mkdir(exist_ok=True)
         write_png(self.folder.previews / f"{trainer.images_seen:010d}.png", grid)
         for logger in trainer.loggers:
             if hasattr(logger, "log_grid"):
@@ -180,16 +197,28 @@ class RunConfig(SaveConfigCallback):
         """On the first rank only, and without any collective call: others wait for nothing."""
         if stage != "fit":
             return
-        config = self.config.clone()
-        # These name this start, not the run; a repetition gets its own.
-        for key in ("config", "run", "resume", "ckpt_path", "weights_only", "workspace"):
-            config.pop(key, None)
-        text = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        text = configuration_yaml(self.parser, self.config)
         # Resuming on a full disk must not cost the run its configuration.
         with whole_file(self.folder.config) as stream:
             stream.write(text.encode())
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+
+
+def configuration_yaml(parser: LightningArgumentParser, config: Namespace) -> str:
+    """The part of a parsed configuration that makes the run, as `config.yaml` holds it.
+
+    Secrets are masked; whoever repeats the run types them again.
+    """
+    config = config.clone()
+    # These name this start, not the run; a repetition gets its own.
+    for key in _OF_THIS_START:
+        config.pop(key, None)
+    text = parser.dump(config, skip_unset=False, skip_validation=True)
+    settings = yaml.safe_load(text)
+    if masked(settings) == settings:
+        return text
+    return yaml.safe_dump(masked(settings), sort_keys=False)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -3,83 +3,99 @@
 import inspect
 import logging
 import os
-import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+import yaml
+from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from common.callbacks import ImagesSeen, PreviewGrid, RunConfig
+from common.arguments import ON_A_RUN, Parser, with_run_config
+from common.callbacks import ImagesSeen, PreviewGrid, RunConfig, configuration_yaml
+from common.config_safety import safe_parsing
 from common.data.cards import load_card
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
+from common.interrupts import die_with_parent, interrupts
 from common.progress import ImagesProgress
 from common.runs import metrics_csv
+from common.runs.changes import DATA, refuse_changes
 from common.runs.checkpoints import (
     DurableCheckpointIO,
-    LastCheckpoint,
     load_checkpoint,
     load_weights,
+    nbytes,
+    promote_previous,
 )
+from common.runs.claim import claim, refuse_used, refuse_vanished
 from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
-from common.runs.guard import FiniteGuard
+from common.runs.guard import FiniteGuard, Guard, RunLog, Watchdog
 from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
+from common.runs.lock import RunLock
+from common.runs.ranks import START_TIMEOUT, RankTimeout, lost_ranks
 from common.runs.resume import SeededSteps, TypedSettingsWin
+from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.tracking import Tracking, make_loggers
 from common.trainer import ExperimentTrainer
 
 BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
-# Verbs that work on a run that exists, with the configuration it was trained with.
-_ON_A_RUN = ("generate", "evaluate")
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong with an argument in one sentence instead of two screens of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises `UserError` with the lines of the message that name the mistake."""
-        inner = quoted_error(message)
-        if inner:
-            raise inner
-        key = re.search(r"Parser key \"([^\"]+)\"", message)
-        problem = " ".join(message.split()).removeprefix(f'Parser key "{key[1]}":' if key else "")
-        remedy = "give --config experiments/<name>/configs/<size>.yaml; options: add --help"
-        raise UserError(Exit.USAGE, key[1] if key else "command line", problem.strip(), remedy)
 
 
 class ExperimentCLI(LightningCLI):
     """LightningCLI with the verbs, groups and forced callbacks of this project."""
 
     folder: RunFolder
+    _resumed_from: str | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds run, workspace and the groups, and links what must agree."""
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
-        parser.add_argument("--resume", type=bool, default=False, help="go on with --run")
+        parser.add_argument(
+            "--resume",
+            type=bool | Literal["previous"],
+            default=False,
+            help="go on with --run, from its last checkpoint or from the one before",
+        )
+        parser.add_argument(
+            "--allow-change",
+            type=str,
+            default="",
+            help="keys, separated by commas, that may differ from those of the resumed run; "
+            "data for another data set",
+        )
         parser.add_argument(
             "--workspace", type=str, default=str(PROJECT), help="folder of data/ and runs/"
         )
+        parser.add_argument(
+            "--skip-bad",
+            type=NonNegativeInt,
+            default=0,
+            help="go on without this many unusable files",
+        )
         parser.add_argument("--hardware", type=Hardware, default=Hardware())
         parser.add_argument("--tracking", type=Tracking, default=Tracking())
+        parser.add_argument("--guard", type=Guard, default=Guard())
         parser.add_lightning_class_args(ImagesSeen, "budget")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(PreviewGrid, "preview")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
         # Without it a configuration that changes nothing of the model would have to name it.
         path = f"{self._model_class.__module__}.{self._model_class.__qualname__}"
         card = self._datamodule_class.default_card
         parser.set_defaults({"model": {"class_path": path}, "data.card": card})
         parser.link_arguments("workspace", "data.workspace")
+        parser.link_arguments("skip_bad", "data.skip_bad")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         self._link_model(parser)
 
@@ -87,7 +103,12 @@ class ExperimentCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """`validate` and `test` are missing: `fit` does the one, `evaluate` alone the other."""
         return {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "fit": {
+                *("model", "train_dataloaders", "val_dataloaders", "datamodule"),
+                # A path of the user's would not pass our checks in every strategy.
+                *("ckpt_path", "weights_only"),
+            },
+            "check": {"model", "datamodule"},
             "prepare": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
@@ -98,12 +119,14 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Fixes the run's folder and the process's speed settings."""
+        if rank_zero_only.rank:
+            die_with_parent()
         config = self.config[self.subcommand]
         workspace = Path(config["workspace"]).resolve()
         if self.subcommand == "fit":
             self.folder = RunFolder(workspace, self.experiment, config["run"] or new_run_id())
-            _refuse_used(self.folder, config["resume"])
-        elif self.subcommand in _ON_A_RUN:
+            refuse_used(self.folder, bool(config["resume"]))
+        elif self.subcommand in ON_A_RUN:
             self.folder = find_run(workspace, self.experiment, config["run"])
         else:
             self.folder = RunFolder(workspace, self.experiment, "")
@@ -137,35 +160,67 @@ class ExperimentCLI(LightningCLI):
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             problem = f"this machine cannot do that: {error}".splitlines()[0]
             raise UserError(Exit.USAGE, "--trainer", problem, "see make train HW=") from error
+        if hasattr(trainer.strategy, "_timeout"):
+            trainer.strategy._timeout = START_TIMEOUT
+        self.datamodule.loader_timeout_s = config["guard"].loader_timeout_s
         trainer.folder = self.folder
         trainer.image_budget = config["budget"].budget
         trainer.fused_optimizers = config["hardware"].fused_optimizer
         return trainer
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with lost_ranks(self.trainer):
+            super()._run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        found = super()._prepare_subcommand_kwargs(subcommand)
+        return found | {"ckpt_path": self._resumed_from} if self._resumed_from else found
+
     def before_fit(self) -> None:
         """Prepares data before ranks are started, and finds the checkpoint to resume from."""
         config = self.config_init["fit"]
-        if rank_zero_only.rank == 0:
+        interrupts.is_first_rank = rank_zero_only.rank == 0
+        if interrupts.is_first_rank:
             self.datamodule.prepare_data()
-            _claim(self.folder)
+            self.lock = RunLock(self.folder.path)
+            self.lock.acquire()
+            claim(self.folder, nbytes(self.model))
             shown = self.folder.shown(self.folder.path)
             print(f"run:  {shown} ({_device(self.trainer)})", flush=True)
         if config["resume"]:
-            path = self.folder.checkpoints / "last.ckpt"
-            checkpoint = load_checkpoint(path)
-            load_weights(self.model, checkpoint, path)
-            self.datamodule.setup("fit")
-            self.datamodule.refuse_other_data(checkpoint)
-            seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
-            metrics_csv.truncate(self.folder.metrics, seen)
-            done = f"epoch {checkpoint['epoch'] + 1}, {seen} images seen"
-            print(f"resuming {self.folder.shown(path)}: {done}")
-            config["ckpt_path"] = str(path)
+            self._resumed_from = str(self._resume(config))
+
+    def _resume(self, config: Any) -> Path:
+        """Checks that the run can go on exactly where it was, and brings its history there."""
+        path = self.folder.checkpoint("last")
+        allowed = [key.strip() for key in config["allow_change"].split(",") if key.strip()]
+        now = yaml.safe_load(configuration_yaml(self._parser("fit"), self.config["fit"]))
+        before = yaml.safe_load(self.folder.config.read_text(encoding="utf-8"))
+        refuse_changes(before, now, allowed, self.folder.shown(self.folder.config))
+        if config["resume"] == "previous" and rank_zero_only.rank == 0:
+            load_checkpoint(self.folder.checkpoint("previous"), to_resume=True)
+            promote_previous(path)
+        checkpoint = load_checkpoint(path, to_resume=True)
+        load_weights(self.model, checkpoint, path)
+        self.datamodule.setup("fit")
+        self.datamodule.refuse_other_data(checkpoint, allowed=DATA in allowed)
+        seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
+        metrics_csv.truncate(self.folder.metrics, seen)
+        batch = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
+        done = f"epoch {checkpoint['epoch'] + 1}, batch {batch}, {seen} images seen"
+        changes = f", changed: {', '.join(allowed)}" if allowed else ""
+        self._note(f"resuming {self.folder.shown(path)}: {done}, checksum ok{changes}")
+        return path
 
     def after_fit(self) -> None:
         """Says where things are and what comes next."""
+        if rank_zero_only.rank == 0:
+            self.lock.release()
         previews = sorted(self.folder.previews.glob("*.png"))
-        self._say("checkpoint", self.folder.checkpoints / "best.ckpt")
+        measured = bool(self.config_init["fit"]["checkpoint"].best_model_path)
+        saved = ("best", "last") if measured else ("last",)
+        refuse_vanished(self.folder, saved)
+        self._say("checkpoint", self.folder.checkpoint(saved[0]))
         if previews:
             self._say("preview", previews[-1])
         self._next("generate", "N=100")
@@ -180,14 +235,27 @@ class ExperimentCLI(LightningCLI):
         self._say("records", self.folder.records)
         self._next("report")
 
+    def after_check(self) -> None:
+        """Says what comes next."""
+        self._next("prepare", *self._data_words())
+
     def after_prepare(self) -> None:
         """Says what comes next."""
-        self._next("train")
+        self._next("train", *self._data_words())
 
     @property
     def experiment(self) -> str:
         """Name of the experiment's folder."""
         return Path(inspect.getfile(self._datamodule_class)).parent.name
+
+    @rank_zero_only
+    def _note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def _data_words(self) -> list[str]:
+        """Without them the next command would simulate other data."""
+        root = self.config[self.subcommand]["data"]["root"]
+        return [f"DATA={shlex.quote(os.path.relpath(root))}"] if root else []
 
     @rank_zero_only
     def _say(self, noun: str, path: Path) -> None:
@@ -223,16 +291,18 @@ class ExperimentCLI(LightningCLI):
             return [ImagesProgress()]
         config = self.config_init["fit"]
         config["preview"].folder = self.folder
-        best = config["checkpoint"]
-        best.dirpath = str(self.folder.checkpoints)
-        every = config["trainer"]["check_val_every_n_epoch"] or 1
+        config["checkpoint"].dirpath = str(self.folder.checkpoints)
+        config["last"].path = self.folder.checkpoint("last")
+        config["last"].every_n_epochs = config["trainer"]["check_val_every_n_epoch"] or 1
         return [
             ImagesProgress(),
-            FiniteGuard(),
+            RunLog(self.folder.log),
+            Watchdog(config["guard"].step_timeout_s),
+            RankTimeout(config["guard"].rank_timeout_s),
+            FiniteGuard(config["guard"].finite),
             SeededSteps(self.datamodule.seed),
             TypedSettingsWin(),
             ChannelsLast(config["hardware"].channels_last),
-            LastCheckpoint(self.folder.checkpoints, every),
         ]
 
 
@@ -250,8 +320,8 @@ def run(
     """
     arguments = list(sys.argv[1:] if args is None else args)
     _quieten()
-    with exit_on_user_error(), _refused_by_lightning():
-        arguments = _with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
+    with exit_on_user_error(), interrupts.listening(), safe_parsing(), _refused_by_lightning():
+        arguments = with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
         ExperimentCLI(
             model,
             data,
@@ -285,53 +355,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _with_run_config(arguments: list[str], experiment: str) -> list[str]:
-    """Puts the run's own configuration before what was typed, which therefore wins."""
-    verb = arguments[0] if arguments else ""
-    resumes = verb == "fit" and _value(arguments, "--resume") in ("true", "True")
-    if (verb not in _ON_A_RUN and not resumes) or "--help" in arguments or "-h" in arguments:
-        return arguments
-    workspace = Path(_value(arguments, "--workspace") or PROJECT).resolve()
-    folder = find_run(workspace, experiment, _value(arguments, "--run"))
-    return [verb, "--config", str(folder.config), *arguments[1:], "--run", folder.run_id]
-
-
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    for position, argument in enumerate(arguments):
-        if argument == option and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-@rank_zero_only
-def _refuse_used(folder: RunFolder, resume: bool) -> None:
-    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
-        raise UserError(
-            Exit.STORAGE,
-            folder.shown(folder.path),
-            "holds a run already",
-            "choose another RUN= or go on with --resume true",
-            "nothing was changed",
-        )
-
-
-def _claim(folder: RunFolder) -> None:
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        probe = folder.path / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            Exit.STORAGE,
-            folder.shown(folder.path),
-            f"cannot be written to ({error.strerror})",
-            "choose another --workspace",
-        ) from error
 
 
 def _device(trainer: ExperimentTrainer) -> str:

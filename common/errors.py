@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
+from common.interrupts import Stopped
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _QUOTED = re.compile(r"error\[([0-7])\]: (.+?): (.+?); (.+)")
 # What the operating system says when a disk is full, a quota is spent or a folder is locked.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+# How a note on an exception begins that says where its traceback was written.
+TRACEBACK_IN = "traceback in "
 
 
 class Exit(IntEnum):
@@ -26,6 +31,8 @@ class Exit(IntEnum):
     STORAGE = 5
     NON_FINITE = 6
     LOST = 7
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class UserError(Exception):
@@ -98,10 +105,17 @@ def require_positive(group: str, **values: float) -> None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns a `UserError`, also a worker's, or a refusing disk into one message and exit code."""
+    """Turns what ends a command into one sentence and an exit code.
+
+    A defect of ours keeps its traceback: in the run's log where there is one, else on stderr.
+    """
     try:
         yield
-    except (UserError, RuntimeError, OSError) as error:
+    except Stopped as stop:
+        kept = f": {stop.kept}; go on with --resume true" if stop.kept else ""
+        print(f"stopped by {stop}{kept}", file=sys.stderr)
+        sys.exit(stop.code)
+    except Exception as error:
         known = _as_user_error(error)
         if known is None:
             raise
@@ -112,13 +126,21 @@ def exit_on_user_error() -> Iterator[None]:
 def _as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in _STORAGE:
         remedy = "free space or choose a folder that you may write to"
         subject = relative(os.fsdecode(error.filename or "disk"))
-        known = UserError(Exit.STORAGE, subject, f"is refused ({error.strerror})", remedy)
-        return known if error.errno in _STORAGE else None
+        return UserError(Exit.STORAGE, subject, f"is refused ({error.strerror})", remedy)
     # A loader's worker process hands its errors over as text.
-    return quoted_error(str(error))
+    return quoted_error(str(error)) or _as_defect(error)
+
+
+def _as_defect(error: Exception) -> UserError | None:
+    notes = [n for n in getattr(error, "__notes__", ()) if n.startswith(TRACEBACK_IN)]
+    if not notes:
+        return None
+    problem = f"{error}".strip().splitlines()[0] if f"{error}".strip() else "no message"
+    remedy = f"please report it with {notes[0].removeprefix(TRACEBACK_IN)}"
+    return UserError(Exit.BUG, type(error).__name__, problem, remedy, "checkpoints are kept")
 
 
 def _tail(path: Path) -> str:

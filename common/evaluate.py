@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
+from common.data.check import planes
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.data.image_io import read_image
-from common.data.prepare import planes
 from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit, read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, evaluate

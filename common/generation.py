@@ -1,6 +1,5 @@
 """Generated images on disk: their table, and reading them back."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from common.data.datasets import SeedDataset
 from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
+from common.storage import whole_file
+from common.tables import from_csv, named_cells, to_csv
 
 COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256")
 
@@ -47,30 +48,31 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint: Path)
     """Writes `samples/manifest.csv`: everything it takes to make each image again."""
     digest = sha256_of(checkpoint)
     classes = made.classes or [""]
-    with (folder.samples / "manifest.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
-            name = f"{index:06d}{made.suffix}"
-            writer.writerow((name, seed, classes[label], made.labels, digest))
+    rows = [
+        (f"{index:06d}{made.suffix}", seed, classes[label], made.labels, digest)
+        for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True))
+    ]
+    with whole_file(folder.samples / "manifest.csv") as stream:
+        stream.write(to_csv([COLUMNS, *rows]))
 
 
 def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:
     """Rows of `samples/manifest.csv`.
 
     Raises:
-        UserError: nothing was generated yet.
+        UserError: nothing was generated yet, or the table was changed.
     """
     path = folder.samples / "manifest.csv"
+    remedy = f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000 first"
     if not path.is_file():
-        raise UserError(
-            Exit.USAGE,
-            relative(folder.samples),
-            "holds no generated images",
-            f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000 first",
-        )
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        raise UserError(Exit.USAGE, relative(folder.samples), "holds no generated images", remedy)
+    try:
+        rows = named_cells(from_csv(path.read_bytes()))
+    except ValueError:
+        rows = []
+    if not rows or any(tuple(row) != COLUMNS for row in rows):
+        raise UserError(Exit.INPUT, relative(path), "is not what make generate writes", remedy)
+    return rows
 
 
 def grey_to_unit(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:

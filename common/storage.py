@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ def whole_file(
     kept: str = "the old file is kept",
     parents: bool = False,
     durable: bool = True,
+    before_replacing: Callable[[], None] | None = None,
 ) -> Iterator[BinaryIO]:
     """Yields a stream whose content becomes ``path`` at the end, or vanishes on any error.
 
@@ -30,6 +31,7 @@ def whole_file(
         kept: for the error.
         parents: whether missing folders are made.
         durable: waits for the disk; without it a lost machine can leave an empty file.
+        before_replacing: called when the new content is safe and the old one still in place.
 
     Raises:
         UserError: the storage is full or not writable.
@@ -44,7 +46,11 @@ def whole_file(
                 stream.flush()
                 if durable:
                     os.fsync(stream.fileno())
+            if before_replacing is not None:
+                before_replacing()
             partial.replace(path)
+            if durable:
+                sync_folder(path.parent)
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -73,6 +79,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         remedy = "free some space or choose another --workspace, then run the same command again"
         raise _unwritable(folder, error, remedy, "what was there before was kept") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in ``folder`` are on the disk; not every file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Removes what killed processes left of `whole_file`; nobody else may be writing there."""
+    for partial in folder.rglob(".*.part"):
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _replace(folder: Path, partial: Path) -> None:

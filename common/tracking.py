@@ -1,24 +1,22 @@
 """The only file that talks to W&B: what is sent, and what never is."""
 
 import logging
-import re
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from common.errors import Exit, UserError
+from common.errors import Exit, UserError, visible
+from common.privacy import public
 from common.runs.folder import RunFolder
-from common.runs.metrics_csv import MetricsCSV
+from common.runs.metrics_csv import MetricsCSV, finite
 
-_SECRET = ("key", "token", "secret", "password")
 # With a key but no network W&B waits for minutes otherwise.
 _INIT_TIMEOUT_S = 30
-# Folders of an absolute path, wherever in a text it stands; the last part stays.
-_FOLDERS = re.compile(r"(?<![\w.~/\\])(?:~|[A-Za-z]:)?[/\\](?:[^/\\:;,'\"]+[/\\])+")
+# W&B's own limit.
+_LONGEST_TAG = 64
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Tracking:
     Attributes:
         wandb: "offline" writes files that ``wandb sync`` can send later, "online" sends at once
             and needs a key, "disabled" does neither.
-        tags: of the W&B run.
+        tags: of the W&B run; they are sent as typed, but for paths and addresses.
     """
 
     wandb: Literal["offline", "online", "disabled"] = "offline"
@@ -39,7 +37,8 @@ def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
     """`metrics.csv` first, then W&B unless it is disabled.
 
     Raises:
-        UserError: online was asked for without a key that works; W&B would prompt for one.
+        UserError: online was asked for without a key that works, for which W&B would prompt; or a
+            tag is empty or too long.
     """
     loggers: list[Logger] = [MetricsCSV(folder.metrics)]
     if tracking.wandb == "disabled":
@@ -51,6 +50,10 @@ def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
             "no W&B key is set, or W&B does not answer to it",
             "run wandb login or set WANDB_API_KEY, or leave it offline and run wandb sync later",
         )
+    for tag in tracking.tags:
+        if not 0 < len(public(tag)) <= _LONGEST_TAG:
+            problem = f"is not between 1 and {_LONGEST_TAG} characters long"
+            raise UserError(Exit.USAGE, f"--tracking.tags {tag}", problem, "choose another tag")
     return [*loggers, WandbRun(folder, tracking)]
 
 
@@ -71,6 +74,7 @@ class WandbRun(WandbLogger):
             console="off",
             host="host",
             silent=True,
+            symlink=False,
             init_timeout=_INIT_TIMEOUT_S,
         )
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -80,12 +84,13 @@ class WandbRun(WandbLogger):
             project=folder.experiment,
             save_dir=str(folder.path),
             offline=tracking.wandb == "offline",
-            tags=list(tracking.tags),
+            tags=public(tracking.tags),
             settings=settings,
             resume="allow" if tracking.wandb == "online" else None,
         )
         # Lightning passes it on unasked, and W&B warns that it has no effect.
         self._wandb_init.pop("anonymous", None)
+        self._folder = folder
         self.images_seen = 0
 
     @property
@@ -95,12 +100,17 @@ class WandbRun(WandbLogger):
         run = super().experiment
         if starts:
             run.define_metric("*", step_metric="images_seen")
+            # A link to a log of W&B's own, by a path through the home folder.
+            for link in self._folder.path.glob("wandb/*/logs/debug-core.log"):
+                link.unlink(missing_ok=True)
         return run
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Against images seen, whatever Lightning counts."""
-        self.experiment.log({**metrics, "images_seen": self.images_seen})
+        """Against images seen, whatever Lightning counts; what is not finite is left out."""
+        shown = {visible(name): value for name, value in finite(metrics).items()}
+        if shown:
+            self.experiment.log({**shown, "images_seen": self.images_seen})
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any], *args: Any) -> None:
@@ -113,20 +123,6 @@ class WandbRun(WandbLogger):
         import wandb
 
         self.experiment.log({key: wandb.Image(grid), "images_seen": self.images_seen})
-
-
-def public(value: Any, key: str = "") -> Any:
-    """A configuration as others may see it: file names without folders, secrets masked."""
-    if any(word in key.lower() for word in _SECRET) and value is not None:
-        return "***"
-    if isinstance(value, dict):
-        return {name: public(item, str(name)) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(item) for item in value]
-    if isinstance(value, (bool, int, float, type(None))):
-        return value
-    text = str(value)
-    return PurePath(text).name if PurePath(text).is_absolute() else _FOLDERS.sub("", text)
 
 
 def _has_key() -> bool:

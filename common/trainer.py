@@ -6,18 +6,23 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
+from pytorch_lightning.trainer.states import TrainerFn
 
 from common.callbacks import ImageWriter
 from common.data.datamodule import ImageDataModule
+from common.data.preparation import check_data
+from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights
 from common.runs.folder import RunFolder
+from common.runs.lock import SAMPLES, RunLock
 
 
 class ExperimentTrainer(pl.Trainer):
-    """Adds `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+    """Adds `check`, `prepare`, `generate` and `evaluate`; the command line sets the attributes.
 
     Attributes:
-        folder: of the run, None for `prepare`.
+        folder: of the run; `check` and `prepare` have none.
         images_seen: training images over all ranks so far.
         image_budget: images after which training stops, 0 for no limit.
         fused_optimizers: whether modules shall ask for fused optimizers.
@@ -30,6 +35,10 @@ class ExperimentTrainer(pl.Trainer):
     fused_optimizers: bool = True
     memory_format: torch.memory_format = torch.contiguous_format
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._signal_connector = Signals(self)
+
     def prepare(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
         """Checks, preprocesses, splits, audits and packs the data.
 
@@ -39,6 +48,15 @@ class ExperimentTrainer(pl.Trainer):
         """
         datamodule.prepare_data()
 
+    def check(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
+        """Looks at every file, audits the split, and packs nothing.
+
+        Args:
+            model: not used; the configuration is the same for all verbs.
+            datamodule: whose data.
+        """
+        check_data(datamodule)
+
     def generate(
         self,
         model: pl.LightningModule,
@@ -46,7 +64,7 @@ class ExperimentTrainer(pl.Trainer):
         n: PositiveInt = 20,
         seed: NonNegativeInt = 0,
         labels: str = "data",
-        weights: Literal["best", "last"] = "best",
+        weights: Literal["best", "last", "previous"] = "best",
         file_format: Literal["auto", "png", "tiff"] = "auto",
     ) -> None:
         """Writes images into the run's `samples`, with a manifest.
@@ -62,16 +80,20 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.generation import SampleSet, clear_samples, write_samples_manifest
 
-        path = self.folder.checkpoints / f"{weights}.ckpt"
+        path = self.folder.checkpoint(weights)
         _restore(model, datamodule, path)
         plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
+        if self.is_global_zero:
+            lock = RunLock(self.folder.path, SAMPLES)
+            lock.acquire()
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
         if self.is_global_zero:
             made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
             write_samples_manifest(self.folder, made, path)
+            lock.release()
 
     def evaluate(
         self,
@@ -92,12 +114,27 @@ class ExperimentTrainer(pl.Trainer):
 
         datamodule.prepare_data()
         datamodule.setup("test")
-        datamodule.refuse_other_data(load_checkpoint(self.folder.checkpoints / "best.ckpt"))
+        datamodule.refuse_other_data(load_checkpoint(self.folder.checkpoint("best")))
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
+
+
+class Signals(_SignalConnector):
+    """Lightning's handlers, those that requeue a job for instance, and then ours."""
+
+    def register_signal_handlers(self) -> None:
+        """Called when a verb begins; only training has something to save."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            super().register_signal_handlers()
+            interrupts.defer()
+
+    def teardown(self) -> None:
+        """Called when it has ended, in whatever way."""
+        super().teardown()
+        interrupts.release()
 
 
 def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
     checkpoint: dict[str, Any] = load_checkpoint(path)
     load_weights(model, checkpoint, path)
-    datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    datamodule.load_facts(checkpoint)

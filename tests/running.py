@@ -11,6 +11,7 @@ import common
 
 ROOT = Path(common.__file__).parent.parent
 EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/cli.py"))
+SIXTH = ROOT / "tests/sixth_experiment"
 
 
 class Result(NamedTuple):
@@ -22,8 +23,14 @@ class Result(NamedTuple):
 Cli = Callable[..., Result]
 
 
+def folder(experiment: str) -> Path:
+    """Of a real experiment or of the toy."""
+    real = ROOT / "experiments" / experiment
+    return real if real.is_dir() else SIXTH / experiment
+
+
 def call_cli(experiment: str, *args: str | Path) -> int:
-    script = str(ROOT / "experiments" / experiment / "cli.py")
+    script = str(folder(experiment) / "cli.py")
     before, sys.argv = sys.argv, [script, *map(str, args)]
     try:
         runpy.run_path(script, run_name="__main__")
@@ -35,11 +42,15 @@ def call_cli(experiment: str, *args: str | Path) -> int:
 
 
 def smoke(experiment: str) -> list[str]:
-    return ["--config", str(ROOT / "experiments" / experiment / "configs/smoke.yaml")]
+    return ["--config", str(folder(experiment) / "configs/smoke.yaml")]
 
 
 def at(workspace: Path, run: str) -> list[str]:
     return ["--workspace", str(workspace), "--run", run]
+
+
+def run_folder(workspace: Path, experiment: str, run: str) -> Path:
+    return workspace / "runs" / experiment / run
 
 
 def open_page(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]:

@@ -19,37 +19,8 @@ import yaml
 from common.data.image_io import read_image
 from common.metrics.protocol import read_records
 from common.report import __main__ as report
-from common.runs.metrics_csv import CLOCK_METRICS
-from running import ROOT, Cli, at, open_page, smoke
-
-
-def run_folder(workspace: Path, experiment: str, run: str) -> Path:
-    return workspace / "runs" / experiment / run
-
-
-def history(folder: Path) -> list[list[str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [row for row in csv.reader(stream) if row[3] not in CLOCK_METRICS]
-
-
-def state(folder: Path) -> dict[str, str]:
-    """Digests of everything that training changes, in both checkpoints."""
-    parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states")
-    found = {}
-    for name in ("best", "last"):
-        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
-        found |= {f"{name}/{part}": _digest(checkpoint[part]) for part in parts}
-    return found
-
-
-def _digest(value: object) -> str:
-    if isinstance(value, torch.Tensor):
-        return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
-    if isinstance(value, dict):
-        value = sorted((str(key), _digest(item)) for key, item in value.items())
-    elif isinstance(value, (list, tuple)):
-        value = [_digest(item) for item in value]
-    return hashlib.sha256(repr(value).encode()).hexdigest()
+from outcome import history, state
+from running import ROOT, Cli, at, open_page, run_folder, smoke
 
 
 def pictures(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import yaml
 
 import common
 from common.errors import Exit, UserError, relative
+from common.untrusted_yaml import load_yaml
 
 SCHEMA = "data_cards/README.md"
 
@@ -90,7 +91,7 @@ def _front_matter(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         head = re.match(r"---\n(.*?\n)---(\n|$)", text, re.DOTALL)
-        values = yaml.safe_load(head[1]) if head else None
+        values = load_yaml(head[1]) if head else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 2})" if mark else ""

@@ -16,6 +16,7 @@ from common.data.augment import check_policy
 from common.data.canvas import extent_of_aspect, rectangle_mask
 from common.data.cards import Card, load_card
 from common.data.datasets import Batch, SeedDataset, as_batch
+from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import Prepared
@@ -32,8 +33,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     (`simulate`) and what a biologist measures (`measure`). Everything else is here.
 
     Args:
-        root: raw folder, or one that is prepared already. Without it the experiment's simulator
-            writes one, in the layout of the real data.
+        root: raw folder, an archive of one, or a folder that is prepared already. Without it the
+            experiment's simulator writes one, in the layout of the real data.
         card: data card, a file of `data_cards`.
         image_size: side of the canvas in pixels.
         batch_size: images a step on each device.
@@ -44,6 +45,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         simulated_images: how many images the simulator writes.
         simulated_size: mean side of a simulated image in pixels.
         num_workers: loader processes; packed pixels of a small set are fastest with 0.
+        skip_bad: how many unusable files are left out instead of refused; linked to ``--skip-bad``.
         workspace: folder that holds `data/`.
         seed: of the run; linked to ``seed_everything``.
     """
@@ -51,6 +53,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     default_card: ClassVar[str]
     # Files of the experiment's folder that decide what `simulate` writes.
     simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
+    # Set by the command line, see `runs.guard.Guard`.
+    loader_timeout_s: float = 300.0
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         simulated_images: int = 1200,
         simulated_size: int = 192,
         num_workers: NonNegativeInt = 0,
+        skip_bad: NonNegativeInt = 0,
         workspace: str = str(PROJECT),
         seed: int = 0,
     ) -> None:
@@ -87,11 +92,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.simulated_images = simulated_images
         self.simulated_size = simulated_size
         self.num_workers = num_workers
+        self.skip_bad = skip_bad
         self.workspace = Path(workspace)
         self.seed = seed
         self.prepared: Prepared | None = None
         self.plan: SeedDataset | None = None
         self._facts: dict[str, Any] = {}
+        self._trained_on: list[str] = []
+        self._loaders: list[BatchLoader] = []
 
     # What an experiment provides.
 
@@ -172,22 +180,31 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                     "correct the configuration, or prepare the raw images again",
                 )
 
-    def refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
-        """Compares the prepared data with those of a checkpoint.
+    def refuse_other_data(self, checkpoint: dict[str, Any], allowed: bool = False) -> None:
+        """Compares the prepared data with all those that a checkpoint was trained on.
 
         A changed data set is split anew: what is held out now may have been trained on.
+
+        Args:
+            checkpoint: of the run.
+            allowed: whether training may go on with others, which stays in the checkpoints.
 
         Raises:
             UserError: they differ.
         """
-        trained = checkpoint[type(self).__qualname__]["facts"]["manifest_sha256"]
-        if trained != self.facts["manifest_sha256"]:
+        self.load_facts(checkpoint)
+        if set(self._trained_on) != {self.facts["manifest_sha256"]} and not allowed:
             raise UserError(
                 Exit.INPUT,
                 relative(self.prepared.folder),
                 "is not the data set that the run was trained on",
                 "put data and --data options back as they were, or train a new run on these",
             )
+
+    def stop_workers(self) -> None:
+        """Ends all loader processes, also those that hang."""
+        for loader in self._loaders:
+            loader.stop_workers()
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Decides what `generate` makes: ``count`` images from ``seed`` on.
@@ -207,11 +224,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         masks = np.stack([self._mask(value, size) for value in seeds])
         return SeedDataset(seeds, chosen, masks)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented, every batch full."""
-        return self._loader("train", self.augment, shuffle=True)
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented, every batch full; goes on in the middle of a resumed epoch."""
+        loader = self._loader("train", self.augment, shuffle=True)
+        if self.trainer:
+            epoch = self.trainer.fit_loop.epoch_progress.current.processed
+            batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            # After the last batch of an epoch the next one begins.
+            loader.sampler.resume(epoch, batches % len(loader) * self.batch_size)
+        return loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> BatchLoader:
         """In the order of the manifest, not augmented."""
         return self._loader("val", "none", shuffle=False)
 
@@ -233,13 +256,31 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             batch["image"] = image.contiguous(memory_format=self._memory_format())
         return batch
 
+    def load_facts(self, checkpoint: dict[str, Any]) -> None:
+        """Restores what a checkpoint knows of its training data.
+
+        Raises:
+            UserError: it is not one of this experiment.
+        """
+        state = checkpoint.get(type(self).__qualname__)
+        if state is None:
+            raise UserError(
+                Exit.CHECKPOINT,
+                "checkpoint",
+                f"belongs to another experiment than {self.experiment}",
+                "name a run of this one",
+            )
+        self.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         """Facts of the training data: a checkpoint can generate where the data are not."""
-        return {"facts": self.facts}
+        trained_on = sorted({*self._trained_on, self.facts["manifest_sha256"]})
+        return {"facts": self.facts, "trained_on": trained_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the facts."""
+        """Restores them."""
         self._facts = state_dict["facts"]
+        self._trained_on = state_dict["trained_on"]
 
     def _label(self, seed: int, labels: str) -> int:
         counts = self.facts["counts"]["train"]
@@ -267,7 +308,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         drawn = float(np.clip(_generator(seed, "aspect").normal(), -2, 2))
         return rectangle_mask(*extent_of_aspect(mean + deviation * drawn, size), size)
 
-    def _loader(self, split: str, policy: str, shuffle: bool) -> DataLoader[Batch]:
+    def _loader(self, split: str, policy: str, shuffle: bool) -> BatchLoader:
         dataset = self.prepared.dataset(split, policy, self.seed)
         rank, world = self._rank()
         sampler = EpochSampler(
@@ -278,17 +319,21 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             rank=rank,
             world_size=world,
         )
-        return DataLoader(
+        loader = BatchLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=as_batch,
+            timeout=self.loader_timeout_s if self.num_workers else 0,
+            worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A loader without a generator of its own draws from the one the model uses.
             generator=torch.Generator().manual_seed(self.seed),
         )
+        self._loaders.append(loader)
+        return loader
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

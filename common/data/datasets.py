@@ -7,13 +7,14 @@ from typing import NotRequired, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from common.data.augment import augment
 from common.data.canvas import extent, rectangle_mask
+from common.data.loader import IDLE, WHILE_READING
 from common.data.manifest import Sample
 from common.data.sampler import Key
-from common.errors import Exit, UserError, relative
+from common.errors import Exit, UserError, relative, visible
 
 
 class Batch(TypedDict):
@@ -59,6 +60,8 @@ class PackedDataset(Dataset[Batch]):
         position = {name: k for k, name in enumerate(classes)}
         labels = [position[sample.label] if position else 0 for sample in samples]
         self.labels = torch.tensor(labels, dtype=torch.int64)
+        # Where loader processes note what they read, see `loader.BatchLoader`.
+        self.reading: Tensor | None = None
         self._pixels: np.ndarray | None = None
 
     @property
@@ -80,13 +83,26 @@ class PackedDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A whole batch at once: torch's loader calls this instead of one call an image."""
-        views = [self._view(epoch, index) for epoch, index in keys]
+        views = []
+        for epoch, index in keys:
+            self._note(index)
+            try:
+                views.append(self._view(epoch, index))
+            except Exception as error:
+                error.add_note(f"{WHILE_READING}{visible(self.samples[index].name)}")
+                raise
+        self._note(IDLE)
         return {
             "image": torch.from_numpy(np.stack([view["image"] for view in views])),
             "mask": torch.from_numpy(np.stack([view["mask"] for view in views])),
             "label": self.labels[[index for _, index in keys]],
             "name": [self.samples[index].name for _, index in keys],
         }
+
+    def _note(self, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None and self.reading is not None:
+            self.reading[worker.id] = index
 
     def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
         sample, pixels = self.samples[index], self.pixels[index]

@@ -44,6 +44,8 @@ _MAGIC = {
     **dict.fromkeys((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"), "JPEG 2000"),
 }
 _COLOURS = ("red", "green", "blue")
+# What decoders raise on purpose; others are accidents, and their words are about the decoder.
+_TELLING = (OSError, ValueError, SyntaxError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,18 @@ class Limits:
         max_pages: pages, frames or planes of one file.
         max_bytes: of the decoded image.
         max_expansion: bytes declared for one byte of the file; deflate cannot exceed 1032.
+        large_bytes: a decoded image of more than this must not come out of a small file: see next.
+        max_large_expansion: as `max_expansion`, for images of more than `large_bytes`.
+        max_surplus: bytes of the file beyond twice the decoded image.
     """
 
     max_pixels: int = 64 * 2**20
     max_pages: int = 4096
     max_bytes: int = 4 * 2**30
     max_expansion: int = 1100
+    large_bytes: int = 2**28
+    max_large_expansion: int = 32
+    max_surplus: int = 2**26
 
 
 DEFAULT_LIMITS = Limits()
@@ -225,17 +233,24 @@ def _check_limits(header: TiffHeader | RasterHeader, held: int, limits: Limits) 
     pages, samples, height, width = header.shape
     pixels = pages * height * width
     expansion = math.ceil(pixels * header.stored_bits / 8 / held)
+    decoded = pixels * samples * header.bytes_per_sample
+    large = decoded > limits.large_bytes
     asked = {
         "pixels in a plane": (height * width, limits.max_pixels),
         "planes": (pages, limits.max_pages),
-        "bytes": (pixels * samples * header.bytes_per_sample, limits.max_bytes),
-        "bytes for one of its own": (expansion, limits.max_expansion),
+        "bytes": (decoded, limits.max_bytes),
+        "bytes for one of its own": (
+            expansion,
+            limits.max_large_expansion if large else limits.max_expansion,
+        ),
     }
     for what, (wanted, allowed) in asked.items():
         if wanted > allowed:
             raise Refused(
                 f"declares {wanted} {what}, more than {allowed}", "split it, or remove it"
             )
+    if held > 2 * decoded + limits.max_surplus:
+        raise Refused(f"is {held} bytes long, far more than its {decoded} of pixels", COPY_AGAIN)
 
 
 def _image(planes: np.ndarray, layout: Layout, has_alpha: bool, bits: int) -> Image:
@@ -302,10 +317,12 @@ def _explain(error: Exception) -> tuple[str, str]:
         return visible(error.problem), error.remedy
     if isinstance(error, MemoryError):
         return "needs more memory than there is", "split it, or use a larger machine"
-    if isinstance(error, OSError) and error.strerror:
+    # EINVAL: a damaged file sends its decoder to a place that cannot be.
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
         return f"cannot be read ({error.strerror})", "check its permissions and its disk"
-    lines = "" if isinstance(error, UnidentifiedImageError) else str(error).strip()
-    words = f" ({visible(lines.splitlines()[0])[:100]})" if lines else ""
+    tells = isinstance(error, _TELLING) and not isinstance(error, UnidentifiedImageError)
+    lines = str(error).strip().splitlines() if tells else []
+    words = f" ({visible(lines[0])[:100]})" if lines else ""
     return f"is damaged or cut short{words}", COPY_AGAIN
 
 

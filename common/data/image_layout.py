@@ -71,8 +71,8 @@ def describe(page: TiffPage, pages: int) -> Layout:
         pages: how many pages like it the file holds.
 
     Raises:
-        Refused: an OME-XML that is broken, describes another number of images than one, or orders
-            its planes in an unusual way.
+        Refused: an axis of no length, or an OME-XML that is broken, describes another number of
+            images than one, or orders its planes in an unusual way.
     """
     text = page.description
     if text.rstrip().endswith("OME>"):
@@ -145,7 +145,7 @@ def _from_json(text: str, page_values: int, pages: int) -> list[tuple[str, int]]
     try:
         written = json.loads(text)
         shape, axes = [int(length) for length in written["shape"]], written.get("axes", "")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return []
     planes = math.prod(shape[:MOST_AXES]) // page_values
     if planes < pages or len(shape) > MOST_AXES:  # each page has a description of its own
@@ -163,6 +163,8 @@ def _axes(leading: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
         for letter, length in leading
         if length != 1
     ]
+    if any(length < 1 for _, length in named):
+        raise Refused("describes an axis of less than one plane")
     if len({letter for letter, _ in named}) < len(named):
         named = [("I", math.prod(length for _, length in named))]
     return tuple(named)

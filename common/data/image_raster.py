@@ -8,12 +8,15 @@ import imagecodecs
 import numpy as np
 from PIL import Image as PillowImage
 
+from common.data.image_jpeg import jpeg_size
 from common.data.image_layout import COPY_AGAIN, Refused
+from common.data.image_png import check_parts, pixel_parts
 
 # Pillow warns about odd metadata; for damaged pixels it raises. A filter for all threads, because
 # `warnings.catch_warnings` is safe in one only.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_MOST_BLOCKS = 2**21  # of a GIF; its pixels come in blocks of 255 bytes
 _READ_AS_STORED = ("1", "L", "LA", "RGB", "RGBA", "I;16")
 
 
@@ -74,6 +77,10 @@ def read_header(file: BinaryIO, kind: str, max_pages: int) -> RasterHeader:
         Refused: colours that are not read, more frames than allowed, or no end of the file.
     """
     start = file.read(26)
+    if kind == "PNG":
+        file = pixel_parts(file)
+    elif kind == "JPEG":
+        jpeg_size(file)
     file.seek(0)
     try:
         image = PillowImage.open(file, formats=(kind,))
@@ -98,9 +105,7 @@ def read_frames(header: RasterHeader) -> np.ndarray:
         Refused: frames that differ in size.
     """
     if header.kind == "PNG":
-        # Checksums of all chunks: the decoder itself looks at no more than it needs.
-        header.file.seek(0)
-        PillowImage.open(header.file, formats=("PNG",)).verify()
+        check_parts(header.file)
     header.file.seek(0)
     if header.deep_colour:
         return np.moveaxis(imagecodecs.png_decode(header.file.read()), -1, 0)[None]
@@ -121,6 +126,8 @@ def read_frames(header: RasterHeader) -> np.ndarray:
 
 def _samples(image: PillowImage.Image, kind: str) -> np.ndarray:
     """[samples, Y, X] of the current frame."""
+    if image.mode == "P" and np.asarray(image).max() >= len(_palette(image)):
+        raise Refused("holds indices of colours that it does not define", COPY_AGAIN)
     if kind == "GIF" or (image.mode == "P" and "transparency" in image.info):
         image = image.convert("RGBA")
     elif image.mode == "P":
@@ -134,17 +141,22 @@ def _samples(image: PillowImage.Image, kind: str) -> np.ndarray:
 def _is_grey(image: PillowImage.Image) -> bool:
     """By the palette, so that a black frame under a colour table counts as coloured."""
     if image.mode == "P":
-        colours = np.reshape(image.getpalette("RGB"), (-1, 3))
+        colours = _palette(image)
     else:
         colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
+
+
+def _palette(image: PillowImage.Image) -> np.ndarray:
+    """[colours, 3]."""
+    return np.reshape(image.getpalette("RGB"), (-1, 3))
 
 
 def _gif_frames(file: BinaryIO, max_pages: int) -> int:
     """Follows the blocks of a GIF to its trailer, without which it is cut short."""
     file.seek(10)
     file.seek(13 + _colour_table_size(file.read(1)[0]))
-    frames = 0
+    frames = blocks = 0
     while (block := file.read(1)) != b";":
         if block == b",":
             frames += 1
@@ -157,6 +169,9 @@ def _gif_frames(file: BinaryIO, max_pages: int) -> int:
             raise Refused(f"holds more than {max_pages} frames", "split it into several files")
         while length := file.read(1)[0]:
             file.seek(length, 1)
+            blocks += 1
+            if blocks > _MOST_BLOCKS:
+                raise Refused(f"holds more than {_MOST_BLOCKS} blocks")
     return frames
 
 

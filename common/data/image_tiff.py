@@ -4,6 +4,7 @@ Works on pages, not on tifffile's series: a series fills missing planes with zer
 neighbouring files that a header names, and reserves whatever memory an OME-XML asks for.
 """
 
+import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -15,13 +16,16 @@ from typing import BinaryIO
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
+from common.data.image_jpeg import jpeg_size
 from common.data.image_layout import COPY_AGAIN, Layout, Refused, describe
+from common.data.image_pages import count_pages
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 PLAIN, JPEG = 1, 7
 # CCITT (2-4), LZW, deflate (two codes), PackBits, zstd. Not JPEG 2000 nor camera and web codecs:
 # each is one more decoder within reach of hostile files.
 COMPRESSIONS = (PLAIN, 2, 3, 4, 5, JPEG, 8, 32946, 32773, 50000)
+_USUAL_TILE = 2**22  # samples; even a small image may keep to it
 
 _COMPLAINTS: ContextVar[list[str] | None] = ContextVar("complaints", default=None)
 
@@ -79,8 +83,10 @@ def read_header(file: BinaryIO, max_pages: int) -> TiffHeader:
         Refused: too many pages, pages that differ, a storage that is not read, fewer bytes than
             the pixels need, or another number of planes than the description tells.
     """
+    count = count_pages(file, max_pages)
+    file.seek(0)
     tiff = TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
-    every = [tiff.pages[index] for index in range(_page_count(tiff, max_pages))]
+    every = [tiff.pages[index] for index in range(count)]
     pages = tuple(page for page in every if not page.is_reduced)
     if not pages:
         raise Refused("holds no image", COPY_AGAIN)
@@ -144,27 +150,6 @@ def _note_complaint(record: logging.LogRecord) -> bool:
 logging.getLogger("tifffile").addFilter(_note_complaint)
 
 
-def _page_count(tiff: TiffFile, max_pages: int) -> int:
-    """Follows the chain of pages, because tifffile follows a closed one without end."""
-    form, file, seen = tiff.tiff, tiff.filehandle, set()
-    order = "big" if tiff.byteorder == ">" else "little"
-    place = 8 if form.offsetsize == 8 else 4
-    while True:
-        file.seek(place)
-        link = file.read(form.offsetsize)
-        offset = int.from_bytes(link, order)
-        if offset == 0 and len(link) == form.offsetsize:
-            return len(seen)
-        if offset in seen or offset == 0:
-            raise Refused("has a chain of pages that leads nowhere", COPY_AGAIN)
-        if len(seen) == max_pages:
-            raise Refused(f"holds more than {max_pages} pages", "split it into several files")
-        seen.add(offset)
-        file.seek(offset)
-        tags = int.from_bytes(file.read(form.tagnosize), order)
-        place = offset + form.tagnosize + tags * form.tagsize
-
-
 def _colour(page: TiffPage) -> int:
     """PhotometricInterpretation, or what readers take for it where the tag is missing."""
     if 262 in page.tags:
@@ -185,12 +170,16 @@ def _check_storage(page: TiffPage) -> None:
         raise Refused("declares an image without pixels", COPY_AGAIN)
     if colour > PALETTE and (colour, codec) != (YCBCR, JPEG):
         raise Refused(f"holds colours that are not read (TIFF photometric {colour})")
-    if colour == PALETTE and np.shape(page.colormap) != (3, 2**bits):
+    if colour == PALETTE and not _fits(page.colormap, bits):
         raise Refused("holds colour indices without a fitting colour map")
     if colour == PALETTE and (page.samplesperpixel > 1 or page.dtype.kind not in "bu"):
         raise Refused("holds colour indices of an unknown kind")
     if colour == WHITE_IS_ZERO and page.dtype.kind == "f":
         raise Refused("holds fractions of which small ones are bright")
+
+
+def _fits(colour_map: np.ndarray | None, bits: int) -> bool:
+    return np.shape(colour_map) == (3, 2**bits) and colour_map.itemsize == 2
 
 
 def _check_segments(page: TiffPage) -> None:
@@ -199,6 +188,8 @@ def _check_segments(page: TiffPage) -> None:
     if not len(offsets) == len(counts) == math.prod(page.chunked) or 0 in counts or 0 in offsets:
         raise Refused("lacks some of its strips or tiles", COPY_AGAIN)
     ends = [offset + count for offset, count in zip(offsets, counts, strict=True)]
+    if page.is_tiled and math.prod(page.chunks) > 4 * page.size + _USUAL_TILE:
+        raise Refused("declares tiles far larger than itself", COPY_AGAIN)
     if page.is_contiguous:
         ends.append(offsets[0] + page.nbytes)
     if max(ends) > file.size:
@@ -208,21 +199,9 @@ def _check_segments(page: TiffPage) -> None:
     rows, columns = page.chunks[:2]
     for offset, count in zip(offsets, counts, strict=True):
         file.seek(offset)
-        height, width = _jpeg_size(file.read(count))
+        height, width = jpeg_size(io.BytesIO(file.read(count)))
         if height > rows or width > columns:
             raise Refused("holds a JPEG strip that is larger than the image", COPY_AGAIN)
-
-
-def _jpeg_size(segment: bytes) -> tuple[int, int]:
-    """Rows and columns of a JPEG stream, for which its decoder reserves memory."""
-    place = 2
-    while segment[place : place + 1] == b"\xff" and place + 9 <= len(segment):
-        marker = segment[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = segment[place + 5 : place + 9]
-            return int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")
-        place += 2 + int.from_bytes(segment[place + 2 : place + 4], "big")
-    raise Refused("holds a JPEG strip that does not tell its size", COPY_AGAIN)
 
 
 def _check_planes(header: TiffHeader) -> None:
@@ -247,9 +226,11 @@ def _colours(indices: np.ndarray, pages: Sequence[TiffPage]) -> np.ndarray:
     samples = 1 if (maps == maps[:, :1]).all() else 3
     if len(maps) < len(indices):
         maps = np.repeat(maps, len(indices), axis=0)
-    return np.stack(
-        [one[:samples, plane.astype(np.intp)] for one, plane in zip(maps, indices, strict=True)]
-    )
+    colours = np.empty((len(indices), samples, *indices.shape[1:]), maps.dtype)
+    for one, plane, colour in zip(maps, indices, colours, strict=True):
+        for row, line in enumerate(plane):  # indices take eight bytes each on the way
+            colour[:, row] = one[:samples, line.astype(np.intp)]
+    return colours
 
 
 def _inverted(planes: np.ndarray, bits: int) -> np.ndarray:

@@ -1,13 +1,12 @@
 """The table of samples: one row an image, the same columns in every experiment."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from common.tables import from_csv, named_cells, to_csv
+
 SPLITS = ("train", "val", "test")
-# File names need not be UTF-8; Python's own way to carry such bytes in text.
-_ERRORS = "surrogateescape"
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,13 @@ class Sample:
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Writes one row a sample, in the order given."""
-    with path.open("w", newline="", encoding="utf-8", errors=_ERRORS) as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Sample)])
-        writer.writeheader()
-        writer.writerows(asdict(sample) for sample in samples)
+    header = [field.name for field in fields(Sample)]
+    path.write_bytes(to_csv([header, *(asdict(sample).values() for sample in samples)]))
 
 
 def read_manifest(path: Path) -> list[Sample]:
     """Reads what `write_manifest` wrote."""
-    with path.open(newline="", encoding="utf-8", errors=_ERRORS) as stream:
-        return [_from_row(row) for row in csv.DictReader(stream)]
+    return [_from_row(row) for row in named_cells(from_csv(path.read_bytes()))]
 
 
 def of_split(samples: Sequence[Sample], split: str) -> list[Sample]:

@@ -41,62 +41,31 @@ class Storage:
     source: str
 
 
-class Scratch:
-    """Canvases in arrival order, in a file that disappears; packed once all of them are known."""
+class Ledger:
+    """Pixel types and ranges of canvases in arrival order: how they can be stored together."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "scratch.bin"
+    def __init__(self) -> None:
         self._types: list[tuple[np.dtype, int]] = []
         self._names: list[str] = []
-        self._offsets: list[int] = []
         self._ranges: list[tuple[float, float]] = []
-        self._shape: tuple[int, ...] = ()
-
-    def __enter__(self) -> "Scratch":
-        self._stream = self._path.open("w+b")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stream.close()
-        self._path.unlink()
 
     def append(self, canvas: np.ndarray, bits: int, name: str = "data set") -> None:
-        """Keeps one canvas [C, size, size]; ``bits`` are the significant bits of file ``name``."""
-        self._shape = canvas.shape
+        """Notes one canvas [C, size, size]; ``bits`` are the significant bits of file ``name``."""
         self._names.append(name)
         # 1, 2 and 4 bits come spread over the 8 of their pixel type.
         self._types.append((canvas.dtype, max(bits, 8)))
-        self._offsets.append(self._stream.tell())
         self._ranges.append((float(canvas.min()), float(canvas.max())))
-        self._stream.write(np.ascontiguousarray(canvas).tobytes())
 
-    def pack(self, order: dict[str, Sequence[int]], rule: Any) -> Storage:
-        """Writes ``<split>.npy`` [N, C, size, size] for each split.
+    def storage(self, training: Sequence[int], rule: Any) -> Storage:
+        """Decides how all of them are stored.
 
         Args:
-            order: positions in arrival order, by split.
+            training: positions of the training images in arrival order.
             rule: for the window, see `window`.
 
         Raises:
             UserError: the pixel types cannot be brought together.
         """
-        storage = self._storage(order["train"], rule)
-        for split, positions in order.items():
-            header = {"descr": np.dtype(storage.dtype).str, "fortran_order": False,
-                      "shape": (len(positions), *self._shape)}  # fmt: skip
-            # Not a memory map: on a full disk that dies of a signal instead of raising an error.
-            with self._path.with_name(f"{split}.npy").open("wb") as stream:
-                np.lib.format.write_array_header_1_0(stream, header)
-                for position in positions:
-                    stream.write(self._stored(position, storage).astype(storage.dtype).tobytes())
-        return storage
-
-    def _storage(self, training: Sequence[int], rule: Any) -> Storage:
         kinds = {str(dtype) for dtype, _ in self._types}
         bits = max(bits for _, bits in self._types)
         if len(kinds) == 1 and kinds <= {"uint8", "uint16"}:
@@ -120,6 +89,57 @@ class Scratch:
             f"mixes the pixel types {', '.join(sorted(kinds))}, which have no common scale",
             "convert the files to one type",
         )
+
+
+class Scratch(Ledger):
+    """Keeps the canvases as well, in a file that disappears; packed once all of them are known."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._path = folder / "scratch.bin"
+        self._offsets: list[int] = []
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> "Scratch":
+        self._stream = self._path.open("w+b")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+        self._path.unlink()
+
+    def append(self, canvas: np.ndarray, bits: int, name: str = "data set") -> None:
+        """Notes and keeps one canvas."""
+        super().append(canvas, bits, name)
+        self._shape = canvas.shape
+        self._offsets.append(self._stream.tell())
+        self._stream.write(np.ascontiguousarray(canvas).tobytes())
+
+    def pack(self, order: dict[str, Sequence[int]], rule: Any) -> Storage:
+        """Writes ``<split>.npy`` [N, C, size, size] for each split.
+
+        Args:
+            order: positions in arrival order, by split.
+            rule: for the window, see `window`.
+
+        Raises:
+            UserError: the pixel types cannot be brought together.
+        """
+        storage = self.storage(order["train"], rule)
+        for split, positions in order.items():
+            header = {"descr": np.dtype(storage.dtype).str, "fortran_order": False,
+                      "shape": (len(positions), *self._shape)}  # fmt: skip
+            # Not a memory map: on a full disk that dies of a signal instead of raising an error.
+            with self._path.with_name(f"{split}.npy").open("wb") as stream:
+                np.lib.format.write_array_header_1_0(stream, header)
+                for position in positions:
+                    stream.write(self._stored(position, storage).astype(storage.dtype).tobytes())
+        return storage
 
     def _stored(self, position: int, storage: Storage) -> np.ndarray:
         dtype, bits = self._types[position]

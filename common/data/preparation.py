@@ -1,4 +1,4 @@
-"""Decides what has to be simulated and prepared before a verb can start.
+"""Decides what has to be unpacked, simulated and prepared before a verb can start.
 
 Imports no image library: a machine that only trains on prepared data need not have one.
 """
@@ -8,20 +8,25 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.data.archives import extracted, is_archive
 from common.data.cards import Card
+from common.data.freshness import is_current, remember
 from common.data.manifest import SPLITS, Sample
 from common.data.prepared import Prepared
+from common.data.splits import SPLIT_FOLDERS
+from common.data.unfinished import swept_folder
 from common.errors import Exit, UserError, relative, visible
-from common.storage import whole_folder
 
 if TYPE_CHECKING:
     from common.data.datamodule import ImageDataModule
 
 # Raise it when the same files and recipe shall be prepared anew.
 FORMAT = 1
+_say = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,9 @@ def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
     return f"{recipe.experiment}-{digest[:12]}"
 
 
-def is_current(folder: Path, root: Path, samples: Sequence[Sample]) -> bool:
-    """Whether ``folder`` is complete and no raw file was written after it."""
-    marker = folder / "dataset.json"
-    if not marker.is_file():
-        return False
-    made = marker.stat().st_mtime_ns
-    return all((root / sample.name).stat().st_mtime_ns <= made for sample in samples)
+def report_of(folder: Path, experiment: str) -> Path:
+    """Where the findings of a check lie."""
+    return folder / f"{experiment}-report.json"
 
 
 def prepared_folder(data: "ImageDataModule") -> Path:
@@ -67,7 +68,7 @@ def prepared_folder(data: "ImageDataModule") -> Path:
     root = _raw_root(data)
     if _is_prepared(root):
         return root
-    return data.workspace / "data/processed" / prepared_name(_recipe(data), root, _scan(data, root))
+    return _processed(data) / prepared_name(_recipe(data), root, _scan(data, root))
 
 
 def ensure_prepared(data: "ImageDataModule") -> Prepared:
@@ -80,29 +81,69 @@ def ensure_prepared(data: "ImageDataModule") -> Prepared:
         if not is_current(folder, root, samples):
             _prepare(data, root, folder, samples)
     prepared = Prepared.open(folder)
-    print(summary(prepared), flush=True)
+    _say(summary(prepared))
     return prepared
 
 
+def check_data(data: "ImageDataModule") -> None:
+    """Looks at everything that `ensure_prepared` would, prints and writes it, and packs nothing.
+
+    Raises:
+        UserError: the data cannot be used as they are.
+    """
+    if data.root is None:
+        _ensure_simulated(data)
+    root = _raw_root(data)
+    if _is_prepared(root):
+        prepared = Prepared.open(root)
+        for split in SPLITS:
+            prepared.dataset(split)
+        _say(summary(prepared))
+        return
+    # Image libraries are imported only where something has to be read.
+    from common.data.check import check
+    from common.data.packing import Ledger
+
+    samples, report = _scan(data, root), report_of(_processed(data), data.experiment)
+    _announce("checking", root, samples)
+    checked = check(root, samples, _recipe(data), report, Ledger(), data.skip_bad, _say)
+    _say(f"data: {len(checked.samples)} images can be used ({relative(report)})")
+    if checked.bad:
+        _say(_skipped(len(checked.bad), report))
+
+
 def summary(prepared: Prepared) -> str:
-    """Images by split, where they are, and which classes have none."""
+    """Images by split, where they are, and what is missing."""
     counts = [f"{len(prepared.samples(split))} {split}" for split in SPLITS]
-    text = f"data: {relative(prepared.folder)} ({', '.join(counts)})"
+    lines = [f"data: {relative(prepared.folder)} ({', '.join(counts)})"]
     found = {sample.label for sample in prepared.manifest}
     missing = [name for name in prepared.facts["classes"] if name not in found]
-    return f"{text}\nwarning: no images of class {', '.join(missing)}" if missing else text
+    if missing:
+        lines.append(f"warning: no images of class {', '.join(missing)}")
+    if prepared.facts.get("skipped"):
+        report = report_of(prepared.folder, prepared.facts["experiment"])
+        lines.append(_skipped(prepared.facts["skipped"], report))
+    return "\n".join(lines)
+
+
+def _skipped(count: int, report: Path) -> str:
+    were = "1 bad image was" if count == 1 else f"{count} bad images were"
+    return f"warning: {were} skipped, listed in {relative(report)}"
 
 
 def _prepare(data: "ImageDataModule", root: Path, folder: Path, samples: Sequence[Sample]) -> None:
-    # Image libraries are imported only where something has to be read.
     from common.data.prepare import prepare
 
-    print(f"preparing {len(samples)} images of {relative(root)}", flush=True)
+    _announce("preparing", root, samples)
+    checked = prepare(root, folder, samples, _recipe(data), data.skip_bad, _say)
+    remember(folder, checked.states)
+
+
+def _announce(verb: str, root: Path, samples: Sequence[Sample]) -> None:
+    _say(f"{verb} {len(samples)} images of {relative(root)}")
     others = _passed_over(root, samples)
     if others:
-        print(f"note: no images of the data set, passed over: {others}", flush=True)
-    for remark in prepare(root, folder, samples, _recipe(data)):
-        print(f"note: {remark}", flush=True)
+        _say(f"note: no images of the data set, passed over: {others}")
 
 
 def _passed_over(root: Path, samples: Sequence[Sample]) -> str:
@@ -121,23 +162,38 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
     target = _raw_root(data)
     if target.is_dir():
         return
-    print(f"no --data.root: simulating {data.simulated_images} images", flush=True)
-    with whole_folder(target) as partial:
-        data.simulate(partial)
+    _say(f"no --data.root: simulating {data.simulated_images} images")
+    with swept_folder(target) as unfinished:
+        data.simulate(unfinished)
 
 
 def _raw_root(data: "ImageDataModule") -> Path:
     if data.root is None:
         return data.workspace / "data/raw" / data.simulated_name
     root = Path(data.root)
-    if not root.is_dir():
-        raise UserError(
-            Exit.INPUT,
-            data.root,
-            "is not a folder",
-            "name the folder that holds the images with DATA= or --data.root",
-        )
-    return root
+    if root.is_dir():
+        return root
+    if is_archive(root):
+        return _without_wrapping(extracted(root, data.workspace / "data/raw"), data.card)
+    raise UserError(
+        Exit.INPUT,
+        relative(root),
+        "is not a folder, nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)",
+        "name what holds the images with DATA= or --data.root",
+    )
+
+
+def _without_wrapping(folder: Path, card: Card) -> Path:
+    """The only folder in an unpacked archive, unless its name says what the images show."""
+    found = [p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX"))]
+    if len(found) != 1 or not found[0].is_dir():
+        return folder
+    name = found[0].name
+    return folder if name in card.classes or name.lower() in SPLIT_FOLDERS else found[0]
+
+
+def _processed(data: "ImageDataModule") -> Path:
+    return data.workspace / "data/processed"
 
 
 def _is_prepared(root: Path) -> bool:

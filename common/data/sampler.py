@@ -44,6 +44,12 @@ class EpochSampler(Sampler[Key]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._resumed = (-1, 0)
+
+    def resume(self, epoch: int, done: int) -> None:
+        """Leaves out the first ``done`` images of this rank in that one epoch."""
+        self.epoch = epoch
+        self._resumed = (epoch, done)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -54,7 +60,9 @@ class EpochSampler(Sampler[Key]):
         if self.shuffle:
             order = epoch_order(self.num_samples, self.seed, self.epoch)
         filled = np.resize(order, self.total)
-        for index in filled[self.rank :: self.world_size]:
+        epoch, done = self._resumed
+        mine = filled[self.rank :: self.world_size]
+        for index in mine[done if self.epoch == epoch else 0 :]:
             yield self.epoch, int(index)
 
     def __len__(self) -> int:

@@ -139,7 +139,7 @@ def _experiment(name: str, identity: str, runs: Sequence[Run], album: Album) -> 
         "identity": identity,
         "columns": columns,
         "differing": differing,
-        "equal": [(key, common[key]) for key in sorted(common) if key not in set(differing)],
+        "equal": [(key, common[key].shown) for key in sorted(common) if key not in set(differing)],
         "panels": _panels(columns, identity),
         "grids": [(column, _grids(column.run, album)) for column in columns],
         "strips": [(column, _strip(column.run, album)) for column in columns],

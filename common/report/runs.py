@@ -1,14 +1,14 @@
 """What a run folder holds: reads what is there, names what is missing, refuses what is damaged."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import Exit, UserError, relative
 from common.metrics.protocol import Record, read_records
-from common.report.configs import read_config
-from common.report.text_files import damaged, whole_lines
+from common.report.configs import Setting, read_config
+from common.report.text_files import damaged, whole_rows
+from common.tables import named_cells
 
 MISSING = {
     "config.yaml": "settings and data set are unknown",
@@ -55,7 +55,7 @@ class Run:
     Attributes:
         experiment: folder above the run.
         name: the run's own folder.
-        config: dotted key to value as text; None without ``config.yaml``.
+        config: dotted key to value; None without ``config.yaml``.
         curves: logged name (``val/loss``) to its curve.
         previews: (images seen, file), rising.
         samples: generated images by file name.
@@ -65,7 +65,7 @@ class Run:
 
     experiment: str
     name: str
-    config: Mapping[str, str] | None
+    config: Mapping[str, Setting] | None
     curves: Mapping[str, Curve]
     previews: tuple[tuple[int, Path], ...]
     samples: tuple[Sample, ...]
@@ -93,27 +93,26 @@ def find_runs(workspace: Path, experiment: str = "", chosen: Sequence[str] = ())
         what = f"holds no run of {experiment!r}" if experiment else "holds no run"
         remedy = "train one (`make train EXP=...`) or name another --workspace"
         raise UserError(Exit.INPUT, relative(runs), what, remedy)
-    return [read_run(folder, workspace) for folder in folders]
+    return [read_run(folder) for folder in folders]
 
 
-def read_run(folder: Path, workspace: Path) -> Run:
+def read_run(folder: Path) -> Run:
     """Reads one run folder, of which any file may still be missing.
 
     Args:
         folder: ``<workspace>/runs/<experiment>/<run>``.
-        workspace: paths below it are shown relative to it, others by their last two parts.
 
     Raises:
         UserError: a file is there and cannot be understood.
     """
     notes = [f"No {name}: {then}." for name, then in MISSING.items() if _lacks(folder, name)]
     config, metrics, records = (folder / n for n in ("config.yaml", "metrics.csv", "records.jsonl"))
-    if metrics.is_file() and not whole_lines(metrics)[1]:
+    if metrics.is_file() and not whole_rows(metrics)[1]:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
     return Run(
         experiment=folder.parent.name,
         name=folder.name,
-        config=read_config(config, workspace) if config.is_file() else None,
+        config=read_config(config) if config.is_file() else None,
         curves=read_curves(metrics) if metrics.is_file() else {},
         previews=tuple(sorted(_previews(folder / "previews"))),
         samples=tuple(_samples(folder / "samples")),
@@ -128,16 +127,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
     Raises:
         UserError: unknown header, or a cell that is no number.
     """
-    table = csv.DictReader(whole_lines(path)[0])
+    header, *rows = whole_rows(path)[0] or [_COLUMNS]
+    if tuple(header) != _COLUMNS:
+        raise damaged(path, f"line 1 cannot be read (the header is not {','.join(_COLUMNS)})")
     logged: dict[str, dict[int, float]] = {}
-    try:
-        if tuple(table.fieldnames or _COLUMNS) != _COLUMNS:
-            raise ValueError(f"the header is not {','.join(_COLUMNS)}")
-        for row in table:
-            images, value = int(float(row["images_seen"])), float(row["value"])
-            logged.setdefault(row["name"], {})[images] = value
-    except (csv.Error, TypeError, ValueError, OverflowError) as error:
-        raise damaged(path, f"line {table.line_num} cannot be read ({error})") from error
+    for number, row in enumerate(rows, start=2):
+        try:
+            images, _, _, name, value = row
+            logged.setdefault(name, {})[int(float(images))] = float(value)
+        except (ValueError, OverflowError) as error:
+            raise damaged(path, f"line {number} cannot be read ({error})") from error
     return {name: _curve(logged[name]) for name in sorted(logged)}
 
 
@@ -190,12 +189,9 @@ def _samples(folder: Path) -> Iterator[Sample]:
     rows = _manifest_rows(manifest) if manifest.is_file() else {}
     for path in sorted(p for p in folder.glob("*.png") if p.is_file()):
         row = rows.get(path.stem, {})
-        yield Sample(path, *(row.get(k) or "" for k in ("seed", "label", "checkpoint_sha256")))
+        yield Sample(path, *(row.get(k, "") for k in ("seed", "label", "checkpoint_sha256")))
 
 
 def _manifest_rows(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        rows = list(csv.DictReader(whole_lines(path)[0]))
-    except csv.Error as error:
-        raise damaged(path, f"is no table of samples ({error})") from error
-    return {Path(row.get("name") or "").stem: row for row in rows}
+    rows = named_cells(whole_rows(path)[0])
+    return {Path(row.get("name", "")).stem: row for row in rows}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.errors import Exit, UserError, relative
+from common.tables import from_csv
 
 
 def damaged(path: Path, problem: str) -> UserError:
@@ -25,10 +26,19 @@ def read_text(path: Path) -> str:
         raise damaged(path, "is not UTF-8 text") from error
 
 
-def whole_lines(path: Path) -> tuple[list[str], bool]:
-    """The lines of a file that end in a newline, and whether that is all of them.
+def whole_rows(path: Path) -> tuple[list[list[str]], bool]:
+    """The rows of a table whose line has ended, and whether that is all of them.
 
-    A last line without its newline is a write in progress: half a number would read as a number.
+    A last line without its end is a write in progress: half a number would read as a number.
+
+    Raises:
+        UserError: the file cannot be read or is no table.
     """
-    lines = read_text(path).split("\n")
-    return lines[:-1], not lines[-1]
+    try:
+        data = path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        return from_csv(data[:end]), end == len(data)
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise damaged(path, f"is no table ({error})") from error

@@ -31,6 +31,7 @@ class EMA(WeightAveraging):
         self.ramp = ramp
         self._weight = 1.0
         self._last_images = 0
+        self._swapped = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -47,6 +48,26 @@ class EMA(WeightAveraging):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continues from the number of images of the checkpoint."""
         self._last_images = trainer.images_seen
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the average in place."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the weights in training back."""
+        self.restore_training_weights(pl_module)
+
+    def restore_training_weights(self, pl_module: pl.LightningModule) -> None:
+        """Puts the weights in training back, also where a validation is left early."""
+        if self._swapped:
+            self._swap_models(pl_module)
+            self._swapped = False
+
+    @staticmethod
+    def of(trainer: pl.Trainer) -> "EMA":
+        """The one of this run."""
+        return next(c for c in trainer.callbacks if isinstance(c, EMA))
 
     def _lerp(self, average: Sequence[Tensor], current: Sequence[Tensor], _: Tensor) -> None:
         # They come grouped by type.

@@ -50,8 +50,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """`last.ckpt` and `best.ckpt`."""
+        """`last.ckpt`, `previous.ckpt` and `best.ckpt`, each with its digest."""
         return self.path / "checkpoints"
+
+    def checkpoint(self, name: str) -> Path:
+        """One of them: "last", "previous" or "best"."""
+        return self.checkpoints / f"{name}.ckpt"
 
     @property
     def previews(self) -> Path:
@@ -67,6 +71,11 @@ class RunFolder:
     def records(self) -> Path:
         """What `evaluate` measured."""
         return self.path / "records.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Tracebacks of what went wrong; may hold paths of this machine."""
+        return self.path / "run.log"
 
     def shown(self, path: Path) -> str:
         """A path in the run as messages name it: from the workspace on."""

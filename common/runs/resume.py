@@ -10,7 +10,7 @@ from pytorch_lightning.core.optimizer import _init_optimizers_and_lr_schedulers
 
 
 class SeededSteps(Callback):
-    """Makes all randomness of a training step a function of (seed, images seen, rank).
+    """Makes all randomness of a step a function of (seed, images seen, rank).
 
     A resumed run then draws what it would have drawn, with no generator state to store, and the
     ranks of a run draw different noise, which one common seed would not give them.
@@ -24,7 +24,15 @@ class SeededSteps(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: object) -> None:
         """Seeds the generators of torch (all devices), NumPy and Python."""
-        key = np.random.SeedSequence([self.seed, trainer.images_seen, trainer.global_rank])
+        self._seed(trainer, 0)
+
+    def on_validation_start(self, trainer: pl.Trainer, *args: object) -> None:
+        """A run that was stopped before its validation begins with it."""
+        self._seed(trainer, 1)
+
+    def _seed(self, trainer: pl.Trainer, purpose: int) -> None:
+        entropy = [self.seed, trainer.images_seen, trainer.global_rank, purpose]
+        key = np.random.SeedSequence(entropy)
         drawn = key.generate_state(3, np.uint32).tolist()
         torch.manual_seed(drawn[0])
         np.random.seed(drawn[1])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 
 from common.callbacks import (
@@ -14,6 +15,7 @@ from common.callbacks import (
     ImageWriter,
     PreviewGrid,
     RunConfig,
+    configuration_yaml,
     image_grid,
     to_grey_levels,
     to_uint8,
@@ -76,6 +78,20 @@ def test_the_rate_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None
     counter.on_train_batch_start(trainer, module, {"image": torch.zeros(8, 1)}, 0)
     counter.on_validation_start(trainer, module)
     counter.on_train_epoch_end(trainer, module)
+    assert logged == {"train/images_per_s": 4.0}
+
+
+def test_a_run_that_is_resumed_within_an_epoch_measures_its_rate_from_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, logged = iter([1000.0, 1002.0]), {}
+    monkeypatch.setattr("common.callbacks.time.perf_counter", lambda: next(clock))
+    counter, trainer = ImagesSeen(), trainer_of()
+    counter.load_state_dict({"count": 4000})
+    # Lightning does not begin an epoch that it goes on with.
+    counter.on_train_start(trainer, None)
+    counter.on_train_batch_start(trainer, None, {"image": torch.zeros(8, 1)}, 0)
+    counter.on_train_epoch_end(trainer, SimpleNamespace(log=logged.__setitem__))
     assert logged == {"train/images_per_s": 4.0}
 
 
@@ -214,17 +230,33 @@ def test_a_preview_shows_its_seeds_and_is_named_by_images_seen(
 ) -> None:
     preview, painter, grids = PreviewGrid(count, seed=5), Painter(), []
     preview.folder = RunFolder(tmp_path, "exp", "first")
-    preview.folder.path.mkdir(parents=True)
+    preview.folder.previews.mkdir(parents=True)
     trainer = trainer_of(datamodule=painter, sanity_checking=sanity, is_global_zero=zero)
     trainer.images_seen = 96
     trainer.loggers[0].log_grid = lambda key, grid: grids.append(grid)
     preview.on_validation_epoch_start(trainer, painter)
     assert len(grids) == drawn
-    files = list(preview.folder.previews.glob("*")) if drawn else []
+    files = list(preview.folder.previews.glob("*"))
     assert [path.name for path in files] == ["0000000096.png"] * drawn
     if drawn:
         pixels = read_image(files[0]).pixels
         assert np.array_equal(pixels, grids[0]) and pixels[0, ::6].tolist() == [5, 6, 7]
+
+
+DUMPING = SimpleNamespace(dump=lambda config, **options: str(config.as_dict()))
+
+
+def test_a_configuration_keeps_its_text_but_for_secrets() -> None:
+    plain = Namespace(model=Namespace(lr=1), tracking=Namespace(wandb="offline"))
+    assert configuration_yaml(DUMPING, plain) == str(plain.as_dict())
+    secret = Namespace(model=Namespace(lr=1), tracking=Namespace(wandb="offline", api_key="abc"))
+    text = configuration_yaml(DUMPING, secret)
+    assert "abc" not in text
+    assert yaml.safe_load(text) == {
+        "model": {"lr": 1},
+        "tracking": {"wandb": "offline", "api_key": "***"},
+    }
+    assert secret.tracking.api_key == "abc"
 
 
 def test_the_configuration_is_replaced_whole_and_names_no_start(
@@ -236,9 +268,9 @@ def test_the_configuration_is_replaced_whole_and_names_no_start(
     logged = []
     trainer = SimpleNamespace(loggers=[SimpleNamespace(log_hyperparams=logged.append)])
     config = Namespace(model=Namespace(lr=1), workspace="/somewhere", resume=True, run="first")
+    config["allow_change"] = "model.lr"
 
-    parser = SimpleNamespace(dump=lambda config, **options: str(config.as_dict()))
-    callback = RunConfig(parser, config, folder=folder)
+    callback = RunConfig(DUMPING, config, folder=folder)
     callback.save_config(trainer, None, "predict")
     assert folder.config.read_text() == "old: 1\n"
     callback.save_config(trainer, None, "fit")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from common.callbacks import ImagesSeen
-from common.runs.checkpoints import LastCheckpoint, load_checkpoint
+from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
+from common.runs.saving import LastCheckpoint
 from common.trainer import ExperimentTrainer
 
 IMAGES = 32
@@ -39,18 +40,22 @@ def train(
     folder: Path, batch: int, ema: EMA, epochs: int = 1, resume: Path | None = None, **options: Any
 ) -> dict[str, Any]:
     """The checkpoint after ``epochs`` of 32 images."""
+    folder.mkdir(exist_ok=True)
+    last = LastCheckpoint()
+    last.path = folder / "last.ckpt"
     trainer = ExperimentTrainer(
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         max_epochs=epochs,
-        callbacks=[ImagesSeen(), ema, LastCheckpoint(folder)],
+        callbacks=[ImagesSeen(), ema, last],
+        plugins=[DurableCheckpointIO()],
         **options,
     )
     loader = DataLoader([{"image": torch.zeros(1)}] * IMAGES, batch)
     trainer.fit(Falling(), loader, ckpt_path=resume, weights_only=True)
-    return load_checkpoint(folder / "last.ckpt")
+    return load_checkpoint(last.path)
 
 
 def ramped_average(values: list[float], batch: int, half_life: float, ramp: float) -> float:
@@ -111,3 +116,23 @@ def test_the_average_survives_a_checkpoint(tmp_path: Path) -> None:
     assert parts["callbacks"]["ImagesSeen"]["count"] == 3 * IMAGES
     for name, value in whole["state_dict"].items():
         assert torch.equal(parts["state_dict"][name], value), name
+
+
+def test_a_validation_that_is_left_early_gives_the_weights_in_training_back() -> None:
+    ema, module = EMA(half_life_images=1, ramp=1e9), Falling()
+    trainer = SimpleNamespace(global_step=1, images_seen=100)
+    ema.setup(trainer, module, "fit")
+    ema.on_train_batch_end(trainer, module, None, None, 0)
+    module.weight.data.fill_(1.0)
+    ema.restore_training_weights(module)
+    assert module.weight[0] == 1.0
+    ema.on_validation_epoch_start(trainer, module)
+    assert module.weight[0] == 0.0
+    for _ in range(2):
+        ema.restore_training_weights(module)
+        assert module.weight[0] == 1.0
+    ema.on_validation_epoch_start(trainer, module)
+    ema.on_validation_epoch_end(trainer, module)
+    assert module.weight[0] == 1.0
+    trainer.callbacks = [ImagesSeen(), ema]
+    assert EMA.of(trainer) is ema

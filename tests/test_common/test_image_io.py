@@ -1,7 +1,6 @@
 """What the reader returns is what was put into the file, in every format."""
 
 import io
-import struct
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from bad_input.encoders import packed_bits, plain_tiff
 from PIL import Image as PillowImage
 
 from common.data.image_io import Image, read_image, write_ome_tiff, write_png
@@ -33,22 +33,6 @@ def levels(dtype: str, *shape: int) -> np.ndarray:
         return RNG.normal(size=shape).astype(dtype)
     limits = np.iinfo(dtype)
     return RNG.integers(limits.min, limits.max, shape, dtype, endpoint=True)
-
-
-def plain_tiff(pixels: bytes, width: int, height: int, **tags: int | tuple[int, ...]) -> bytes:
-    """The smallest little-endian TIFF; tags as t<number>, all of type LONG."""
-    fields = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
-    fields |= {279: len(pixels)} | {int(name[1:]): value for name, value in tags.items()}
-    start, lists, entries = 8 + len(pixels), b"", b""
-    room = start + 2 + 12 * len(fields) + 4
-    for code, value in sorted(fields.items()):
-        values = value if isinstance(value, tuple) else (value,)
-        packed = struct.pack(f"<{len(values)}I", *values)
-        inline = packed if len(values) == 1 else struct.pack("<I", room + len(lists))
-        lists += packed if len(values) > 1 else b""
-        entries += struct.pack("<HHI", code, 4, len(values)) + inline
-    head = b"II*\0" + struct.pack("<I", start)
-    return head + pixels + struct.pack("<H", len(fields)) + entries + b"\0\0\0\0" + lists
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
@@ -206,7 +190,7 @@ def test_reduced_pages_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bits", "scale"), [(1, 255), (2, 85), (4, 17), (12, 1)])
 def test_packed_bits_are_unpacked_and_told(tmp_path: Path, bits: int, scale: int) -> None:
     numbers = RNG.integers(0, 2**bits, (5, 24)).astype(np.uint16)
-    packed = np.packbits(numbers[..., None] >> np.arange(bits)[::-1] & 1).tobytes()
+    packed = packed_bits(numbers, bits)
     dark = stored(tmp_path / "a.tif", plain_tiff(packed, 24, 5, t258=bits))
     light = stored(tmp_path / "b.tif", plain_tiff(packed, 24, 5, t258=bits, t262=0))
     assert (dark.axes, dark.bits, light.bits) == ("YX", bits, bits)

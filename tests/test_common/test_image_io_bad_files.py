@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import tracemalloc
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,20 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image as PillowImage
+from bad_input.encoders import (
+    PIXELS,
+    chunk,
+    encoded,
+    many_scans,
+    patched,
+    plain_tiff,
+    png,
+    png_header,
+    png_of_bits,
+    retagged,
+    seeds,
+    tiff,
+)
 
 from common.data.image_io import Limits, find_images, read_image, write_ome_tiff, write_png
 from common.errors import Exit, UserError
@@ -27,7 +39,6 @@ UNREADABLE = {
     "multipage.tiff": "pages that differ in size",
     "mitograph_Temp_sgi_depth.tif": "a volume in one page",
 }
-PIXELS = np.random.default_rng(3).integers(0, 256, (12, 15), np.uint8)
 
 
 def refused(path: Path, words: str, root: Path | None = None, limits: Limits | None = None) -> None:
@@ -40,47 +51,6 @@ def refused(path: Path, words: str, root: Path | None = None, limits: Limits | N
     assert words in error.problem
     assert error.remedy
     assert str(path.parent) not in str(error)
-
-
-def encoded(kind: str, pixels: np.ndarray = PIXELS, mode: str = "", **options: object) -> bytes:
-    stream, image = io.BytesIO(), PillowImage.fromarray(pixels)
-    image.convert(mode or image.mode).save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def tiff(pixels: np.ndarray = PIXELS, **options: object) -> bytes:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, pixels, **{"photometric": "minisblack", **options})
-    return stream.getvalue()
-
-
-def retagged(path: Path, data: bytes, page: int = 0, **tags: object) -> Path:
-    """A TIFF some tags of which now tell something else."""
-    path.write_bytes(data)
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        for name, value in tags.items():
-            file.pages[page].tags[name].overwrite(value)
-    return path
-
-
-def seeds() -> dict[str, bytes]:
-    gif = [PillowImage.fromarray(PIXELS + k) for k in range(3)]
-    stream = io.BytesIO()
-    gif[0].save(stream, "GIF", save_all=True, append_images=gif[1:])
-    return {
-        "a.png": encoded("PNG"),
-        "deep.png": imagecodecs.png_encode(np.stack([PIXELS.astype(np.uint16) * 257] * 3, -1)),
-        "a.jpg": encoded("JPEG"),
-        "progressive.jpg": encoded("JPEG", progressive=True),
-        "a.bmp": encoded("BMP"),
-        "a.gif": stream.getvalue(),
-        "plain.tif": tiff(),
-        "ome.tif": tiff(np.stack([PIXELS] * 3), ome=True, compression="zlib", predictor=True),
-        "imagej.tif": tiff(np.stack([PIXELS] * 3), imagej=True, metadata={"axes": "ZYX"}),
-        "lzw.tif": tiff(compression="lzw", bigtiff=True),
-        "fax.tif": encoded("TIFF", PIXELS > 99, compression="group4"),
-        "jpeg.tif": encoded("TIFF", compression="jpeg"),
-    }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -137,28 +107,17 @@ def test_one_changed_byte_of_a_png_never_passes(tmp_path: Path) -> None:
         refused(tmp_path / "a.png", "")
 
 
-def huge_png() -> bytes:
-    data = bytearray(encoded("PNG"))
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
-
-
-def huge_bmp() -> bytes:
-    data = bytearray(encoded("BMP"))
-    data[18:26] = (30_000).to_bytes(4, "little") * 2
-    return bytes(data)
-
-
-def huge_gif() -> bytes:
-    data = bytearray(encoded("GIF"))
-    data[6:10] = (60_000).to_bytes(2, "little") * 2
-    return bytes(data)
-
-
-@pytest.mark.parametrize("make", [huge_png, huge_bmp, huge_gif])
-def test_a_huge_plane_in_a_tiny_file_is_refused(tmp_path: Path, make: object) -> None:
-    (tmp_path / "bomb").write_bytes(make())
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_header(60_000, 60_000) + encoded("PNG")[33:],
+        patched(encoded("BMP"), 18, (30_000).to_bytes(4, "little") * 2),
+        patched(encoded("GIF"), 6, (60_000).to_bytes(2, "little") * 2),
+    ],
+    ids=["PNG", "BMP", "GIF"],
+)
+def test_a_huge_plane_in_a_tiny_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "bomb").write_bytes(data)
     refused(tmp_path / "bomb", "pixels")
 
 
@@ -173,10 +132,10 @@ def test_a_tiff_that_declares_more_than_it_holds_reserves_no_memory(tmp_path: Pa
     frame = inner.index(b"\xff\xc0")
     inner[frame + 5 : frame + 9] = b"\xff\x00\xff\x00"
     tracemalloc.start()
-    refused(retagged(tmp_path / "a", tiff(), **wide), "beyond its end")
-    refused(retagged(tmp_path / "b", tiff(compression="zlib"), **wide), "pixels in a plane")
-    refused(retagged(tmp_path / "c", tiff(compression="zlib"), **mild), "bytes for one of its own")
     for name, data, words in (
+        ("a", retagged(tiff(), **wide), "beyond its end"),
+        ("b", retagged(tiff(compression="zlib"), **wide), "pixels in a plane"),
+        ("c", retagged(tiff(compression="zlib"), **mild), "bytes for one of its own"),
         ("planes", tiff(description=xml, metadata=None), "describes 1000000000 planes"),
         ("jpeg", bytes(inner), "JPEG strip that is larger"),
         ("j", tiff(description=b"ImageJ=1\nimages=9999999999\n", metadata=None), "is cut short"),
@@ -249,6 +208,16 @@ def test_what_is_no_regular_file_inside_its_folder_is_never_opened(tmp_path: Pat
                                                 description="ImageJ=1\nimages=9\nslices=9\n")),
         ("a damaged OME-XML", tiff(description="<OME><Image></OME>", metadata=None)),
         ("describes 0 images", tiff(description="<OME></OME>", metadata=None)),
+        ("lacks some of its pixels", png_header(15, 13) + png(PIXELS)[33:]),
+        ("not known (NEWT)", png(PIXELS, chunk(b"NEWT", b"12"))),
+        ("wrong checksum in tEXt", png(PIXELS, patched(chunk(b"tEXt", b"a\0b"), 8, b"c"))),
+        ("more than 67108864 bytes", png(PIXELS, chunk(b"tEXt", bytes(2**26 + 1)))),
+        ("does not define", png_of_bits(PIXELS[:, :8] >> 4, 4, 3, chunk(b"PLTE", bytes(9)))),
+        ("no end mark", encoded("JPEG")[:-40] + bytes(2000)),
+        ("more than 100 scans", many_scans(encoded("JPEG", progressive=True), 200)),
+        ("declares 200000 strips", plain_tiff(b"", 1, 1, t273=(8,) * 200_000)),
+        ("far larger than itself", plain_tiff(PIXELS.tobytes(), 15, 12, t322=30_000, t323=30_000,
+                                              t273=None, t324=8, t325=180)),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused_in_plain_words(
@@ -270,7 +239,8 @@ def test_planes_in_another_order_or_file_are_refused(tmp_path: Path) -> None:
 
 def test_missing_strips_are_refused_instead_of_black(tmp_path: Path) -> None:
     for counts in ((0, 90), (90, 0)):
-        path = retagged(tmp_path / "a.tif", tiff(rowsperstrip=6), StripByteCounts=counts)
+        path = tmp_path / "a.tif"
+        path.write_bytes(retagged(tiff(rowsperstrip=6), StripByteCounts=counts))
         refused(path, "lacks some of its strips")
 
 
@@ -312,8 +282,7 @@ def test_neither_pillow_nor_tifffile_writes_to_the_terminal(tmp_path: Path) -> N
 def test_threads_do_not_take_each_others_damage(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.tif", tmp_path / "bad.tif"
     good.write_bytes(tiff())
-    retagged(bad, tiff(), StripByteCounts=180)
-    damaged = bytearray(bad.read_bytes())
+    damaged = bytearray(retagged(tiff(), StripByteCounts=180))
     damaged[damaged.index(b"\x17\x01") + 2] = 99  # the type of a tag: tifffile only logs it
     bad.write_bytes(damaged)
 

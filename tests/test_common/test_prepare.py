@@ -14,10 +14,11 @@ from PIL import Image as PillowImage
 from common.data import packing
 from common.data.augment import orient
 from common.data.cards import Card
+from common.data.check import planes
 from common.data.image_io import Image, find_images, read_image, write_ome_tiff, write_png
 from common.data.manifest import Sample, read_manifest, write_manifest
 from common.data.preparation import Recipe
-from common.data.prepare import planes, prepare
+from common.data.prepare import prepare
 from common.data.prepared import Prepared
 from common.errors import Exit, UserError
 from common.preprocess.geometry import fit_to_canvas
@@ -128,9 +129,10 @@ def test_preparing_twice_gives_the_same_bytes_and_leaves_the_raw_folder_alone(
     assert (contents(raw), sorted(raw.rglob("*"))) == before
     one, two = ({n: b for n, (b, _) in contents(f.parent).items()} for f in (first, second))
     assert one == two
-    assert set(one) == {"blobs-report.json"} | {
-        f"out/{name}"
-        for name in ("manifest.csv", "dataset.json", "train.npy", "val.npy", "test.npy")
+    assert set(one) == {
+        "blobs-report.json",
+        *("out/blobs-report.json", "out/manifest.csv", "out/dataset.json"),
+        *("out/train.npy", "out/val.npy", "out/test.npy"),
     }
 
 
@@ -194,7 +196,11 @@ def test_a_leak_in_a_shipped_split_is_refused_and_reported(
 def test_a_clean_shipped_split_is_kept_and_raises_no_alarm(shipped: Path, tmp_path: Path) -> None:
     data = prepared(shipped, tmp_path / "out", val_fraction=0.5)
     assert split_of(data) == {s.name: s.name.split("/")[0] for s in samples(shipped)}
-    assert findings(tmp_path / "out") == {"bad_files": [], "leaks": [], "joined": []}
+    found = findings(tmp_path / "out")
+    assert not found["bad_files"] + found["leaks"] + found["joined"]
+    assert found["near_duplicates"] == {"count": 0, "closest": []}
+    assert found["split"]["came_with_the_data"]
+    assert found["split"]["images"] == {"train": 6, "val": 2, "test": 4}
 
 
 def test_validation_comes_out_of_training_and_never_moves_the_test_set(
@@ -218,8 +224,9 @@ def test_validation_comes_out_of_training_and_never_moves_the_test_set(
 def test_copies_are_kept_together_and_listed_in_full(raw: Path, tmp_path: Path) -> None:
     for k in range(0, 12, 2):
         draw(raw / f"a/copy{k}.tif", np.ascontiguousarray(picture(k, 20 - k, 14)[::-1]))
-    remarks = prepare(raw, tmp_path / "out", samples(raw), recipe())
-    assert len(remarks) == 4 and "6 pairs" in remarks[-1] and "blobs-report.json" in remarks[-1]
+    said: list[str] = []
+    prepare(raw, tmp_path / "out", samples(raw), recipe(), say=said.append)
+    assert len([line for line in said if "are kept in one split" in line]) == 6
     split = split_of(Prepared.open(tmp_path / "out"))
     for k in range(0, 12, 2):
         assert split[f"a/copy{k}.tif"] == split[f"a/{k:02d}.png"]

@@ -68,11 +68,11 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) ->
 
 def test_a_line_still_being_written_is_left_out_and_said(workspace: Path) -> None:
     folder = workspace / "runs" / "multi_stylegan" / "base-s0"
-    whole = read_run(folder, workspace)
+    whole = read_run(folder)
     path = folder / "metrics.csv"
     text = path.read_text()
     path.write_text(text + text.splitlines()[1][:-1])
-    cut = read_run(folder, workspace)
+    cut = read_run(folder)
     assert cut.curves == whole.curves
     assert "metrics.csv ends in an unfinished line" in " ".join(cut.notes)
 

@@ -12,16 +12,27 @@ import yaml
 from common.errors import Exit, UserError
 from common.metrics.protocol import PROTOCOL_FIELDS, Record
 from common.report import charts
-from common.report.configs import data_set, differing_keys, read_config
+from common.report.configs import Setting, data_set, differing_keys, read_config
 from common.report.page import unit_of
 from common.report.pictures import Album, choose_samples, filmstrip
 from common.report.records import comparable_rows, why_apart
 from common.report.runs import Sample, find_runs, read_curves
+from common.runs.metrics_csv import MetricsCSV
 
 
 def test_a_key_that_one_run_lacks_differs() -> None:
-    assert differing_keys([{"a": "1", "b": "2"}, {"a": "1"}]) == ["b"]
-    assert differing_keys([{"a": "1"}]) == []
+    one, two = Setting("1", "1"), Setting("2", "2")
+    assert differing_keys([{"a": one, "b": two}, {"a": one}]) == ["b"]
+    assert differing_keys([{"a": one}]) == []
+
+
+def test_values_that_are_not_shown_still_tell_runs_apart(tmp_path: Path) -> None:
+    path, configs = tmp_path / "config.yaml", []
+    for root in ("/home/ann/one", "/home/ann/two"):
+        path.write_text(yaml.safe_dump({"data": {"root": root}}))
+        configs.append(read_config(path))
+    assert differing_keys(configs) == ["data.root"]
+    assert {config["data.root"].shown for config in configs} == {"(private)"}
 
 
 def test_configs_show_no_machine_path_and_no_secret(tmp_path: Path) -> None:
@@ -29,32 +40,43 @@ def test_configs_show_no_machine_path_and_no_secret(tmp_path: Path) -> None:
     tree = {
         "data": {"folder": str(tmp_path / "data" / "x"), "cards": ["/home/ann/deep/card.md"]},
         "logger": [{"api_key": "abc"}],
+        "/home/ann": 1,
         "lr": 0.001,
         "ema": None,
         "name": "",
     }
     path.write_text(yaml.safe_dump(tree))
-    assert read_config(path, tmp_path) == {
-        "data.folder": "data/x",
-        "data.cards": '["…/deep/card.md"]',
-        "logger.0.api_key": "(hidden)",
+    assert {key: setting.shown for key, setting in read_config(path).items()} == {
+        "data.folder": "(private)",
+        "data.cards": '["(private)"]',
+        "logger.0.api_key": "***",
+        "(private)": "1",
         "lr": "0.001",
         "ema": "null",
         "name": '""',
     }
 
 
-@pytest.mark.parametrize("card", ["cilia_tem", "/home/ann/cards/cilia_tem.md"])
-def test_the_data_set_is_its_card_and_the_folder_of_images_that_are_not_simulated(
-    tmp_path: Path, card: str
+@pytest.mark.parametrize(
+    ("card", "named"), [("cilia_tem", "cilia_tem"), ("/home/ann/cilia_tem.md", "(private)")]
+)
+def test_the_data_set_is_its_card_and_whether_a_folder_was_given(
+    tmp_path: Path, card: str, named: str
 ) -> None:
     path = tmp_path / "config.yaml"
     shown = []
-    for root in (None, "/home/ann/v1.2", str(tmp_path / "data/raw/mine")):
+    for root in (None, "/home/ann/v1.2", "mine"):
         path.write_text(yaml.safe_dump({"data": {"root": root, "card": card}}))
-        shown.append(data_set(read_config(path, tmp_path)))
-    assert shown == ["cilia_tem", "cilia_tem: v1.2", "cilia_tem: mine"]
+        shown.append(data_set(read_config(path)))
+    assert shown == [named, f"{named}: images of a folder", f"{named}: images of a folder"]
     assert data_set({}) == ""
+
+
+def test_curves_have_the_names_that_were_logged(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    names = ["=1+1", "'quoted", "two\nlines", "ends\r", "val/kl"]
+    logger.log_metrics(dict.fromkeys(names, 0.5))
+    assert set(read_curves(tmp_path / "metrics.csv")) == set(names)
 
 
 def test_where_images_seen_repeat_after_a_resume_the_later_line_counts(tmp_path: Path) -> None:

@@ -46,25 +46,63 @@ def test_metrics_are_one_line_each_under_one_header(tmp_path: Path) -> None:
 
 
 def test_metrics_keep_every_bit_of_a_float(tmp_path: Path) -> None:
-    values = [0.1, 1 / 3, 5e-324, -1.7976931348623157e308, 0.1 + 0.2, math.inf, -0.0]
+    values = [0.1, 1 / 3, 5e-324, -1.7976931348623157e308, 0.1 + 0.2, -0.0]
     for value in values:
         log(tmp_path / "metrics.csv", 8, a=value)
     read = [float(row[-1]) for row in rows(tmp_path / "metrics.csv")[1:]]
     assert list(map(repr, read)) == list(map(repr, values))
-    log(tmp_path / "metrics.csv", 8, a=math.nan)
-    assert rows(tmp_path / "metrics.csv")[-1][-1] == "nan"
+    truncate(tmp_path / "metrics.csv", 8)
+    read = [float(row[-1]) for row in rows(tmp_path / "metrics.csv")[1:]]
+    assert list(map(repr, read)) == list(map(repr, values))
+
+
+def test_what_is_not_finite_is_left_out_and_warned_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, logger = tmp_path / "metrics.csv", MetricsCSV(tmp_path / "metrics.csv")
+    logger.images_seen = 8
+    for value in (math.nan, math.inf):
+        logger.log_metrics({"val/x": value, "epoch": 0}, step=1)
+    assert not path.exists()
+    logger.log_metrics({"val/x": -math.inf, "val/y": -math.inf, "val/z": 1.0, "epoch": 0}, step=2)
+    logger.log_metrics({"val/x": 2.0, "epoch": 1}, step=3)
+    assert rows(path)[1:] == [["8", "0", "2", "val/z", "1.0"], ["8", "1", "3", "val/x", "2.0"]]
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: val/x is nan after 8 images; it is left out of metrics.csv",
+        "warning: val/y is -inf after 8 images; it is left out of metrics.csv",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["folder gone", "a folder in its place"])
+def test_metrics_that_cannot_be_written_are_an_error_of_storage(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "run/metrics.csv"
+    if fault != "folder gone":
+        path.mkdir(parents=True)
+    said = r"metrics\.csv: cannot be written \(.+\); .+--resume"
+    with pytest.raises(UserError, match=said) as caught:
+        log(path, 8, a=1.0)
+    assert caught.value.code == Exit.STORAGE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_under_the_metrics_is_an_error_of_storage(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        log(tmp_path / "metrics.csv", 8, a=1.0)
+    assert caught.value.code == Exit.STORAGE
 
 
 def test_truncating_drops_only_what_will_be_logged_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
+    odd = {'odd,"name"': -1.0, "=two\nlines": -1e-9}
     for images in (8, 16, 24):
-        log(path, images, **{"train/loss": images / 7, 'odd,"name"': 1.0})
+        log(path, images, **odd, **{"train/loss": images / 7})
     before = rows(path)
     truncate(path, 24)
     assert rows(path) == before
     truncate(path, 16)
-    assert rows(path) == before[:5]
-    log(path, 24, **{"train/loss": 24 / 7, 'odd,"name"': 1.0})
+    assert rows(path) == before[:7]
+    log(path, 24, **odd, **{"train/loss": 24 / 7})
     assert rows(path) == before
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
@@ -87,6 +125,14 @@ def test_a_header_that_was_cut_short_is_written_again(tmp_path: Path, start: str
     truncate(path, 8)
     log(path, 16, a=1.0)
     assert rows(path) == [list(HEADER), ["16", "2", "4", "a", "1.0"]]
+
+
+def test_a_history_that_is_no_table_is_named_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text('1,"' + "x" * 200_000 + "\n")
+    with pytest.raises(UserError, match=r"metrics\.csv: is no table") as caught:
+        truncate(path, 8)
+    assert caught.value.code == Exit.INPUT and path.stat().st_size > 200_000
 
 
 def test_truncating_what_is_not_there_writes_nothing(tmp_path: Path) -> None:
@@ -225,11 +271,23 @@ def step(images_seen: int, rank: int = 0, seed: int = 3) -> list[float]:
     return draws()
 
 
+def validation(images_seen: int) -> list[float]:
+    trainer = SimpleNamespace(images_seen=images_seen, global_rank=0)
+    SeededSteps(3).on_validation_start(trainer, None)
+    return draws()
+
+
+def test_a_validation_draws_the_same_after_a_resumption() -> None:
+    first = validation(64)
+    draws()
+    assert validation(64) == first
+
+
 def test_the_noise_of_a_step_is_a_function_of_seed_images_and_rank() -> None:
     first = step(64)
     draws()
     assert step(64) == first
-    others = (step(96), step(64, rank=1), step(64, seed=4))
+    others = (step(96), step(64, rank=1), step(64, seed=4), validation(64))
     for other in others:
         assert not set(other) & set(first)
 

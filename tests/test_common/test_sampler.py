@@ -39,6 +39,29 @@ def test_a_resumed_sampler_goes_on_with_the_order_of_its_epoch() -> None:
     assert list(resumed) == seen[2]
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("done", [0, 1, 4, 9, 10])
+def test_within_an_epoch_a_resumed_sampler_leaves_out_what_was_done_in_that_epoch_alone(
+    done: int, world: int
+) -> None:
+    for rank in range(world):
+        whole = EpochSampler(20, 1, True, multiple_of=world, rank=rank, world_size=world)
+        resumed = EpochSampler(20, 1, True, multiple_of=world, rank=rank, world_size=world)
+        resumed.resume(2, done)
+        assert len(resumed) == len(whole)
+        for epoch in (2, 3, 2, 1):
+            whole.set_epoch(epoch)
+            resumed.set_epoch(epoch)
+            assert list(resumed) == list(whole)[done if epoch == 2 else 0 :]
+
+
+def test_a_resumed_sampler_needs_no_call_to_know_its_epoch() -> None:
+    whole, resumed = EpochSampler(8, 1, shuffle=True), EpochSampler(8, 1, shuffle=True)
+    whole.set_epoch(5)
+    resumed.resume(5, 3)
+    assert list(resumed) == list(whole)[3:]
+
+
 def test_without_shuffling_the_manifest_order_stays_in_every_epoch() -> None:
     sampler = EpochSampler(5, seed=9)
     sampler.set_epoch(3)

@@ -5,15 +5,19 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import wandb
+import yaml
 
+from common.callbacks import configuration_yaml
 from common.data.image_io import read_image
 from common.errors import Exit, UserError
+from common.privacy import MASKED, PRIVATE, masked, public
 from common.runs.folder import RunFolder
-from common.tracking import Tracking, WandbRun, make_loggers, public
+from common.tracking import Tracking, WandbRun, make_loggers
 from running import ROOT, Cli, at, smoke
 
 # Planted where W&B would look; none of them may turn up in what it writes.
@@ -38,8 +42,13 @@ def wandb_traps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in (folder / "wandb").rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    found = {}
+    for path in sorted((folder / "wandb").rglob("*")):
+        # Where a link leads is written in the folder as well.
+        if path.is_symlink() or path.is_file():
+            content = bytes(path.readlink()) if path.is_symlink() else path.read_bytes()
+            found[path.relative_to(folder).as_posix()] = content
+    return found
 
 
 def assert_private(files: dict[str, bytes]) -> None:
@@ -60,7 +69,7 @@ def test_an_offline_run_gives_nothing_of_this_machine_away(
 ) -> None:
     workspace = tmp_path / CANARIES["path"]
     folder = RunFolder(workspace, "experiment", "first")
-    csv, run = make_loggers(folder, Tracking(tags=("public-tag",)))
+    csv, run = make_loggers(folder, Tracking(tags=("public-tag", str(workspace / "tag"))))
     assert csv.path == folder.metrics
     run.log_hyperparams(
         {
@@ -73,14 +82,17 @@ def test_an_offline_run_gives_nothing_of_this_machine_away(
     )
     picture = np.linspace(0, 255, 64 * 48).reshape(64, 48).astype(np.uint8)
     run.images_seen = 4711
-    run.log_metrics({"train/public-loss": 0.5}, step=3)
+    run.log_metrics({"train/public-loss": 0.5, "train/x": float("nan")}, step=3)
+    run.log_metrics({"train/x": float("inf")}, step=4)
     run.log_grid("preview", picture)
     wandb.finish()
     files = written(folder.path)
     assert_private(files)
     (log,) = (content for name, content in files.items() if name.endswith(".wandb"))
-    for shown in (b"public-card", b"public-loss", b"public-tag", b"first", b"a.yaml", b"4711"):
+    for shown in (b"public-card", b"public-loss", b"public-tag", b"first", b"4711"):
         assert shown in log
+    for hidden in (b".yaml", b"train/x", b"NaN", b"Infinity"):
+        assert hidden not in log
     (image,) = (name for name in files if name.endswith(".png"))
     assert np.array_equal(read_image(folder.path / image).pixels, picture), "not what was logged"
     assert "anonymous" not in capfd.readouterr().err
@@ -144,31 +156,95 @@ def test_a_logger_asked_for_online_resumes_its_run(tmp_path: Path) -> None:
     assert offline["resume"] is None and "anonymous" not in {**online, **offline}
 
 
-def test_what_is_public_has_no_folders_and_no_secrets() -> None:
+@pytest.mark.parametrize("tag", ["", "x" * 65, "\x1b" * 11])
+def test_a_tag_that_wandb_would_not_take_is_refused(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(UserError, match="is not between 1 and 64 characters") as caught:
+        make_loggers(RunFolder(tmp_path, "exp", "first"), Tracking(tags=("good", tag)))
+    assert caught.value.code == Exit.USAGE and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/home/ann/raw", "see /home/ann smith/x y.yaml", "C:\\Users\\ann", "C:/ann", "~ann", "../ann",
+     "data/raw/ann", "file:///ann", "\\\\host\\ann", "ann@example.org", "ann.md",
+     "https://ann:pass@example.org/x", "val/loss of /ann", PurePath("/home/ann")],
+)  # fmt: skip
+def test_paths_and_addresses_are_left_out_whole(text: str | PurePath) -> None:
+    assert public(text) == PRIVATE
+    assert public({"a": [{"b": (text,)}]}) == {"a": [{"b": [PRIVATE]}]}
+    assert public({str(text): 1}) == {PRIVATE: 1}
+
+
+@pytest.mark.parametrize("root", ["ann", "/home/ann", PurePath("ann"), 7])
+def test_the_folder_of_the_data_is_left_out_in_any_form(root: object) -> None:
+    assert "ann" not in str(public({"data": {"root": root}}))
+    assert public("ann", "data.root") == PRIVATE
+    assert public({"root": None}) == {"root": None}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["val/loss", "train/g_loss", "experiments.x.module.Model", "d4+affine", "bf16-mixed", "min",
+     1, 2.5, True, None, ""],
+)  # fmt: skip
+def test_what_tells_nothing_is_public_as_it_is(value: object) -> None:
+    assert public(value) == value
+    assert public({"a": [value]}) == {"a": [value]}
+
+
+def test_what_is_public_can_be_shown_anywhere() -> None:
+    shown = public({"a\x1b": ["\u202ex\udcff\n", float("nan"), float("-inf")]})
+    assert shown == {"a\\u001b": ["\\u202ex\\udcff\\u000a", "nan", "-inf"]}
+
+
+def test_secrets_are_masked_and_nothing_else_is_touched() -> None:
     value = {
-        "root": PurePath("/home/me/data/raw"),
-        "relative": "experiments/x/configs/a.yaml",
-        "text": "from /home/me/a b.yaml to C:\\Users\\me\\c.yaml, ~/me/d.yaml",
-        "url": "https://example.org/a/b.html",
-        "class_path": "experiments.x.module.Model",
         "wandb_api_key": "abc",
         "hf_token": 12345,
         "no_token": None,
+        "use_token": True,
+        "key": "",
         "passwords": ["a", {"inner": "b"}],
-        "numbers": (1, 2.5, True, None),
+        "callbacks": [{"init_args": {"SECRET": "abc", "dirpath": "/home/ann"}}],
     }
+    hidden = {**value, "wandb_api_key": MASKED, "hf_token": MASKED, "passwords": MASKED}
+    hidden["callbacks"] = [{"init_args": {"SECRET": MASKED, "dirpath": "/home/ann"}}]
+    assert masked(value) == hidden
     assert public(value) == {
-        "root": "raw",
-        "relative": "experiments/x/configs/a.yaml",
-        "text": "from a b.yaml to c.yaml, d.yaml",
-        "url": "https://example.org/a/b.html",
-        "class_path": "experiments.x.module.Model",
-        "wandb_api_key": "***",
-        "hf_token": "***",
-        "no_token": None,
-        "passwords": "***",
-        "numbers": [1, 2.5, True, None],
-    }
+        **hidden, "callbacks": [{"init_args": {"SECRET": MASKED, "dirpath": PRIVATE}}]
+    }  # fmt: skip
+
+
+def test_no_setting_of_ours_is_called_like_a_secret(experiment: str, cli: Cli) -> None:
+    result = cli(experiment, "fit", *smoke(experiment), "--print_config")
+    settings = yaml.safe_load(result.out)
+    assert "model" in settings and masked(settings) == settings
+    # A value that happens to be null now would be masked once it is set.
+    assert not [key for key in _keys(settings) if masked("x", key) == MASKED]
+
+
+def _keys(tree: object) -> Iterator[str]:
+    children = tree.items() if isinstance(tree, dict) else ()
+    for key, value in children:
+        yield str(key)
+        yield from _keys(value)
+
+
+class StubParser:
+    def dump(self, config: object, **options: object) -> str:
+        return "# a head\n" + yaml.safe_dump(config.settings)
+
+
+def test_the_configuration_of_a_run_is_masked_only_where_it_has_secrets() -> None:
+    def written(**settings: object) -> str:
+        config = SimpleNamespace(settings=settings, pop=lambda *args: None)
+        config.clone = lambda: config
+        return configuration_yaml(StubParser(), config)
+
+    assert written(root="/home/ann") == "# a head\nroot: /home/ann\n"
+    assert yaml.safe_load(written(root="/home/ann", b={"api_key": "abc"})) == {
+        "root": "/home/ann", "b": {"api_key": MASKED}
+    }  # fmt: skip
 
 
 def test_wandb_keeps_its_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,50 @@
+"""What of a configuration may be written down, and what others may see of it."""
+
+import math
+import re
+from typing import Any
+
+from common.errors import visible
+
+MASKED = "***"
+PRIVATE = "(private)"
+_SECRET = ("key", "token", "secret", "password")
+# Every path, URL and e-mail address holds one of these; only names of metrics do as well.
+_TELLING = re.compile(r"[/\\~@]|\.md$")
+_METRIC = re.compile(r"(train|val|test)/\w+")
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """The value without its secrets: what stands under a key that is called like one.
+
+    Args:
+        value: nested mappings and sequences, as YAML knows them.
+        key: under which it stands.
+    """
+    if isinstance(value, bool) or value is None or value == "":
+        return value
+    if any(word in key.lower() for word in _SECRET):
+        return MASKED
+    if isinstance(value, dict):
+        return {name: masked(item, str(name)) for name, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def public(value: Any, key: str = "") -> Any:
+    r"""The value as it may leave this machine.
+
+    Secrets are masked. A text that holds a slash, a backslash, ``~`` or ``@`` may be a path, an
+    address or a URL and is left out as a whole, its file name too, which may name a patient; so is
+    a card that is a file, and whatever stands under ``root``. Names of metrics such as
+    ``val/loss`` stay. No control character and no NaN is left.
+    """
+    value = masked(value, key)
+    if isinstance(value, dict):
+        return {public(str(name)): public(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(item) for item in value]
+    if value is None or isinstance(value, int | float):
+        return value if value is None or math.isfinite(value) else str(value)
+    text = str(value)
+    told = key.rpartition(".")[2] == "root" or _TELLING.search(text)
+    return PRIVATE if told and not _METRIC.fullmatch(text) else visible(text)

@@ -1,0 +1,141 @@
+"""When a run saves what: `last.ckpt` to go on from, `best.ckpt` to generate with."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse.typing import NonNegativeInt
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
+
+from common.errors import UserError, relative
+from common.interrupts import Stopped, interrupts
+from common.runs.checkpoints import keep_generation, load_checkpoint
+from common.runs.ema import EMA
+
+# Room for both generations and the one that is being written.
+GENERATIONS = 3
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves `last.ckpt` at the end of epochs and of the run, and when the run is interrupted.
+
+    What it replaces becomes `previous.ckpt`. The first one that a process writes is read back.
+
+    Args:
+        every_n_batches: saves in the middle of epochs, too; 0 only at their end.
+    """
+
+    def __init__(self, every_n_batches: NonNegativeInt = 0) -> None:
+        self.every_n_batches = every_n_batches
+        self.every_n_epochs = 1
+        self.path = Path()
+        self._saved_at = -1
+        self._was_read = False
+        self._warned = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run is as its checkpoint is."""
+        self._saved_at = trainer.images_seen
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Saves every so many batches, but an epoch's last batch belongs to its end."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        interrupts.step_complete = not trainer.fit_loop._should_accumulate()
+        due = self.every_n_batches and batches % self.every_n_batches == 0
+        if due and interrupts.step_complete and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves after validation and after all other callbacks of the epoch."""
+        epochs = trainer.current_epoch + 1
+        last = trainer.should_stop or epochs == trainer.max_epochs
+        if last or self.every_n_batches or epochs % self.every_n_epochs == 0:
+            self._save(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Saves where the run was interrupted between two steps; waits for no other rank."""
+        if exception is not interrupts.clean:
+            return
+        # Those that hang would outlive every rank, and hold it at its exit.
+        trainer.datamodule.stop_workers()
+        if not trainer.is_global_zero:
+            return
+        if trainer.images_seen > max(self._saved_at, 0) and not trainer.sanity_checking:
+            if trainer.validating:
+                EMA.of(trainer).restore_training_weights(pl_module)
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+            if trainer.validating:
+                _repeat_validation(checkpoint)
+            keep_generation(self.path)
+            trainer.strategy.save_checkpoint(checkpoint, self.path)
+            self._saved_at = trainer.images_seen
+        kept = f"{relative(self.path)} is current: {trainer.images_seen} images"
+        if isinstance(exception, (Stopped, UserError)) and self.path.is_file():
+            exception.kept = kept
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            keep_generation(self.path)
+        trainer.save_checkpoint(self.path)
+        self._saved_at = trainer.images_seen
+        if trainer.is_global_zero:
+            self._check()
+
+    def _check(self) -> None:
+        if not self._was_read:
+            load_checkpoint(self.path, to_resume=True)
+            self._was_read = True
+        needed = GENERATIONS * self.path.stat().st_size
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed and not self._warned:
+            self._warned = True
+            print(f"warning: {free >> 20} MiB are free, {needed >> 20} MiB are needed to save")
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Saves `best.ckpt`. A score that is NaN is none, and the state holds no path."""
+
+    def on_exception(self, *args: Any) -> None:
+        """Nothing: what was interrupted was not measured."""
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether ``current`` is better than what is kept."""
+        if current is not None and not math.isfinite(float(current)):
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The kept scores by file name."""
+        scores = {Path(path).name: float(score) for path, score in self.best_k_models.items()}
+        return {"scores": scores, "best": Path(self.best_model_path).name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them, wherever the run folder is now."""
+        import torch
+
+        folder = Path(self.dirpath)
+        scores = {str(folder / k): torch.tensor(v) for k, v in state_dict["scores"].items()}
+        self.best_k_models = scores
+        self.best_model_path = str(folder / state_dict["best"]) if state_dict["best"] else ""
+        if scores:
+            worst = max if self.mode == "min" else min
+            self.kth_best_model_path = worst(scores, key=lambda path: float(scores[path]))
+            self.kth_value = scores[self.kth_best_model_path]
+            self.best_model_score = scores.get(self.best_model_path)
+
+
+def _repeat_validation(checkpoint: dict[str, Any]) -> None:
+    """Makes Lightning's loops believe that validation had begun with no batch done yet."""
+    none = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
+    checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
+        "total": none | {"ready": 1, "started": 1},
+        "current": dict(none),
+        "is_last_batch": False,
+    }

@@ -1,0 +1,89 @@
+"""CSV that a spreadsheet shows instead of computing it, and that reads back exactly."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.data.datasets import SeedDataset
+from common.data.manifest import Sample, read_manifest, write_manifest
+from common.errors import Exit, UserError
+from common.generation import SampleSet, read_samples_manifest, write_samples_manifest
+from common.runs.folder import RunFolder
+from common.tables import from_csv, named_cells, to_csv
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "=", "-", "-1"]
+TEXTS = [
+    *FORMULAS, "'", "''", "'=1", "''=1", "1'", "a,b", 'a"b', '"', "a\nb", "a\r\nb", "\r", "\n", "",
+    " =1", "a;b", "ä\u2028b\x85c\x0b", "\0", "\u202e", os.fsdecode(b"\xff\xfe.png"), "x" * 100_000,
+]  # fmt: skip
+each_text = pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+
+
+@each_text
+def test_a_text_reads_back_exactly(text: str) -> None:
+    rows = [["a", "b"], [text, text], ["x", text]]
+    assert from_csv(to_csv(rows)) == rows
+
+
+@pytest.mark.parametrize("text", FORMULAS, ids=range(len(FORMULAS)))
+def test_a_text_is_never_a_formula(text: str) -> None:
+    (row,) = csv.reader(io.StringIO(to_csv([[text]]).decode(), newline=""))
+    assert row == [f"'{text}"]
+
+
+def test_numbers_are_left_alone() -> None:
+    assert to_csv([[-1, -0.5, 1e-300, None, True]]) == b"-1,-0.5,1e-300,,True\r\n"
+
+
+def test_names_that_are_not_utf8_keep_their_bytes() -> None:
+    data = to_csv([[os.fsdecode(b"\xff=1"), os.fsdecode(b"=\xff")]])
+    assert data == b"\xff=1,'=\xff\r\n"
+    assert from_csv(data) == [["\udcff=1", "=\udcff"]]
+
+
+def test_cells_have_the_names_of_the_first_row() -> None:
+    assert named_cells([["a", "b"], ["1", "2"], ["3"]]) == [{"a": "1", "b": "2"}, {"a": "3"}]
+    assert named_cells([]) == named_cells([["a"]]) == []
+
+
+def test_what_is_no_table_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="line 1: field larger"):
+        from_csv(b'"' + b"x" * 200_000)
+
+
+@each_text
+def test_the_table_of_samples_reads_back_exactly(tmp_path: Path, text: str) -> None:
+    samples = [Sample(text, text, text, "train", sha256=text), Sample("a", "b", index=3)]
+    write_manifest(tmp_path / "manifest.csv", samples)
+    assert read_manifest(tmp_path / "manifest.csv") == samples
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path, "exp", "first")
+    folder.samples.mkdir(parents=True)
+    return folder
+
+
+@each_text
+def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, text: str) -> None:
+    checkpoint = generated.path / "best.ckpt"
+    checkpoint.write_bytes(b"weights")
+    plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    write_samples_manifest(generated, SampleSet(plan, text, ["a", text], ".png"), checkpoint)
+    first, second = read_samples_manifest(generated)
+    assert (first["name"], first["seed"], first["label"]) == ("000000.png", "7", text)
+    assert (second["seed"], second["label"], second["labels"]) == ("8", "a", text)
+    assert [path.name for path in generated.samples.iterdir()] == ["manifest.csv"]
+
+
+@pytest.mark.parametrize("data", [b"", b"name,seed\r\na,1\r\n", b'"' + b"x" * 200_000, b"\0"])
+def test_a_damaged_table_of_generated_images_is_named(generated: RunFolder, data: bytes) -> None:
+    (generated.samples / "manifest.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"manifest\.csv: is not what make generate writes") as hit:
+        read_samples_manifest(generated)
+    assert hit.value.code == Exit.INPUT
