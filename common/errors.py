@@ -11,10 +11,15 @@ from pathlib import Path
 
 from common.interrupts import Stopped
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
 _QUOTED = re.compile(r"error\[([0-7])\]: (.+?): (.+?); (.+)")
 # What the operating system says when a disk is full, a quota is spent or a folder is locked.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_STORAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR),
+)
 
 # How a note on an exception begins that says where its traceback was written.
 TRACEBACK_IN = "traceback in "
@@ -31,8 +36,6 @@ class Exit(IntEnum):
     STORAGE = 5
     NON_FINITE = 6
     LOST = 7
-    INTERRUPTED = 130
-    TERMINATED = 143
 
 
 class UserError(Exception):
@@ -85,10 +88,11 @@ def relative(path: str | Path) -> str:
     """A path as messages show it: relative to the current folder, else its last three parts."""
     path = Path(path)
     try:
-        return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else _tail(path)
+        below = path.resolve().is_relative_to(Path.cwd())
     # A link in a circle is a RuntimeError, a zero byte in the name a ValueError.
     except (OSError, RuntimeError, ValueError):
-        return _tail(path)
+        below = False
+    return visible(os.path.relpath(path) if below else str(Path(*path.parts[-3:])))
 
 
 def require_positive(group: str, **values: float) -> None:
@@ -141,7 +145,3 @@ def _as_defect(error: Exception) -> UserError | None:
     problem = f"{error}".strip().splitlines()[0] if f"{error}".strip() else "no message"
     remedy = f"please report it with {notes[0].removeprefix(TRACEBACK_IN)}"
     return UserError(Exit.BUG, type(error).__name__, problem, remedy, "checkpoints are kept")
-
-
-def _tail(path: Path) -> str:
-    return str(Path(*path.parts[-3:]))

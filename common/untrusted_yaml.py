@@ -3,6 +3,7 @@
 PyYAML has none: 400 bytes of nested aliases take gigabytes, and deep brackets crash the process.
 """
 
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ MAX_LEVELS = 50
 MAX_SCALAR = 3_000
 # Each declared tag is compared with all others.
 MAX_DECLARED_TAGS = 10
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PYTHON = "tag:yaml.org,2002:python/"
 _Events = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -99,8 +101,9 @@ def refuse_bombs(text: str) -> None:
         _refuse_above(MAX_LEVELS, size.levels, "levels of nesting")
         value = getattr(event, "value", "")
         _refuse_above(MAX_SCALAR, len(value), "characters in one value")
-        if "\0" in value:  # no path of the operating system can hold it
-            raise yaml.YAMLError("a zero character")
+        # No path can hold the one, no file the other.
+        if "\0" in value or _SURROGATE.search(value):
+            raise yaml.YAMLError("a character that is no text")
         if (getattr(event, "tag", None) or "").startswith(_PYTHON):
             raise yaml.YAMLError("a tag asks for a Python object")
 

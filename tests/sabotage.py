@@ -215,18 +215,13 @@ def poison_images(nth: int, split: str = "training") -> None:
 
 
 def poison_gradients(nth: int) -> None:
-    """A gradient is infinite at the ``nth`` step of an optimizer."""
-
-    def poison(parameter: torch.nn.Parameter) -> None:
-        if parameter.grad is not None:
-            parameter.grad.view(-1)[:1].fill_(float("inf"))
-
-    _at_step(nth, poison)
+    """A gradient is infinite at the ``nth`` step of an optimizer or the one after."""
+    _after_backward(nth, lambda parameter: parameter.grad, float("inf"))
 
 
 def poison_weights(nth: int) -> None:
-    """A weight is NaN after the ``nth`` step of an optimizer, with finite loss and gradient."""
-    _at_step(nth, lambda parameter: parameter.data.view(-1)[:1].fill_(float("nan")), after=True)
+    """A weight is NaN at that step, while loss and gradient are finite."""
+    _after_backward(nth, lambda parameter: parameter.data, float("nan"))
 
 
 class Event(NamedTuple):
@@ -348,22 +343,21 @@ def _watched_fsync(event: Callable, original: Callable) -> Callable:
     return watched
 
 
-def _at_step(nth: int, change: Callable, after: bool = False) -> None:
+def _after_backward(nth: int, part: Callable, value: float) -> None:
+    """Automatic optimization computes gradients within the step, manual optimization before it."""
     count = 0
+
+    def poison(parameter: torch.nn.Parameter) -> None:
+        part(parameter).view(-1)[:1].fill_(value)
 
     def watch(original: Callable) -> Callable:
         def watched(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
-            parameter = optimizer.param_groups[0]["params"][0]
-            if count == nth and not after:
-                change(parameter)
-                # Automatic optimization computes the gradients within the step.
-                parameter.register_post_accumulate_grad_hook(change)
-            result = original(optimizer, *args, **kwargs)
-            if count == nth and after:
-                change(parameter)
-            return result
+            if count == nth:
+                first = optimizer.param_groups[0]["params"][0]
+                first.register_post_accumulate_grad_hook(poison)
+            return original(optimizer, *args, **kwargs)
 
         return watched
 

@@ -262,7 +262,7 @@ def test_what_a_killed_prepare_left_is_swept_by_the_next(run: Commands, raw: Pat
 
 def test_make_has_a_target_for_it(experiment: str) -> None:
     arguments = [f"EXP={experiment}", "CONFIG=smoke", "DATA=a folder.zip", "ARGS=--skip-bad 3"]
-    command = ["make", "-n", "check-data", *arguments]
+    command = ["make", "-n", "-o", ".venv/.ready", "check-data", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cli.py check --config experiments/" in done.stdout
     assert '--data.root "a folder.zip" --skip-bad 3' in done.stdout

@@ -1,5 +1,6 @@
 """Mistakes end in one sentence and the right exit code, never in a traceback of ours."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
+from common.runs.lock import TRAINING, RunLock
 from running import ROOT, Cli, Result, at, smoke
 
 
@@ -192,7 +194,33 @@ def test_training_that_is_no_number_any_more_stops_and_keeps_the_good_checkpoint
     rates = [k for k in config["model"]["init_args"] if k == "lr" or k.endswith("_lr")]
     typed = [word for name in rates for word in (f"--model.{name}", "1e30")]
     before = (folder / "checkpoints/last.ckpt").read_bytes()
-    more = ["--resume", "true", "--budget.images_seen", "300"]
-    result = cli(experiment, "fit", *at(workspace, "first"), *more, *typed)
-    refuses(result, 6, "not finite")
+    allowed = ",".join(f"model.init_args.{name}" for name in rates)
+    resume = [experiment, "fit", *at(workspace, "first"), "--resume", "true"]
+    resume += ["--budget.images_seen", "300", "--allow-change", allowed]
+    result = cli(*resume, *typed)
+    refuses(result, 6, "is NaN or Inf", "step ", "learning rate 1e+30", "batch: ", "is kept")
     assert (folder / "checkpoints/last.ckpt").read_bytes() == before
+    assert "UserError" in (folder / "run.log").read_text()
+    gentle = [word for name in rates for word in (f"--model.{name}", "1e-4")]
+    result = cli(*resume, *gentle)
+    assert result.code == 0, result.err
+
+
+def test_a_run_that_another_process_writes_is_refused_with_that_process(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder = workspace / "runs" / experiment
+    for name in ("first", "new"):
+        other = RunLock(folder / name)
+        other.acquire()
+        files = {path: path.read_bytes() for path in (folder / name).rglob("*.*")}
+        fit = [experiment, "fit", *smoke(experiment), *at(workspace, name)]
+        refuses(cli(*fit), 5, f"process {os.getpid()} on ", "nothing was changed")
+        if name == "first":
+            more = ["--resume", "true", "--budget.images_seen", "160"]
+            refuses(cli(*fit, *more), 5, f"process {os.getpid()} on ", "RUN=")
+            assert cli(experiment, "generate", *at(workspace, name), "--n", "1").code == 0
+        other.release()
+        assert all(path.read_bytes() == content for path, content in files.items())
+    assert [path.name for path in (folder / "new").iterdir()] == [TRAINING]
+    assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "new")).code == 0

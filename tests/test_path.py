@@ -34,7 +34,13 @@ def test_training_leaves_config_checkpoints_history_and_preview(
     folder = run_folder(trained, experiment, "first")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed_everything"] == 0
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    names = [f"{name}.ckpt" for name in ("best", "last", "previous")]
+    files = {path.name: path for path in (folder / "checkpoints").iterdir()}
+    assert sorted(files) == sorted([*names, *(f"{name}.sha256" for name in names)])
+    for name in names:
+        digest = hashlib.sha256(files[name].read_bytes()).hexdigest()
+        assert files[f"{name}.sha256"].read_text() == f"{digest}  {name}\n"
+    assert not list(folder.rglob("*.part"))
     assert [p for p in (folder / "previews").iterdir() if p.suffix == ".png"]
     rows = history(folder)
     assert rows[0] == ["images_seen", "epoch", "step", "name", "value"]
@@ -121,6 +127,28 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
     assert history(killed) == history(whole)
 
 
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    first, whole = (run_folder(workspace, experiment, run) for run in ("first", "whole"))
+    budget = ["--budget.images_seen", "160"]
+    assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "whole"), *budget).code == 0
+    last = first / "checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.unlink()
+    last.write_bytes(content)
+    resume = [experiment, "fit", *at(workspace, "first"), *budget, "--resume"]
+    result = cli(*resume, "true")
+    assert result.code == 4 and "--resume previous" in result.err
+    assert last.read_bytes() == content
+    result = cli(*resume, "previous")
+    assert result.code == 0, result.err
+    assert re.search(r"resuming .*last\.ckpt: .* [1-9]\d* images seen, checksum ok", result.out)
+    assert state(first) == state(whole)
+    assert history(first) == history(whole)
+
+
 def test_image_k_depends_only_on_seed_k(workspace: Path, experiment: str, cli: Cli) -> None:
     folder = run_folder(workspace, experiment, "first")
     generate = [experiment, "generate", *at(workspace, "first")]
@@ -166,8 +194,19 @@ def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
 ) -> None:
     assert cli(experiment, "generate", *at(workspace, "first"), "--n", "3").code == 0
     changed = [*at(workspace, "first"), "--data.test_fraction", "0.4"]
-    for verb, *more in (("evaluate",), ("fit", "--resume", "true")):
+    resume = ["--resume", "true", "--budget.images_seen", "200"]
+    result = cli(experiment, "fit", *changed, *resume)
+    assert result.code == 2 and "--allow-change data.test_fraction" in result.err
+    split_anew = (["evaluate"], ["fit", *resume, "--allow-change", "data.test_fraction"])
+    for verb, *more in split_anew:
         result = cli(experiment, verb, *changed, *more)
+        assert result.code == 3 and "is not the data set" in result.err
+    result = cli(experiment, "fit", *changed, *resume, "--allow-change", "data")
+    assert result.code == 0 and "changed: data" in result.out, result.err
+    # It was trained on two splits now: what either holds out may have been seen.
+    for fraction in ("0.2", "0.4"):
+        typed = [*at(workspace, "first"), "--data.test_fraction", fraction]
+        result = cli(experiment, "evaluate", *typed)
         assert result.code == 3 and "is not the data set" in result.err
 
 
@@ -186,8 +225,14 @@ def test_what_is_typed_beats_the_checkpoint(workspace: Path, experiment: str, cl
     folder = run_folder(workspace, experiment, "first")
     rates = [k for k in _model_arguments(folder) if k == "lr" or k.endswith("_lr")]
     typed = [word for name in rates for word in (f"--model.{name}", "0.0123")]
-    resume = ["--resume", "true", "--budget.images_seen", "200"]
-    result = cli(experiment, "fit", *at(workspace, "first"), *resume, *typed)
+    resume = [*at(workspace, "first"), "--resume", "true", "--budget.images_seen", "200", *typed]
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    result = cli(experiment, "fit", *resume)
+    keys = [f"model.init_args.{name}" for name in rates]
+    assert result.code == 2 and all(f"{key} (" in result.err for key in keys)
+    after = {path: path.read_bytes() for path in before}
+    assert after | {folder / ".lock": b""} == before | {folder / ".lock": b""}
+    result = cli(experiment, "fit", *resume, "--allow-change", ",".join(keys))
     assert result.code == 0, result.err
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     groups = [g for state in checkpoint["optimizer_states"] for g in state["param_groups"]]

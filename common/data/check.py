@@ -16,7 +16,7 @@ import numpy as np
 
 from common.data import leakage, near_duplicates, splits
 from common.data.cards import Card
-from common.data.findings import Findings, summarise
+from common.data.findings import ClassSummary, Findings, summarise
 from common.data.freshness import State, state_of
 from common.data.image_io import Image, read_image
 from common.data.manifest import SPLITS, Sample
@@ -78,8 +78,7 @@ def check(
     checked = _read_all(root, samples, recipe, ledger)
     findings = Findings(len(samples), checked.bad, _classes(checked))
     try:
-        if checked.samples:
-            _split(checked, recipe, findings)
+        _split(checked, recipe, findings)
     except UserError as error:
         findings.split_error = error
     findings.write(report)
@@ -175,7 +174,7 @@ def _read(root: Path, sample: Sample, recipe: Recipe) -> _File:
     return _File(facts, canvas, image.bits, ends, near_duplicates.descriptor(pixels))
 
 
-def _classes(checked: Checked) -> dict:
+def _classes(checked: Checked) -> dict[str, ClassSummary]:
     """Summaries by class name."""
     members = defaultdict(list)
     for position, sample in enumerate(checked.samples):

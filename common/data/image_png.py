@@ -14,6 +14,7 @@ _NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # What else concerns pixels: transparency and the frames of an animation.
 _OF_PIXELS = (*_NEEDED, b"tRNS", b"acTL", b"fcTL", b"fdAT")
 _MOST_PARTS, _MOST_METADATA, _BLOCK = 2**18, 2**26, 2**20
+_HEADER = ">IIBBBBB"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # First row and column, and the steps to the next, of each pass of an interlaced image.
 _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
@@ -63,17 +64,17 @@ def check_parts(file: BinaryIO) -> None:
 
 def _parts(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """(kind, place, bytes of content) up to the end mark; the file then stands at the content."""
-    place, kind = 8, b""
+    place, end = 8, file.seek(0, io.SEEK_END)
     for _ in range(_MOST_PARTS):
         file.seek(place)
-        head = file.read(8)
-        if len(head) < 8 or not head[4:].isalpha():
+        length, kind = struct.unpack(">I4s", file.read(8).ljust(8))
+        start, place = place, place + length + 12
+        # Reading more than there is would reserve memory for it.
+        if place > end or not kind.isalpha():
             raise Refused("is damaged or cut short between its parts", COPY_AGAIN)
-        length, kind = struct.unpack(">I4s", head)
-        yield kind, place, length
+        yield kind, start, length
         if kind == b"IEND":
             return
-        place += length + 12
     raise Refused(f"holds more than {_MOST_PARTS} parts")
 
 
@@ -86,7 +87,9 @@ def _content(file: BinaryIO, kind: bytes, length: int) -> bytes:
 
 def _bytes_of_rows(header: bytes) -> int:
     """Of the decompressed image; every row begins with a byte that names its filter."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    width, height, depth, colour, packing, filtering, interlaced = struct.unpack(_HEADER, header)
+    if packing or filtering or interlaced > 1:
+        raise Refused("is stored in a way that is not known")
     total = 0
     for y, x, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         rows, columns = -((y - height) // down), -((x - width) // right)

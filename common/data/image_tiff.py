@@ -7,6 +7,7 @@ neighbouring files that a header names, and reserves whatever memory an OME-XML 
 import io
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,9 @@ PLAIN, JPEG = 1, 7
 # each is one more decoder within reach of hostile files.
 COMPRESSIONS = (PLAIN, 2, 3, 4, 5, JPEG, 8, 32946, 32773, 50000)
 _USUAL_TILE = 2**22  # samples; even a small image may keep to it
+
+# NumPy warns about the arithmetic of damaged headers. For all threads, as in `image_raster`.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"tifffile")
 
 _COMPLAINTS: ContextVar[list[str] | None] = ContextVar("complaints", default=None)
 

@@ -107,9 +107,7 @@ def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Pa
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         problem = "holds the weights of another model than the options ask for"
-        raise UserError(
-            Exit.CHECKPOINT, relative(path), problem, "leave out --model options"
-        ) from error
+        raise _unusable(path, problem, "leave out --model options") from error
 
 
 def verify(path: Path) -> None:
@@ -252,12 +250,14 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(item, f"{name}.{position}")
 
 
-def _unusable(path: Path, problem: str) -> UserError:
+def _unusable(
+    path: Path, problem: str, remedy: str = "use another checkpoint of the run, or another run"
+) -> UserError:
     """Offers the other generation, where there is one that is whole."""
-    remedy = "use another checkpoint of the run, or another run"
     previous = path.with_name(PREVIOUS)
     if path.name != PREVIOUS and previous.is_file():
         with suppress(OSError):
             if sha256_of(previous) in read_digests(previous):
-                remedy = f"{relative(previous)} is whole: use it with --resume previous"
+                other = relative(previous)
+                remedy += f"; {other} is whole (--resume previous, --weights previous)"
     return UserError(Exit.CHECKPOINT, relative(path), problem, remedy)

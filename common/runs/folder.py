@@ -11,7 +11,7 @@ from common.errors import Exit, UserError
 # Set once by the first process, so that the ranks it starts write into the same run.
 _RUN_ID = "SYNTHETIC_MICROSCOPY_RUN"
 # Empty for verbs that work on no run.
-_RUN_NAME = re.compile(r"(\w[\w.-]*)?")
+_RUN_NAME = re.compile(r"(\w[\w.-]{0,99})?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RunFolder:
         """
         if not _RUN_NAME.fullmatch(self.run_id):
             problem = "is no name for a run"
-            remedy = "use letters, digits, - _ and ."
+            remedy = "use at most 100 letters, digits, - _ and ."
             raise UserError(Exit.USAGE, f"--run {self.run_id}", problem, remedy)
 
     @property

@@ -70,7 +70,8 @@ class FiniteGuard(Callback):
             UserError: names step, loss terms, learning rates and files.
         """
         if self.enabled and not math.isfinite(float(loss.detach().sum())):
-            raise self._error(trainer, "the loss")
+            sound = all_finite(list(pl_module.parameters()))
+            raise self._error(trainer, "the loss" if sound else "a weight")
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -102,7 +103,7 @@ class FiniteGuard(Callback):
             f"{what} is NaN or Inf ({shown or 'no terms logged'}; learning rate {rates}; "
             f"batch: {names}{more})",
             "look at these files and lower the learning rate, then go on with --resume true",
-            "the weights were not changed and the last checkpoint is kept",
+            "nothing was saved and the last checkpoint is kept",
         )
 
 

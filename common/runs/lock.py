@@ -1,5 +1,6 @@
 """One process writes one run."""
 
+import atexit
 import fcntl
 import json
 import os
@@ -46,10 +47,13 @@ class RunLock:
             remedy = "choose a --workspace that you may write to"
             raise UserError(Exit.STORAGE, relative(self.path), problem, remedy) from error
         self._stream = stream
+        atexit.register(self.release)
 
     def release(self) -> None:
         """Gives it back; does nothing where it was not taken."""
         if self._stream is not None:
+            # Nobody needs to know any more whose machine it was.
+            self._stream.truncate(0)
             # Closing alone would leave it to loader processes, which were forked with it.
             fcntl.flock(self._stream, fcntl.LOCK_UN)
             self._stream.close()

@@ -108,7 +108,7 @@ def misbehave(how: str) -> Outcome:
 
 
 def in_children(
-    function: str, jobs: Sequence[dict[str, object]], seconds: int, children: int = 2
+    function: str, jobs: Sequence[dict[str, object]], seconds: float, children: int = 2
 ) -> tuple[list[Outcome], str]:
     """Calls ``function`` of this module for every job, in processes with 1 GiB above their start.
 
@@ -132,7 +132,7 @@ def in_children(
 
 
 def _serve(
-    function: str, jobs: Sequence[dict[str, object]], seconds: int, noise: int
+    function: str, jobs: Sequence[dict[str, object]], seconds: float, noise: int
 ) -> list[Outcome]:
     outcomes, child = [], _start(noise)
     try:

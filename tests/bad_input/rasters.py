@@ -90,6 +90,9 @@ def _odd_pngs() -> Iterator[Case]:
     yield refuses("no such colours.png", png_header(15, 12, 8, 5) + good[33:], "damaged")
     yield refuses("no width.png", png_header(0, 12) + good[33:], "")
     yield refuses("a row missing.png", png_header(15, 13) + good[33:], "lacks some of its pixels")
+    odd = png_header(15, 12, interlace=2) + good[33:]
+    yield refuses("unknown storage.png", odd, "in a way that is not known")
+    yield refuses("a part of 2 GB.png", good[:33] + b"\x7f\xff\xff\xffIDAT" + bytes(99), "damaged")
     yield refuses("no palette.png", png_of_bits(BITS, 1, 3), "colours")
     short = png_of_bits(BITS * 9, 4, 3, chunk(b"PLTE", bytes(9)))
     yield refuses("indices without colours.png", short, "does not define")

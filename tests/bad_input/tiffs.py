@@ -136,6 +136,9 @@ def _damaged() -> Iterator[Case]:
     yield refuses("zero width.tif", plain_tiff(PIXELS.tobytes(), **_FILE, t256=0), "without pixels")
     yield refuses("no strips.tif", plain_tiff(PIXELS.tobytes(), **_FILE, t273=None), "")
     yield refuses("no samples.tif", plain_tiff(PIXELS.tobytes(), **_FILE, t277=0), "")
+    nowhere = {"t273": None, "t279": None, "t324": 8, "t325": 180}
+    tiles = plain_tiff(PIXELS.tobytes(), **_FILE, **nowhere, t322=0, t323=0)
+    yield refuses("tiles of nothing.tif", tiles, "")
     yield refuses("empty strip.tif", plain_tiff(PIXELS.tobytes(), **_FILE, t279=0), "lacks some")
     long = plain_tiff(PIXELS.tobytes(), **_FILE, t279=2**32 - 1)
     yield refuses("strip of 4 GB.tif", long, "cut short")

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import random
 import stat
 import struct
 import tarfile
@@ -381,6 +382,24 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(UserError, match="No space left") as caught:
         extracted(archive, home)
     assert caught.value.code == Exit.STORAGE and list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".zip", *PACKERS])
+def test_any_mutation_is_read_or_refused(ending: str, home: Path, tmp_path: Path) -> None:
+    entries = [(f"{'ab'[k % 2]}/{k}{'x' * (60 * k)}.png", bytes(600)) for k in range(4)]
+    pack = zipped if ending == ".zip" else lambda *entries: PACKERS[ending](tarred(*entries))
+    data, drawn = pack(*entries), random.Random(ending)
+    for _ in range(80):
+        mutated = bytearray(data)
+        for _ in range(drawn.choice((1, 1, 4))):
+            start = drawn.randrange(len(mutated))
+            length = drawn.choice((0, 1, 1, 1, 50, 600))
+            mutated[start : start + length] = drawn.randbytes(drawn.choice((0, 1, 1, 1, 50)))
+        archive = write(tmp_path / f"incoming/x{ending}", bytes(mutated))
+        try:
+            extracted(archive, home)
+        except UserError as error:
+            assert error.code == Exit.INPUT and "x" + ending in str(error)
 
 
 def test_a_control_character_in_a_name_reaches_no_terminal(home: Path, tmp_path: Path) -> None:

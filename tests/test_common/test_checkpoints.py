@@ -432,7 +432,10 @@ def test_a_damaged_checkpoint_is_refused_and_the_previous_one_is_offered_if_whol
         load_checkpoint(last)
     assert caught.value.code == Exit.CHECKPOINT and "--resume previous" in str(caught.value)
     previous = last.with_name("previous.ckpt")
-    assert value_of(previous) == 1.0
+    content = previous.read_bytes()
+    promote_previous(last)
+    assert value_of(last) == value_of(previous) == 1.0 and last.read_bytes() == content
+    damage(last)
     flip(previous, 3000)
     with pytest.raises(UserError, match=r"last\.ckpt: .*another checkpoint") as caught:
         load_checkpoint(last)

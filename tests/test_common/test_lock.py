@@ -16,7 +16,7 @@ from common.runs.lock import SAMPLES, TRAINING, RunLock, refuse_locked
 
 
 def fork(work: Callable[[], object]) -> tuple[int, int]:
-    """A process that does ``work`` and stays, with a pipe that it holds; returns when that is done."""
+    """A process that has done ``work`` and stays, with a pipe that it holds."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

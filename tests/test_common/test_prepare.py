@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from common.data import packing
 from common.data.augment import orient
 from common.data.cards import Card
-from common.data.check import planes
+from common.data.check import check, planes
 from common.data.image_io import Image, find_images, read_image, write_ome_tiff, write_png
 from common.data.manifest import Sample, read_manifest, write_manifest
 from common.data.preparation import Recipe
@@ -248,6 +248,46 @@ def test_every_bad_file_is_reported_by_its_relative_name(raw: Path, tmp_path: Pa
     assert texts[0] == texts[1] and str(tmp_path).encode() not in texts[0]
     listed = [bad["name"] for bad in json.loads(texts[0])["bad_files"]]
     assert listed == ["a/\x1b[31mred.png", *(f"a/bad{k}.png" for k in range(5))]
+
+
+def test_bad_files_that_are_left_out_are_no_part_of_anything(raw: Path, tmp_path: Path) -> None:
+    clean = contents(prepared(raw, tmp_path / "clean/out").folder)
+    for k, name in enumerate(("a/bad.png", "b/zz.png", "a/00x.png")):
+        (raw / name).write_bytes(b"\x89PNG\r\n\x1a\n" * k)
+    with pytest.raises(UserError, match="3 of 15 images cannot be used, more than the 2"):
+        prepare(raw, tmp_path / "out", samples(raw), recipe(), skip_bad=2)
+    checked = prepare(raw, tmp_path / "out", samples(raw), recipe(), skip_bad=3)
+    assert list(checked.bad) == ["a/00x.png", "a/bad.png", "b/zz.png"]
+    assert len(checked.samples) == 12 and len(checked.states) == 15
+    left_out = contents(tmp_path / "out")
+    for name in ("manifest.csv", "train.npy", "val.npy", "test.npy"):
+        assert left_out[name][0] == clean[name][0]
+
+
+def test_data_of_which_nothing_is_left_are_refused(raw: Path, tmp_path: Path) -> None:
+    for path in find_images(raw):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="0 groups") as caught:
+        prepare(raw, tmp_path / "out", samples(raw), recipe(), skip_bad=99)
+    assert caught.value.code == Exit.INPUT
+
+
+def test_everything_is_looked_for_before_anything_is_refused(shipped: Path, tmp_path: Path) -> None:
+    copied(shipped)
+    (shipped / "train/a/bad.png").write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 14 images cannot be used"):
+        prepared(shipped, tmp_path / "out")
+    assert len(findings(tmp_path / "out")["leaks"]) == 1
+
+
+def test_a_check_refuses_types_that_cannot_be_stored_together(raw: Path, tmp_path: Path) -> None:
+    write_ome_tiff(raw / "a/deep.tif", picture(50).astype(np.float32), "YX")
+    report = tmp_path / "report.json"
+    with pytest.raises(UserError, match="mixes the pixel types"):
+        check(raw, samples(raw), recipe(), report, packing.Ledger())
+    classes = json.loads(report.read_bytes())["classes"]
+    assert classes["a"]["dtypes"] == {"float32": 1, "uint8": 6}
+    assert classes["b"]["height"] == [9, 19] and classes["b"]["width"] == [14, 14]
 
 
 def test_the_report_of_an_earlier_failure_does_not_stay(raw: Path, tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.trainer import ExperimentTrainer
 from outcome import digest
 
+# Lightning cannot know that the loader goes on by itself.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+
 BATCH, BATCHES = 4, 6
 EPOCH = BATCH * BATCHES
 

@@ -36,8 +36,13 @@ def wandb_traps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(platform, "node", lambda: CANARIES["host"])
     monkeypatch.setattr(sys, "argv", ["cli.py", "--x", CANARIES["argv"]])
     yield
+    finish()
+
+
+def finish() -> None:
     if wandb.run is not None:
         wandb.finish()
+    # Only then is the log on the disk for sure.
     wandb.teardown()
 
 
@@ -85,7 +90,7 @@ def test_an_offline_run_gives_nothing_of_this_machine_away(
     run.log_metrics({"train/public-loss": 0.5, "train/x": float("nan")}, step=3)
     run.log_metrics({"train/x": float("inf")}, step=4)
     run.log_grid("preview", picture)
-    wandb.finish()
+    finish()
     files = written(folder.path)
     assert_private(files)
     (log,) = (content for name, content in files.items() if name.endswith(".wandb"))
@@ -106,7 +111,7 @@ def test_the_command_line_tells_wandb_nothing_of_this_machine(
     result = cli("cilia_cvae", *fit, "--tracking.tags", "[public-tag]")
     assert result.code == 0, result.err
     assert "wandb" not in result.err and "Traceback" not in result.err
-    wandb.finish()
+    finish()
     files = written(workspace / "runs/cilia_cvae/first")
     assert_private(files)
     (log,) = (content for name, content in files.items() if name.endswith(".wandb"))

@@ -40,6 +40,14 @@ def test_a_file_is_read_as_it_is_or_refused_by_name(
     assert noise == ""
 
 
+def test_a_device_is_never_opened(tally: Callable[..., None]) -> None:
+    devices = ["/dev/zero", "/dev/random", "/dev/tty"]
+    outcomes, _ = in_children("read", [{"path": device} for device in devices], seconds=2)
+    refused = ["a pipe or device" in outcome.text for outcome in outcomes]
+    tally("B1", sum(refused), len(devices))
+    assert all(refused)
+
+
 def test_mutated_files_are_read_or_refused_by_name(
     tmp_path: Path, tally: Callable[..., None]
 ) -> None:
@@ -69,7 +77,7 @@ def test_every_mutation_changes_its_file_and_is_the_same_again() -> None:
 
 def test_what_crashes_hangs_or_eats_memory_is_noticed(tmp_path: Path) -> None:
     doings = ["nothing", "crash", "compute", "sleep", "memory", "raise", "nothing"]
-    outcomes, _ = in_children("misbehave", [{"how": how} for how in doings], seconds=1, children=1)
+    outcomes, _ = in_children("misbehave", [{"how": how} for how in doings], 0.4, children=1)
     assert [outcome.is_ours for outcome in outcomes] == [True, *[False] * 5, True]
     told = [outcome.text for outcome in outcomes[1:6]]
     words = ("-11", "computed for too long", "hung", "memory", "ZeroDivisionError")

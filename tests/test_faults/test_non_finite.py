@@ -52,8 +52,9 @@ def problems(name: str, run: TinyRun, ended: Ended) -> list[str]:
         return found
     if ended.code != Exit.NON_FINITE or "Traceback" in ended.err:
         found.append(f"exit {ended.code}")
-    elif not all(word in ended.errors[-1] for word in ("train/", "learning rate", *_batch(run))):
-        found.append("terms, learning rate or files of the batch are not named")
+    # Seen where it came up, not by what it has led to a step later.
+    words = (f"{name} is NaN or Inf", "train/", "learning rate", *_batch(run))
+    found += [f"does not say {word}" for word in words if word not in "".join(ended.errors)]
     if any(not math.isfinite(float(row[4])) for row in history(run.folder)[1:]):
         found.append("metrics.csv holds NaN or Inf")
     return found

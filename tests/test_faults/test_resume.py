@@ -8,7 +8,7 @@ import pytest
 
 from faults import Call, Ended, call, run_all, run_one
 from sabotage import OPTIMIZER_STEP, TRAINING_STEP
-from tiny_run import BATCH, EPOCHS, TinyRun, differences, read
+from tiny_run import BATCH, EPOCHS, TinyRun, differences, images_in, read
 
 pytestmark = pytest.mark.faults
 
@@ -18,11 +18,16 @@ SAVE_EVERY = ("--last.every_n_batches", "4")
 
 
 class Stop(NamedTuple):
-    """How a run is stopped: what is done to it, how it ends, its options."""
+    """How a run is stopped: what is done to it, how it ends, how many batches are saved then.
+
+    Options are those of both starts, or of the first one only.
+    """
 
     sabotage: list[Call]
     code: int
+    batches: int | None = None
     options: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
 
 KILLED, INTERRUPTED, TERMINATED = -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -40,9 +45,9 @@ def stops(epoch: int) -> dict[str, Stop]:
     """By name; ``epoch`` is the number of batches of an epoch, of which four make a run."""
     middle = epoch + epoch // 2
     return {
-        "end of epoch": Stop([], 0, ("--trainer.max_epochs", "2")),
+        "end of epoch": Stop([], 0, 2 * epoch, first=("--trainer.max_epochs", "2")),
         "middle": Stop(sent_at(signal.SIGKILL, 2 * epoch + 3), KILLED),
-        "after SIGTERM": Stop(sent_at(signal.SIGTERM, middle), TERMINATED),
+        "after SIGTERM": Stop(sent_at(signal.SIGTERM, middle), TERMINATED, middle),
         "after SIGKILL": Stop(sent_at(signal.SIGKILL, middle + 1), KILLED),
     }
 
@@ -50,14 +55,13 @@ def stops(epoch: int) -> dict[str, Stop]:
 def traps(epoch: int, optimizers: int) -> dict[str, Stop]:
     third = sent_at(signal.SIGTERM, epoch + 3)
     between = sent_at(signal.SIGINT, optimizers * (epoch + 3), OPTIMIZER_STEP)
+    at_end = sent_at(signal.SIGKILL, 2 * epoch + 1)
     on_last = ("--last.every_n_batches", str(epoch))
     return {
-        "save on an epoch's last batch": Stop(
-            sent_at(signal.SIGKILL, 2 * epoch + 1), KILLED, on_last
-        ),
-        "SIGINT between two optimizers": Stop(between, INTERRUPTED),
-        "lazy step": Stop(LAZY + third, TERMINATED),
-        "sanity validation": Stop(third, TERMINATED, SANITY),
+        "save on an epoch's last batch": Stop(at_end, KILLED, 2 * epoch, on_last),
+        "SIGINT between two optimizers": Stop(between, INTERRUPTED, epoch + 3),
+        "lazy step": Stop(LAZY + third, TERMINATED, epoch + 3),
+        "sanity validation": Stop(third, TERMINATED, epoch + 3, SANITY),
     }
 
 
@@ -67,6 +71,36 @@ def reference(run: TinyRun, *options: str, sabotage: Sequence[Call] = ()) -> dic
     assert ended.code == 0, ended.err
     assert run.images_logged() == EPOCHS * run.epoch_batches * BATCH
     return run.outcome()
+
+
+class Case(NamedTuple):
+    """A run that is stopped and resumed, and what it must be equal to in the end."""
+
+    name: str
+    run: TinyRun
+    stop: Stop
+    expected: dict[str, str]
+    options: tuple[str, ...] = ()
+    again: Sequence[Call] = ()
+
+
+def stop_and_resume(cases: Sequence[Case]) -> list[tuple]:
+    """Those that were stopped otherwise than meant, or that do not end as expected."""
+    first, second = [], []
+    for case in cases:
+        options, stop = (*case.options, *case.stop.options), case.stop
+        first.append(case.run.fit(*options, *stop.first, sabotage=stop.sabotage))
+        second.append(case.run.resume(*options, sabotage=list(case.again)))
+    stopped = run_all(first)
+    saved = [images_in(case.run.last) for case in cases]
+    resumed = run_all(second)
+    return [
+        (case.name, case.options, one.code, one.err, images, two.code, two.err, changed)
+        for case, one, images, two in zip(cases, stopped, saved, resumed, strict=True)
+        if (changed := _changed(case.run, two, case.expected))
+        or one.code != case.stop.code
+        or images != (case.stop.batches * BATCH if case.stop.batches else images)
+    ]
 
 
 def test_two_runs_differ_where_their_seeds_do(subject: str, tiny: Tiny) -> None:
@@ -86,19 +120,11 @@ def test_a_stopped_run_that_goes_on_equals_one_that_never_stopped(
     expected = reference(whole, *SAVE_EVERY)
     stopped = stops(whole.epoch_batches)
     cases = [(name, workers) for name in stopped for workers in WORKERS]
-    runs = [tiny(subject, f"stopped{k}") for k in range(len(cases))]
-    first, second = [], []
-    for run, (name, workers) in zip(runs, cases, strict=True):
+    steps = []
+    for k, (name, workers) in enumerate(cases):
         options = (*SAVE_EVERY, "--data.num_workers", workers)
-        stop = stopped[name]
-        first.append(run.fit(*options, *stop.options, sabotage=stop.sabotage))
-        second.append(run.resume(*options))
-    was, now = run_all(first), run_all(second)
-    wrong = [
-        (case, one.code, one.err, two.code, two.err, changed)
-        for case, run, one, two in zip(cases, runs, was, now, strict=True)
-        if (changed := _changed(run, two, expected)) or one.code != stopped[case[0]].code
-    ]
+        steps.append(Case(name, tiny(subject, f"stopped{k}"), stopped[name], expected, options))
+    wrong = stop_and_resume(steps)
     tally("K3", len(cases) - len(wrong), len(cases))
     assert not wrong
 
@@ -112,14 +138,11 @@ def test_a_run_that_stops_at_a_trap_equals_one_that_never_stopped(
     assert differences(plain, lazy)
     optimizers = len(read(whole.last)["optimizer_states"])
     stopped = traps(whole.epoch_batches, optimizers)
-    wrong = []
+    steps = []
     for k, (name, stop) in enumerate(stopped.items()):
-        run, again = tiny(subject, f"trap{k}"), LAZY if name == "lazy step" else []
-        one = run_one(run.fit(*stop.options, sabotage=stop.sabotage))
-        two = run_one(run.resume(*stop.options, sabotage=again))
-        changed = _changed(run, two, lazy if again else plain)
-        if changed or one.code != stop.code:
-            wrong.append((name, one.code, one.err, two.code, two.err, changed))
+        again, outcome = (LAZY, lazy) if name == "lazy step" else ([], plain)
+        steps.append(Case(name, tiny(subject, f"trap{k}"), stop, outcome, again=again))
+    wrong = stop_and_resume(steps)
     tally("K4", len(stopped) - len(wrong), len(stopped))
     assert not wrong
 
