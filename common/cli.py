@@ -41,7 +41,7 @@ from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.guard import FiniteGuard, Guard, RunLog, Watchdog
 from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
-from common.runs.lock import RunLock
+from common.runs.lock import SAMPLES, TRAINING, RunLock
 from common.runs.ranks import START_TIMEOUT, RankTimeout, lost_ranks
 from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
@@ -130,6 +130,9 @@ class ExperimentCLI(LightningCLI):
             self.folder = find_run(workspace, self.experiment, config["run"])
         else:
             self.folder = RunFolder(workspace, self.experiment, "")
+        # A run may be looked at while it is trained.
+        name = TRAINING if self.subcommand == "fit" else SAMPLES
+        self.lock = RunLock(self.folder.path, name)
         if config["data"]["root"]:
             config["data"]["root"] = str(Path(config["data"]["root"]).resolve())
         Hardware(**config["hardware"]).apply()
@@ -169,8 +172,11 @@ class ExperimentCLI(LightningCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with lost_ranks(self.trainer):
-            super()._run_subcommand(subcommand)
+        try:
+            with lost_ranks(self.trainer):
+                super()._run_subcommand(subcommand)
+        finally:
+            self.lock.release()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         found = super()._prepare_subcommand_kwargs(subcommand)
@@ -182,7 +188,6 @@ class ExperimentCLI(LightningCLI):
         interrupts.is_first_rank = rank_zero_only.rank == 0
         if interrupts.is_first_rank:
             self.datamodule.prepare_data()
-            self.lock = RunLock(self.folder.path)
             self.lock.acquire()
             claim(self.folder, nbytes(self.model))
             shown = self.folder.shown(self.folder.path)
@@ -214,8 +219,6 @@ class ExperimentCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where things are and what comes next."""
-        if rank_zero_only.rank == 0:
-            self.lock.release()
         previews = sorted(self.folder.previews.glob("*.png"))
         measured = bool(self.config_init["fit"]["checkpoint"].best_model_path)
         saved = ("best", "last") if measured else ("last",)
@@ -224,6 +227,11 @@ class ExperimentCLI(LightningCLI):
         if previews:
             self._say("preview", previews[-1])
         self._next("generate", "N=100")
+
+    @rank_zero_only
+    def before_generate(self) -> None:
+        """No two of them write the same samples."""
+        self.lock.acquire()
 
     def after_generate(self) -> None:
         """Says where the images are and what comes next."""

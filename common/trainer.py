@@ -15,7 +15,6 @@ from common.data.preparation import check_data
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights
 from common.runs.folder import RunFolder
-from common.runs.lock import SAMPLES, RunLock
 
 
 class ExperimentTrainer(pl.Trainer):
@@ -84,16 +83,12 @@ class ExperimentTrainer(pl.Trainer):
         _restore(model, datamodule, path)
         plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
-        if self.is_global_zero:
-            lock = RunLock(self.folder.path, SAMPLES)
-            lock.acquire()
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
         if self.is_global_zero:
             made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
             write_samples_manifest(self.folder, made, path)
-            lock.release()
 
     def evaluate(
         self,

@@ -28,7 +28,7 @@ from running import EXPERIMENTS, ROOT, SIXTH, folder
 
 # The toy has what no other experiment may be relied on to have: two optimizers in manual steps.
 TOY = "toy_blobs"
-SUBJECTS = [*EXPERIMENTS, TOY]
+SUBJECTS = sorted({*EXPERIMENTS, TOY})
 _CONTEXT = get_context("forkserver")
 # Reading an exit code empties a pipe, and starting a process reads those of all others.
 _STARTING = threading.Lock()

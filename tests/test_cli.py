@@ -163,7 +163,7 @@ def test_all_bad_images_are_counted_at_once(
 
 
 def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
-    for verb in ("fit", "prepare", "generate", "evaluate"):
+    for verb in ("fit", "check", "prepare", "generate", "evaluate"):
         result = cli(experiment, verb, "--help")
         assert result.code == 0 and "--data.root" in result.out
 
@@ -220,7 +220,7 @@ def test_a_run_that_another_process_writes_is_refused_with_that_process(
             more = ["--resume", "true", "--budget.images_seen", "160"]
             refuses(cli(*fit, *more), 5, f"process {os.getpid()} on ", "RUN=")
             assert cli(experiment, "generate", *at(workspace, name), "--n", "1").code == 0
-        other.release()
         assert all(path.read_bytes() == content for path, content in files.items())
+        other.release()
     assert [path.name for path in (folder / "new").iterdir()] == [TRAINING]
     assert cli(experiment, "fit", *smoke(experiment), *at(workspace, "new")).code == 0

@@ -82,6 +82,13 @@ class TinyRun:
             parts[f"random/{key}"] = value
         return parts | {"history": digest(history(self.folder))}
 
+    def changes(self, expected: dict[str, str]) -> list[str]:
+        """Parts of the outcome that are not as in another one; also where it cannot be read."""
+        try:
+            return differences(self.outcome(), expected)
+        except Exception as error:
+            return [f"cannot be read: {error!r}"]
+
     def images_logged(self) -> int:
         rows = history(self.folder)[1:] if (self.folder / "metrics.csv").exists() else []
         return max((int(row[0]) for row in rows), default=0)

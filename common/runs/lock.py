@@ -1,6 +1,5 @@
 """One process writes one run."""
 
-import atexit
 import fcntl
 import json
 import os
@@ -11,7 +10,7 @@ from typing import IO
 
 from common.errors import Exit, UserError, relative
 
-# Of training, and of what follows it: a run may be looked at while it is trained.
+# Of training and of generating.
 TRAINING, SAMPLES = ".lock", ".samples.lock"
 
 
@@ -47,7 +46,6 @@ class RunLock:
             remedy = "choose a --workspace that you may write to"
             raise UserError(Exit.STORAGE, relative(self.path), problem, remedy) from error
         self._stream = stream
-        atexit.register(self.release)
 
     def release(self) -> None:
         """Gives it back; does nothing where it was not taken."""

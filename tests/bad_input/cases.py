@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bad_input.child import Outcome
+from common.errors import visible
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Case:
         told = outcome.kind == "refused" and outcome.code == 3
         if not told or not outcome.is_ours or self.words not in outcome.text:
             return f"is not refused with {self.words!r} but {outcome.kind}: {outcome.text}"
-        if not outcome.subject.endswith(self.name) or folder in outcome.text:
+        if not outcome.subject.endswith(visible(self.name)) or folder in outcome.text:
             return f"is told as {outcome.subject!r}: {outcome.text}"
         return "" if outcome.text.isprintable() else f"is told unprintably: {outcome.text!r}"
 

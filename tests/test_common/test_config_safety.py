@@ -53,7 +53,7 @@ def nested(levels: int, width: int) -> str:
         ("a: !!python/object/apply:os.getcwd []", "Python object"),
         ("a: !!python/name:os.system", "Python object"),
         ("a: !<tag:yaml.org,2002:python/module:os> x", "Python object"),
-        ('"a\\0b"', "zero character"),
+        ('"a\\0b"', "no text"),
         ("\udcff", "not Unicode"),
         ("!!int x", "does not fit"),
         ("!!bool x", "does not fit"),

@@ -230,7 +230,8 @@ def test_loader_processes_leave_signals_to_the_main_process(
 ) -> None:
     loader = load(2)
     iterator = iter(loader)
-    before = [next(iterator)["name"]]
+    # Then both have begun.
+    before = [next(iterator)["name"] for _ in range(2)]
     for worker in loader._iterator._workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)

@@ -72,6 +72,7 @@ def test_a_lock_that_was_given_back_is_free(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"process {os.getpid()} "):
         other.acquire()
     lock.release()
+    assert (tmp_path / TRAINING).read_text() == "", "it still names a process and its host"
     lock.release()
     other.acquire()
     other.release()

@@ -53,7 +53,7 @@ def test_alone_it_stays_what_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError("Error(s) in loading state_dict: the weights cannot be restored"),
+        RuntimeError("Error(s) in loading state_dict: stored, but cannot restore"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         ValueError("no connection"),
         UserError(Exit.INPUT, "a.png", "lost the connection", "look at it"),

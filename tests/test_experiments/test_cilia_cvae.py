@@ -15,8 +15,9 @@ from common.data.canvas import rectangle_mask
 from common.data.datasets import Batch
 from common.errors import Exit, UserError
 from common.losses.variational import gaussian_nll
-from common.runs.checkpoints import LastCheckpoint, load_checkpoint
+from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
+from common.runs.saving import LastCheckpoint
 from common.trainer import ExperimentTrainer
 from experiments.cilia_cvae.module import CiliaCVAE
 from running import ROOT, Cli, at, call_cli, smoke
@@ -211,13 +212,16 @@ class _Images(torch.utils.data.Dataset):
 
 
 def test_a_checkpoint_alone_gives_the_model_back(tmp_path: Path) -> None:
+    last = LastCheckpoint()
+    last.path = tmp_path / "last.ckpt"
     trainer = ExperimentTrainer(
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         max_epochs=2,
-        callbacks=[ImagesSeen(), EMA(), LastCheckpoint(tmp_path)],
+        callbacks=[ImagesSeen(), EMA(), last],
+        plugins=[DurableCheckpointIO()],
     )
     model = model_of()
     loader = torch.utils.data.DataLoader(_Images(), 4, collate_fn=lambda batch: batch)
@@ -253,7 +257,8 @@ def test_a_checkpoint_of_the_command_line_needs_no_command_line(finished: Path) 
 def test_options_that_do_not_fit_the_checkpoint_are_refused(
     finished: Path, verb: list[str], cli: Cli
 ) -> None:
-    result = cli("cilia_cvae", *verb, *at(finished, "first"), "--model.width", "16")
+    width = ["--model.width", "16", "--allow-change", "model"]
+    result = cli("cilia_cvae", *verb, *at(finished, "first"), *width)
     assert result.code == 4 and "another model" in result.err and "Traceback" not in result.err
 
 

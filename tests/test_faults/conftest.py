@@ -38,19 +38,22 @@ class Tally:
 
     def lines(self) -> list[str]:
         """The report: groups, then letters, then what was not tried."""
-        letters = Counter[str](), Counter[str]()
-        for group in self.total:
-            letters[0][group[0]] += self.passed[group]
-            letters[1][group[0]] += self.total[group]
-        groups = [f"{g} {self.passed[g]}/{self.total[g]}" for g in GROUPS if self.total[g]]
-        sums = [f"{k} {letters[0][k]}/{n}" for k, n in letters[1].items()]
+        tried = [group for group in GROUPS if self.total[group]]
+        groups = [f"{group} {self.passed[group]}/{self.total[group]}" for group in tried]
+        sums = [
+            f"{letter} {sum(self.passed[g] for g in same)}/{sum(self.total[g] for g in same)}"
+            for letter in dict.fromkeys(group[0] for group in tried)
+            if (same := [group for group in tried if group[0] == letter])
+        ]
+        missing = [group for group in GROUPS if not self.total[group] and group not in self.skipped]
         skipped = [
             f"{group} {count} ({reason})"
             for group in GROUPS
             for reason, count in self.skipped.get(group, {}).items()
         ]
         lines = [f"faults: {' '.join(groups)}", f"faults in all: {' '.join(sums)}"]
-        return lines + [f"faults skipped: {'; '.join(skipped)}"] * bool(skipped)
+        lines += [f"faults skipped: {'; '.join(skipped)}"] * bool(skipped)
+        return lines + [f"faults not tried this time: {' '.join(missing)}"] * bool(missing)
 
 
 _TALLY = Tally()

@@ -39,7 +39,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(
 
     ended = run_one(run.fit(sabotage=[pause], steer=intrude, timeout_s=120))
     refused = sum(_is_refused(one, first[0]) for one in second)
-    undisturbed = ended.code == 0 and run.outcome() == whole.outcome()
+    undisturbed = ended.code == 0 and not run.changes(whole.outcome())
     tally("R1", refused * undisturbed, 2)
     assert undisturbed, ended.err
     assert refused == 2, [(one.code, one.err) for one in second]
@@ -71,6 +71,6 @@ def test_of_two_that_start_at_once_one_trains(tiny: Tiny, tally: Callable) -> No
     for _ in range(3):
         shutil.rmtree(run.folder, ignore_errors=True)
         codes = sorted(ended.code for ended in run_all([run.fit(), run.fit()]))
-        passed = codes == [0, Exit.STORAGE] and run.outcome() == whole.outcome()
+        passed = codes == [0, Exit.STORAGE] and not run.changes(whole.outcome())
         tally("R1", passed, 1)
         assert passed, codes

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from faults import Call, Ended, call, run_all, run_one
+from faults import Call, call, run_all, run_one
 from sabotage import OPTIMIZER_STEP, TRAINING_STEP
 from tiny_run import BATCH, EPOCHS, TinyRun, differences, images_in, read
 
@@ -97,7 +97,8 @@ def stop_and_resume(cases: Sequence[Case]) -> list[tuple]:
     return [
         (case.name, case.options, one.code, one.err, images, two.code, two.err, changed)
         for case, one, images, two in zip(cases, stopped, saved, resumed, strict=True)
-        if (changed := _changed(case.run, two, case.expected))
+        if (changed := case.run.changes(case.expected))
+        or two.code != 0
         or one.code != case.stop.code
         or images != (case.stop.batches * BATCH if case.stop.batches else images)
     ]
@@ -158,12 +159,7 @@ def test_three_crashes_and_resumptions_in_a_row_leave_no_trace(
         start = run.resume if k else run.fit
         codes.append(run_one(start(*SAVE_EVERY, sabotage=sent_at(signal.SIGKILL, step))).code)
     ended = run_one(run.resume(*SAVE_EVERY))
-    changed = _changed(run, ended, expected)
-    passed = codes == [KILLED] * 3 and not changed
+    changed = run.changes(expected)
+    passed = codes == [KILLED] * 3 and ended.code == 0 and not changed
     tally("K5", passed, 1)
     assert passed, (codes, ended.err, changed)
-
-
-def _changed(run: TinyRun, ended: Ended, expected: dict[str, str]) -> list[str]:
-    """What is not as in the run that never stopped."""
-    return differences(run.outcome(), expected) if ended.code == 0 else ["exit code"]

@@ -27,10 +27,11 @@ class Moment(NamedTuple):
     saved_batches: Callable[[int], int]
 
 
-# Loader processes read ahead: two of them by up to four batches.
+# Loader processes read ahead, two of them by up to four batches; the one that has raised goes on
+# with others long before the batch is asked for.
 MOMENTS = {
     "in the first epoch": Moment("train", 0, 5, lambda epoch: 1),
-    "in the second epoch": Moment("train", 1, 0, lambda epoch: epoch),
+    "in the second epoch": Moment("train", 1, 3, lambda epoch: epoch),
     "in validation": Moment("val", 1, 0, lambda epoch: 2 * epoch),
 }
 FAULTS: dict[str, list[Call]] = {
