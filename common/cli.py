@@ -134,7 +134,7 @@ class ExperimentCLI(LightningCLI):
         name = TRAINING if self.subcommand == "fit" else SAMPLES
         self.lock = RunLock(self.folder.path, name)
         if config["data"]["root"]:
-            config["data"]["root"] = str(Path(config["data"]["root"]).resolve())
+            config["data"]["root"] = os.path.realpath(config["data"]["root"])
         Hardware(**config["hardware"]).apply()
 
     def instantiate_classes(self) -> None:

@@ -30,7 +30,8 @@ class CiliaDataModule(ImageDataModule):
             raise self._lost(lost)
         filled = {folder for name in names for folder in name.parents}
         for folder in sorted(p.relative_to(root) for p in (*root.glob("*"), *root.glob("*/*"))):
-            if (root / folder).is_dir() and folder not in filled and self._class_of(folder / "any"):
+            is_class = self._class_of(folder / "any") == folder.name
+            if is_class and folder not in filled and (root / folder).is_dir():
                 raise _empty(root / folder)
         return [self._sample(name) for name in names]
 
