@@ -13,6 +13,7 @@ from common.runs.folder import find_run
 
 # Verbs that work on a run that exists, with the configuration it was trained with.
 ON_A_RUN = ("generate", "evaluate")
+_NO = ("false", "no", "off", "n", "0")
 # Characters of a refused value that a message repeats.
 _SHOWN = 600
 
@@ -35,7 +36,7 @@ class Parser(LightningArgumentParser):
 def with_run_config(arguments: list[str], experiment: str) -> list[str]:
     """Puts the run's own configuration before what was typed, which therefore wins."""
     verb = arguments[0] if arguments else ""
-    resumes = verb == "fit" and _value(arguments, "--resume") in ("true", "True", "previous")
+    resumes = verb == "fit" and (_value(arguments, "--resume") or "no").lower() not in _NO
     if (verb not in ON_A_RUN and not resumes) or "--help" in arguments or "-h" in arguments:
         return arguments
     workspace = Path(_value(arguments, "--workspace") or PROJECT).resolve()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import yaml
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
@@ -47,6 +46,7 @@ from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.tracking import Tracking, make_loggers
 from common.trainer import ExperimentTrainer
+from common.untrusted_yaml import load_yaml
 
 BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
 
@@ -177,6 +177,9 @@ class ExperimentCLI(LightningCLI):
                 super()._run_subcommand(subcommand)
         finally:
             self.lock.release()
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, Watchdog):
+                    callback.stop()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         found = super()._prepare_subcommand_kwargs(subcommand)
@@ -185,6 +188,7 @@ class ExperimentCLI(LightningCLI):
     def before_fit(self) -> None:
         """Prepares data before ranks are started, and finds the checkpoint to resume from."""
         config = self.config_init["fit"]
+        changed = self._refuse_changes(config["allow_change"]) if config["resume"] else []
         interrupts.is_first_rank = rank_zero_only.rank == 0
         if interrupts.is_first_rank:
             self.datamodule.prepare_data()
@@ -193,29 +197,35 @@ class ExperimentCLI(LightningCLI):
             shown = self.folder.shown(self.folder.path)
             print(f"run:  {shown} ({_device(self.trainer)})", flush=True)
         if config["resume"]:
-            self._resumed_from = str(self._resume(config))
+            self._resume(config["resume"] == "previous", changed)
 
-    def _resume(self, config: Any) -> Path:
+    def _refuse_changes(self, allow: str) -> list[str]:
+        """Accepted changes of the run's configuration; others end the command."""
+        now = load_yaml(configuration_yaml(self._parser("fit"), self.config["fit"]))
+        before = load_yaml(self.folder.config.read_text(encoding="utf-8"))
+        allowed = [key.strip() for key in allow.split(",") if key.strip()]
+        subject = self.folder.shown(self.folder.config)
+        changed = refuse_changes(before, now, allowed, subject)
+        return [*changed, DATA] if DATA in allowed else changed
+
+    def _resume(self, from_previous: bool, changed: list[str]) -> None:
         """Checks that the run can go on exactly where it was, and brings its history there."""
-        path = self.folder.checkpoint("last")
-        allowed = [key.strip() for key in config["allow_change"].split(",") if key.strip()]
-        now = yaml.safe_load(configuration_yaml(self._parser("fit"), self.config["fit"]))
-        before = yaml.safe_load(self.folder.config.read_text(encoding="utf-8"))
-        refuse_changes(before, now, allowed, self.folder.shown(self.folder.config))
-        if config["resume"] == "previous" and rank_zero_only.rank == 0:
-            load_checkpoint(self.folder.checkpoint("previous"), to_resume=True)
-            promote_previous(path)
+        last = self.folder.checkpoint("last")
+        path = self.folder.checkpoint("previous") if from_previous else last
         checkpoint = load_checkpoint(path, to_resume=True)
         load_weights(self.model, checkpoint, path)
         self.datamodule.setup("fit")
-        self.datamodule.refuse_other_data(checkpoint, allowed=DATA in allowed)
+        self.datamodule.refuse_other_data(checkpoint, allowed=DATA in changed)
         seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
-        metrics_csv.truncate(self.folder.metrics, seen)
         batch = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
-        done = f"epoch {checkpoint['epoch'] + 1}, batch {batch}, {seen} images seen"
-        changes = f", changed: {', '.join(allowed)}" if allowed else ""
-        self._note(f"resuming {self.folder.shown(path)}: {done}, checksum ok{changes}")
-        return path
+        done = f"epoch {checkpoint['epoch'] + 1}, batch {batch}, {seen} images seen, checksum ok"
+        changes = f"; changed: {', '.join(changed)}" if changed else ""
+        if interrupts.is_first_rank:
+            metrics_csv.truncate(self.folder.metrics, seen)
+            if from_previous:
+                promote_previous(last)
+            print(f"resuming {self.folder.shown(path)}: {done}{changes}", flush=True)
+        self._resumed_from = str(last)
 
     def after_fit(self) -> None:
         """Says where things are and what comes next."""
@@ -255,10 +265,6 @@ class ExperimentCLI(LightningCLI):
     def experiment(self) -> str:
         """Name of the experiment's folder."""
         return Path(inspect.getfile(self._datamodule_class)).parent.name
-
-    @rank_zero_only
-    def _note(self, text: str) -> None:
-        print(text, flush=True)
 
     def _data_words(self) -> list[str]:
         """Without them the next command would simulate other data."""

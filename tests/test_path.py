@@ -144,7 +144,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     assert last.read_bytes() == content
     result = cli(*resume, "previous")
     assert result.code == 0, result.err
-    assert re.search(r"resuming .*last\.ckpt: .* [1-9]\d* images seen, checksum ok", result.out)
+    assert re.search(r"resuming .*previous\.ckpt: .* [1-9]\d* images seen, checksum ok", result.out)
     assert state(first) == state(whole)
     assert history(first) == history(whole)
 

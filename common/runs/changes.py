@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.errors import Exit, UserError
+from common.privacy import MASKED
 
 # Where things are, how long the run lasts and how it is watched: the result does not depend on it.
 _FREE = (
@@ -24,12 +25,11 @@ _FREE = (
     "trainer.max_time",
 )
 DATA = "data"
-_MASKED = "***"
 
 
 def refuse_changes(
     before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str], subject: str
-) -> None:
+) -> list[str]:
     """Compares the configuration of a run with the one it shall go on with.
 
     Args:
@@ -38,23 +38,28 @@ def refuse_changes(
         allowed: keys, or groups of keys, that may differ.
         subject: the run's configuration as messages name it.
 
+    Returns:
+        Keys that differ and are allowed to.
+
     Raises:
         UserError: lists every other key that differs, with both values.
     """
-    changed = [
-        f"{key} ({old} → {new})"
+    changed = {
+        key: f"{key} ({old} → {new})"
         for key, old, new in differences(before, now)
-        if not _is_in(key, (*_FREE, *allowed)) and old != _MASKED
-    ]
-    if changed:
-        keys = ",".join(entry.split(" ", 1)[0] for entry in changed)
+        if not _is_in(key, _FREE) and old != MASKED
+    }
+    refused = {key: text for key, text in changed.items() if not _is_in(key, allowed)}
+    if refused:
+        accept = f"--allow-change {','.join(refused)}"
         raise UserError(
             Exit.USAGE,
             subject,
-            f"the run was trained with another configuration: {'; '.join(changed)}",
-            f"leave the options out, train a new run, or accept it with --allow-change {keys}",
+            f"the run was trained with another configuration: {'; '.join(refused.values())}",
+            f"leave the options out, train a new run, or accept it with {accept}",
             "nothing was changed",
         )
+    return list(changed)
 
 
 def differences(

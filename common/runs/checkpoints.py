@@ -22,7 +22,7 @@ from torch import Tensor
 from common.errors import Exit, UserError, relative
 from common.storage import sync_folder, whole_file
 
-PREVIOUS = "previous.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _REMEDY = "free space or make the folder writable, then go on with --resume true"
 _KEPT = "the previous checkpoint is untouched"
 _WEIGHTS = {"state_dict", "hyper_parameters"}
@@ -44,6 +44,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Saves ``checkpoint`` at ``path``; an older file there stays until the new one is safe.
 
+        Then what was `last.ckpt` becomes `previous.ckpt`.
+
         Raises:
             UserError: the folder cannot be written to, is full or gone, or the checkpoint holds
                 NaN or Inf.
@@ -51,10 +53,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
         target, hashing = Path(path), _HashingStream()
         _refuse_non_finite(checkpoint, target)
 
-        def list_digest() -> None:
+        def make_room() -> None:
+            if target.name == LAST:
+                keep_generation(target)
             _write_digests(target, [*read_digests(target), hashing.digest.hexdigest()])
 
-        with whole_file(target, _REMEDY, _KEPT, before_replacing=list_digest) as stream:
+        with whole_file(target, _REMEDY, _KEPT, before_replacing=make_room) as stream:
             hashing.stream = stream
             try:
                 torch.save(checkpoint, hashing)

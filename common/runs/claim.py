@@ -10,7 +10,7 @@ from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import verify
 from common.runs.folder import RunFolder
 from common.runs.lock import TRAINING, refuse_locked
-from common.runs.saving import GENERATIONS
+from common.runs.saving import warn_of_small_disk
 from common.storage import sweep_partial_files, whole_file
 
 
@@ -22,7 +22,8 @@ def refuse_used(folder: RunFolder, resume: bool) -> None:
         UserError: another process writes the run, or it exists and shall not be resumed.
     """
     refuse_locked(folder.path)
-    used = folder.path.is_dir() and {p.name for p in folder.path.iterdir()} - {TRAINING}
+    # Empty folders are what a start leaves that was stopped before it had anything to keep.
+    used = any(p.is_file() and p.name != TRAINING for p in folder.path.rglob("*"))
     if used and not resume:
         raise UserError(
             Exit.STORAGE,
@@ -94,6 +95,4 @@ def _refuse_small_disk(folder: Path, checkpoint_bytes: int) -> None:
             "free some space or choose another --workspace",
             "nothing was trained",
         )
-    if free < GENERATIONS * checkpoint_bytes:
-        needed = GENERATIONS * checkpoint_bytes
-        print(f"warning: {free >> 20} MiB are free, {needed >> 20} MiB are needed to save")
+    warn_of_small_disk(folder, checkpoint_bytes)

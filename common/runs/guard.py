@@ -157,7 +157,11 @@ class Watchdog(Callback):
         watch.start()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stops watching."""
+        """The run is over."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops watching; after a failure, which Lightning does not call `teardown` for."""
         self._done.set()
 
     def on_exception(self, *args: Any) -> None:

@@ -2,27 +2,30 @@
 
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from common.errors import UserError, relative
 from common.interrupts import Stopped, interrupts
-from common.runs.checkpoints import keep_generation, load_checkpoint
+from common.runs.checkpoints import load_checkpoint
 from common.runs.ema import EMA
 
 # Room for both generations and the one that is being written.
-GENERATIONS = 3
+_GENERATIONS = 3
 
 
 class LastCheckpoint(Checkpoint):
     """Saves `last.ckpt` at the end of epochs and of the run, and when the run is interrupted.
 
-    What it replaces becomes `previous.ckpt`. The first one that a process writes is read back.
+    What it replaces becomes `previous.ckpt`, see `DurableCheckpointIO`. The first one
+    that a process writes is read back.
 
     Args:
         every_n_batches: saves in the middle of epochs, too; 0 only at their end.
@@ -73,7 +76,6 @@ class LastCheckpoint(Checkpoint):
             checkpoint = trainer._checkpoint_connector.dump_checkpoint()
             if trainer.validating:
                 _repeat_validation(checkpoint)
-            keep_generation(self.path)
             trainer.strategy.save_checkpoint(checkpoint, self.path)
             self._saved_at = trainer.images_seen
         kept = f"{relative(self.path)} is current: {trainer.images_seen} images"
@@ -81,8 +83,6 @@ class LastCheckpoint(Checkpoint):
             exception.kept = kept
 
     def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            keep_generation(self.path)
         trainer.save_checkpoint(self.path)
         self._saved_at = trainer.images_seen
         if trainer.is_global_zero:
@@ -92,11 +92,8 @@ class LastCheckpoint(Checkpoint):
         if not self._was_read:
             load_checkpoint(self.path, to_resume=True)
             self._was_read = True
-        needed = GENERATIONS * self.path.stat().st_size
-        free = shutil.disk_usage(self.path.parent).free
-        if free < needed and not self._warned:
-            self._warned = True
-            print(f"warning: {free >> 20} MiB are free, {needed >> 20} MiB are needed to save")
+        size = self.path.stat().st_size
+        self._warned = self._warned or warn_of_small_disk(self.path.parent, size)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -118,8 +115,6 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them, wherever the run folder is now."""
-        import torch
-
         folder = Path(self.dirpath)
         scores = {str(folder / k): torch.tensor(v) for k, v in state_dict["scores"].items()}
         self.best_k_models = scores
@@ -129,6 +124,15 @@ class BestCheckpoint(ModelCheckpoint):
             self.kth_best_model_path = worst(scores, key=lambda path: float(scores[path]))
             self.kth_value = scores[self.kth_best_model_path]
             self.best_model_score = scores.get(self.best_model_path)
+
+
+def warn_of_small_disk(folder: Path, checkpoint_bytes: int) -> bool:
+    """Says so where the disk will soon be too small, before a save fails."""
+    free, needed = shutil.disk_usage(folder).free, _GENERATIONS * checkpoint_bytes
+    if free < needed:
+        text = f"{free >> 20} MiB are free, {needed >> 20} MiB are needed to save"
+        print(f"warning: {text}", file=sys.stderr)
+    return free < needed
 
 
 def _repeat_validation(checkpoint: dict[str, Any]) -> None:

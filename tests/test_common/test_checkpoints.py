@@ -70,7 +70,6 @@ def last(tmp_path: Path) -> Path:
 
 def replace(path: Path, value: float) -> None:
     """What a run does when it saves."""
-    keep_generation(path)
     save(path, checkpoint_of(value))
 
 
@@ -79,7 +78,9 @@ def test_a_saved_checkpoint_comes_back_and_leaves_its_digest_beside_it(tmp_path:
     save(path, checkpoint_of(1.0))
     save(path, checkpoint_of(2.0))
     assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.full((10,), 2.0))
-    assert names(tmp_path) == {"last.ckpt", "last.ckpt.sha256"}
+    kept = {"last.ckpt", "previous.ckpt"}
+    assert names(tmp_path) == kept | {f"{name}.sha256" for name in kept}
+    assert load_checkpoint(tmp_path / "previous.ckpt")["state_dict"]["w"][0] == 1.0
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "last.ckpt.sha256").read_text() == f"{digest}  last.ckpt\n"
     assert sha256_of(path) == digest
