@@ -65,7 +65,7 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 test: $(READY) ## the tests that CI runs
 	@$(RUNNER) -m ruff check --quiet .
 	@$(RUNNER) -m ruff format --check --quiet .
-	@$(RUNNER) -m pytest -q -m "not slow and not faults" $(ARGS)
+	@$(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error)
 
 test-slow: $(READY) ## the tests that take minutes
 	@$(RUNNER) -m pytest -q -m "slow" $(ARGS)

@@ -23,7 +23,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from common.data.datamodule import PROJECT
 from common.data.prepared import Prepared
 from common.data.sampler import EpochSampler
-from common.errors import Exit, UserError, exit_on_user_error
+from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.runs.checkpoints import DurableCheckpointIO
 from common.runs.hardware import has_native_bf16
 
@@ -65,7 +65,10 @@ def training_rate(
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(Exit.BUG, f"bench {experiment}", done.stderr[-500:], "train it first")
+        why = done.stderr.strip().splitlines()[-1:]
+        raise quoted_error(done.stderr) or UserError(
+            Exit.BUG, f"bench {experiment}", f"its training ended with {why}", "train it first"
+        )
     with (workspace / "runs" / experiment / run / "metrics.csv").open(newline="") as stream:
         rates = [
             float(r["value"]) for r in csv.DictReader(stream) if r["name"].endswith("images_per_s")

@@ -23,12 +23,14 @@ from common.config_safety import safe_parsing
 from common.data.cards import load_card
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
-from common.interrupts import die_with_parent, interrupts
+from common.interrupts import Stopped, die_with_parent, interrupts
 from common.progress import ImagesProgress
 from common.runs import metrics_csv
 from common.runs.changes import DATA, refuse_changes
 from common.runs.checkpoints import (
     DurableCheckpointIO,
+    batches_in,
+    images_in,
     load_checkpoint,
     load_weights,
     nbytes,
@@ -41,7 +43,7 @@ from common.runs.guard import FiniteGuard, Guard, RunLog, Watchdog
 from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
 from common.runs.lock import SAMPLES, TRAINING, RunLock
-from common.runs.ranks import START_TIMEOUT, RankTimeout, lost_ranks
+from common.runs.ranks import RankTimeout, lost_ranks, watch_ranks_ourselves
 from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.tracking import Tracking, make_loggers
@@ -163,8 +165,6 @@ class ExperimentCLI(LightningCLI):
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             problem = f"this machine cannot do that: {error}".splitlines()[0]
             raise UserError(Exit.USAGE, "--trainer", problem, "see make train HW=") from error
-        if hasattr(trainer.strategy, "_timeout"):
-            trainer.strategy._timeout = START_TIMEOUT
         self.datamodule.loader_timeout_s = config["guard"].loader_timeout_s
         trainer.folder = self.folder
         trainer.image_budget = config["budget"].budget
@@ -190,45 +190,48 @@ class ExperimentCLI(LightningCLI):
         config = self.config_init["fit"]
         changed = self._refuse_changes(config["allow_change"]) if config["resume"] else []
         interrupts.is_first_rank = rank_zero_only.rank == 0
+        watch_ranks_ourselves()
         if interrupts.is_first_rank:
             self.datamodule.prepare_data()
             self.lock.acquire()
-            claim(self.folder, nbytes(self.model))
+            claim(self.folder, bool(config["resume"]), nbytes(self.model))
             shown = self.folder.shown(self.folder.path)
             print(f"run:  {shown} ({_device(self.trainer)})", flush=True)
         if config["resume"]:
-            self._resume(config["resume"] == "previous", changed)
+            allow_data = DATA in _keys(config["allow_change"])
+            self._resume(config["resume"] == "previous", allow_data, changed)
 
     def _refuse_changes(self, allow: str) -> list[str]:
         """Accepted changes of the run's configuration; others end the command."""
         now = load_yaml(configuration_yaml(self._parser("fit"), self.config["fit"]))
         before = load_yaml(self.folder.config.read_text(encoding="utf-8"))
-        allowed = [key.strip() for key in allow.split(",") if key.strip()]
+        allowed = _keys(allow)
         subject = self.folder.shown(self.folder.config)
-        changed = refuse_changes(before, now, allowed, subject)
-        return [*changed, DATA] if DATA in allowed else changed
+        return refuse_changes(before, now, allowed, subject)
 
-    def _resume(self, from_previous: bool, changed: list[str]) -> None:
+    def _resume(self, from_previous: bool, allow_data: bool, changed: list[str]) -> None:
         """Checks that the run can go on exactly where it was, and brings its history there."""
         last = self.folder.checkpoint("last")
         path = self.folder.checkpoint("previous") if from_previous else last
         checkpoint = load_checkpoint(path, to_resume=True)
         load_weights(self.model, checkpoint, path)
         self.datamodule.setup("fit")
-        self.datamodule.refuse_other_data(checkpoint, allowed=DATA in changed)
-        seen = checkpoint["callbacks"]["ImagesSeen"]["count"]
-        batch = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
-        done = f"epoch {checkpoint['epoch'] + 1}, batch {batch}, {seen} images seen, checksum ok"
+        if self.datamodule.refuse_other_data(checkpoint, path, allow_data):
+            changed = [*changed, DATA]
+        seen, epoch = images_in(checkpoint), checkpoint["epoch"] + 1
+        done = f"epoch {epoch}, batch {batches_in(checkpoint)}, {seen} images seen, checksum ok"
         changes = f"; changed: {', '.join(changed)}" if changed else ""
         if interrupts.is_first_rank:
-            metrics_csv.truncate(self.folder.metrics, seen)
             if from_previous:
                 promote_previous(last)
+            metrics_csv.truncate(self.folder.metrics, seen)
             print(f"resuming {self.folder.shown(path)}: {done}{changes}", flush=True)
         self._resumed_from = str(last)
 
     def after_fit(self) -> None:
         """Says where things are and what comes next."""
+        if interrupts.pending is not None:
+            raise Stopped(interrupts.pending)
         previews = sorted(self.folder.previews.glob("*.png"))
         measured = bool(self.config_init["fit"]["checkpoint"].best_model_path)
         saved = ("best", "last") if measured else ("last",)
@@ -369,6 +372,10 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _keys(text: str) -> list[str]:
+    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 def _device(trainer: ExperimentTrainer) -> str:

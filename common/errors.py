@@ -14,7 +14,7 @@ from common.interrupts import Stopped
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
-_QUOTED = re.compile(r"error\[([0-7])\]: (.+?): (.+?); (.+)")
+_QUOTED = re.compile(r"error\[([1-7])\]: (.+?): (.+?); (.+)")
 # What the operating system says when a disk is full, a quota is spent or a folder is locked.
 _STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -131,7 +131,7 @@ def _as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        remedy = "free space or choose a folder that you may write to"
+        remedy = "free some space, mend its permissions, or choose another folder"
         subject = relative(os.fsdecode(error.filename or "disk"))
         return UserError(Exit.STORAGE, subject, f"is refused ({error.strerror})", remedy)
     # A loader's worker process hands its errors over as text.

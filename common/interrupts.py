@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+# make passes on a signal that the whole process group has received already.
+_ECHO_S = 0.25
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,6 +57,7 @@ class Interrupts:
         self.is_first_rank = self.step_complete = True
         self._deferring = self._waiting = self._child_died = False
         self._child_handler: Any = None
+        self._since = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -128,8 +132,12 @@ class Interrupts:
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.pending is not None:
-            os._exit(128 + signum)
-        self.pending = signum
+            again = time.monotonic() - self._since > _ECHO_S
+            # Other ranks end with the first one.
+            if again and self.is_first_rank:
+                os._exit(128 + signum)
+            return
+        self.pending, self._since = signum, time.monotonic()
         if self._waiting or not self._deferring:
             self._raise_pending()
         else:

@@ -8,7 +8,7 @@ from common.errors import visible
 
 MASKED = "***"
 PRIVATE = "(private)"
-_SECRET = ("key", "token", "secret", "password")
+_SECRET = re.compile(r"(?:^|[_.-])(?:api)?(?:key|token|secret|password)(s?)$", re.IGNORECASE)
 # Every path, URL and e-mail address holds one of these; only names of metrics do as well.
 _TELLING = re.compile(r"[/\\~@]|\.md$")
 _METRIC = re.compile(r"(train|val|test)/\w+")
@@ -23,7 +23,9 @@ def masked(value: Any, key: str = "") -> Any:
     """
     if isinstance(value, bool) or value is None or value == "":
         return value
-    if any(word in key.lower() for word in _SECRET):
+    secret = _SECRET.search(key)
+    # A number of tokens is none.
+    if secret and not (secret[1] and isinstance(value, int | float)):
         return MASKED
     if isinstance(value, dict):
         return {name: masked(item, str(name)) for name, item in value.items()}

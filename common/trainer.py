@@ -109,27 +109,26 @@ class ExperimentTrainer(pl.Trainer):
 
         datamodule.prepare_data()
         datamodule.setup("test")
-        datamodule.refuse_other_data(load_checkpoint(self.folder.checkpoint("best")))
+        best = self.folder.checkpoint("best")
+        datamodule.refuse_other_data(load_checkpoint(best), best)
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
 
 
 class Signals(_SignalConnector):
-    """Lightning's handlers, those that requeue a job for instance, and then ours."""
+    """Our handlers instead of Lightning's, which save in the middle of a step, or not at all."""
 
     def register_signal_handlers(self) -> None:
         """Called when a verb begins; only training has something to save."""
         if self.trainer.state.fn == TrainerFn.FITTING:
-            super().register_signal_handlers()
             interrupts.defer()
 
     def teardown(self) -> None:
         """Called when it has ended, in whatever way."""
-        super().teardown()
         interrupts.release()
 
 
 def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
     checkpoint: dict[str, Any] = load_checkpoint(path)
     load_weights(model, checkpoint, path)
-    datamodule.load_facts(checkpoint)
+    datamodule.load_facts(checkpoint, path)

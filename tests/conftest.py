@@ -9,6 +9,8 @@ import pytest
 
 from running import EXPERIMENTS, Cli, Result, at, call_cli, smoke
 
+pytest_plugins = ["error_sites"]
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "experiment" in metafunc.fixturenames:

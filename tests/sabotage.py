@@ -275,13 +275,16 @@ def save_epochs(folder: str, count: int, first: int = 1) -> None:
             "state_dict": {"weight": weights},
             "hyper_parameters": {},
             "callbacks": {"ImagesSeen": {"count": images}},
-            "loops": {},
+            "loops": {"fit_loop": {"epoch_loop.batch_progress": {"current": {"processed": 0}}}},
+            "epoch": epoch,
             "optimizer_states": [],
         }
         trainer = SimpleNamespace(
             current_epoch=epoch,
             images_seen=images,
             max_epochs=-1,
+            max_steps=-1,
+            global_step=images,
             should_stop=False,
             is_global_zero=True,
             save_checkpoint=functools.partial(DurableCheckpointIO().save_checkpoint, checkpoint),

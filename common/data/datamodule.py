@@ -164,7 +164,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                     Exit.INPUT,
                     relative(self.prepared.folder),
                     f"the {name} split is empty",
-                    "lower --data.test_fraction and --data.val_fraction or add images",
+                    "prepare the raw images again",
                 )
         expected = {
             "channels": list(self.card.channels),
@@ -180,26 +180,34 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                     "correct the configuration, or prepare the raw images again",
                 )
 
-    def refuse_other_data(self, checkpoint: dict[str, Any], allowed: bool = False) -> None:
+    def refuse_other_data(
+        self, checkpoint: dict[str, Any], path: Path, allowed: bool = False
+    ) -> bool:
         """Compares the prepared data with all those that a checkpoint was trained on.
 
         A changed data set is split anew: what is held out now may have been trained on.
 
         Args:
             checkpoint: of the run.
+            path: where it lies.
             allowed: whether training may go on with others, which stays in the checkpoints.
+
+        Returns:
+            Whether they differ.
 
         Raises:
             UserError: they differ.
         """
-        self.load_facts(checkpoint)
-        if set(self._trained_on) != {self.facts["manifest_sha256"]} and not allowed:
+        self.load_facts(checkpoint, path)
+        differ = set(self._trained_on) != {self.facts["manifest_sha256"]}
+        if differ and not allowed:
             raise UserError(
                 Exit.INPUT,
                 relative(self.prepared.folder),
                 "is not the data set that the run was trained on",
                 "put data and --data options back as they were, or train a new run on these",
             )
+        return differ
 
     def stop_workers(self) -> None:
         """Ends all loader processes, also those that hang."""
@@ -256,17 +264,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             batch["image"] = image.contiguous(memory_format=self._memory_format())
         return batch
 
-    def load_facts(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what a checkpoint knows of its training data.
+    def load_facts(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Restores what the checkpoint in ``path`` knows of its training data.
 
         Raises:
             UserError: it is not one of this experiment.
         """
         state = checkpoint.get(type(self).__qualname__)
-        if state is None:
+        if not isinstance(state, dict) or not {"facts", "trained_on"} <= set(state):
             raise UserError(
                 Exit.CHECKPOINT,
-                "checkpoint",
+                relative(path),
                 f"belongs to another experiment than {self.experiment}",
                 "name a run of this one",
             )

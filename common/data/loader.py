@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from common.errors import Exit, UserError, quoted_error
-from common.interrupts import die_with_parent, interrupts
+from common.interrupts import Stopped, die_with_parent, interrupts
 
 IDLE = -1
 # How the last line of an error from a loader process begins, which has gone on with other files.
@@ -25,9 +26,35 @@ class BatchLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers and self.dataset.reading is None:
             self.dataset.reading = torch.full((self.num_workers,), IDLE).share_memory_()
-        batches = super().__iter__()
+        batches: Iterator[Any]
+        try:
+            # Loader processes that live on from the epoch before have to answer here.
+            with self.waiting():
+                batches = super().__iter__()
+        except (Stopped, UserError) as error:
+            # Lightning cannot clean up after a loader that gave it no iterator.
+            batches = _raising(error)
         interrupts.defer_lost_children()
         return _Batches(self, batches)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around every wait for the loader processes.
+
+        Raises:
+            UserError: one of them was lost or hangs, or could not use a file.
+            Stopped: a signal.
+        """
+        with interrupts.waiting():
+            try:
+                interrupts.raise_lost_child()
+                yield
+            except StopIteration:
+                raise
+            except Exception as error:
+                if not self.num_workers:
+                    raise
+                raise quoted_error(str(error)) or self._lost(error) from error
 
     def stop_workers(self) -> None:
         """Ends the loader processes, also those that hang."""
@@ -39,26 +66,8 @@ class BatchLoader(DataLoader):
         indices = set(self.dataset.reading.tolist()) - {IDLE}
         return [self.dataset.samples[index].name for index in sorted(indices)]
 
-
-class _Batches(Iterator[Any]):
-    def __init__(self, loader: BatchLoader, batches: Iterator[Any]) -> None:
-        self.loader = loader
-        self.batches = batches
-
-    def __next__(self) -> Any:
-        with interrupts.waiting():
-            try:
-                interrupts.raise_lost_child()
-                return next(self.batches)
-            except StopIteration:
-                raise
-            except Exception as error:
-                if not self.loader.num_workers:
-                    raise
-                raise quoted_error(str(error)) or self._lost(error) from error
-
     def _lost(self, error: Exception) -> UserError:
-        names, lines = self.loader.names_being_read(), str(error).strip().splitlines()
+        names, lines = self.names_being_read(), str(error).strip().splitlines()
         if lines and lines[-1].startswith(WHILE_READING):
             names = [lines.pop().removeprefix(WHILE_READING)]
         return UserError(
@@ -68,6 +77,21 @@ class _Batches(Iterator[Any]):
             f"({lines[-1] if lines else 'no reason given'})",
             "look at the file and at the memory of the machine, or lower --data.num_workers",
         )
+
+
+class _Batches(Iterator[Any]):
+    def __init__(self, loader: BatchLoader, batches: Iterator[Any]) -> None:
+        self.loader = loader
+        self.batches = batches
+
+    def __next__(self) -> Any:
+        with self.loader.waiting():
+            return next(self.batches)
+
+
+def _raising(error: BaseException) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def start_worker(worker: int) -> None:

@@ -94,11 +94,23 @@ def load_checkpoint(path: Path, to_resume: bool = False) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         missing = (_STATE if to_resume else _WEIGHTS) - set(checkpoint)
+        if to_resume and not missing:
+            images_in(checkpoint), batches_in(checkpoint), checkpoint["epoch"] + 1
     except Exception as error:  # damaged bytes make the unpickler raise whatever they spell
         raise _unusable(path, "is damaged or no checkpoint of ours") from error
     if missing:
         raise _unusable(path, f"is no checkpoint of a run: {min(missing)} is missing")
     return checkpoint
+
+
+def images_in(checkpoint: dict[str, Any]) -> int:
+    """Training images that a checkpoint has seen."""
+    return checkpoint["callbacks"]["ImagesSeen"]["count"]
+
+
+def batches_in(checkpoint: dict[str, Any]) -> int:
+    """Batches of its epoch that a checkpoint has seen."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
 
 
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:

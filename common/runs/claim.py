@@ -22,6 +22,10 @@ def refuse_used(folder: RunFolder, resume: bool) -> None:
         UserError: another process writes the run, or it exists and shall not be resumed.
     """
     refuse_locked(folder.path)
+    _refuse_existing(folder, resume)
+
+
+def _refuse_existing(folder: RunFolder, resume: bool) -> None:
     # Empty folders are what a start leaves that was stopped before it had anything to keep.
     used = any(p.is_file() and p.name != TRAINING for p in folder.path.rglob("*"))
     if used and not resume:
@@ -34,16 +38,18 @@ def refuse_used(folder: RunFolder, resume: bool) -> None:
         )
 
 
-def claim(folder: RunFolder, checkpoint_bytes: int) -> None:
+def claim(folder: RunFolder, resume: bool, checkpoint_bytes: int) -> None:
     """Finds out now what would otherwise cost the first epoch, and sweeps what a kill has left.
 
     Args:
         folder: locked by this process.
+        resume: whether it shall hold a run already; another one may have come and gone meanwhile.
         checkpoint_bytes: estimated size of one checkpoint.
 
     Raises:
-        UserError: the folder cannot be written to, or has no room.
+        UserError: the folder holds a run, cannot be written to, or has no room.
     """
+    _refuse_existing(folder, resume)
     try:
         folder.checkpoints.mkdir(exist_ok=True)
         folder.previews.mkdir(exist_ok=True)

@@ -1,7 +1,6 @@
 """Stops a training that has become worthless, or that does nothing any more."""
 
 import faulthandler
-import math
 import os
 import sys
 import threading
@@ -21,8 +20,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from common.errors import TRACEBACK_IN, Exit, UserError, relative
+from common.runs.ranks import lost_rank
 
 _SHOWN = 3
+# For a rank that has lost contact with another one to say so itself.
+_LAST_WORDS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class FiniteGuard(Callback):
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
         self._names: list[str] = []
+        self._losses: list[Tensor] = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -64,14 +67,9 @@ class FiniteGuard(Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Looks at the loss.
-
-        Raises:
-            UserError: names step, loss terms, learning rates and files.
-        """
-        if self.enabled and not math.isfinite(float(loss.detach().sum())):
-            sound = all_finite(list(pl_module.parameters()))
-            raise self._error(trainer, "the loss" if sound else "a weight")
+        """Remembers the loss: the device is waited for only once a step."""
+        if self.enabled:
+            self._losses.append(loss.detach())
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -84,11 +82,15 @@ class FiniteGuard(Callback):
         if not self.enabled:
             return
         weights = [w for group in optimizer.param_groups for w in group["params"]]
-        if not all_finite(weights):
-            raise self._error(trainer, "a weight")
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not scaled and not all_finite([w.grad for w in weights if w.grad is not None]):
-            raise self._error(trainer, "a gradient")
+        gradients = [] if scaled else [w.grad for w in weights if w.grad is not None]
+        values = {"a weight": weights, "the loss": self._losses, "a gradient": gradients}
+        if not all_finite([tensor for tensors in values.values() for tensor in tensors]):
+            # A weight of the other network spoils this one's loss.
+            values["a weight"] = list(pl_module.parameters())
+            bad = [what for what, tensors in values.items() if not all_finite(tensors)]
+            raise self._error(trainer, bad[0])
+        self._losses = []
 
     def _error(self, trainer: pl.Trainer, what: str) -> UserError:
         terms = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:5] == "train"}
@@ -187,16 +189,17 @@ class Watchdog(Callback):
         while not self._done.wait(min(1.0, self.timeout_s / 4)):
             silent = time.monotonic() - self._last
             if silent > self.timeout_s:
-                self._give_up(trainer, silent)
+                problem = f"nothing has moved on for {silent:.0f} s since {self._where}"
+                longer = "a longer --guard.step_timeout_s if this was just slow"
+                self._give_up(trainer, f"rank {trainer.global_rank}", problem, f"; {longer}")
+            lost = lost_rank(trainer)
+            # It mostly breaks a connection, which says more.
+            if lost is not None and not self._done.wait(_LAST_WORDS_S):
+                self._give_up(trainer, f"rank {lost}", "has ended")
 
-    def _give_up(self, trainer: pl.Trainer, silent: float) -> None:
-        error = UserError(
-            Exit.LOST,
-            f"rank {trainer.global_rank}",
-            f"nothing has moved on for {silent:.0f} s since {self._where}",
-            "go on with --resume true; a longer --guard.step_timeout_s if this was just slow",
-            "the last checkpoint is kept",
-        )
+    def _give_up(self, trainer: pl.Trainer, subject: str, problem: str, more: str = "") -> None:
+        remedy = f"see the first error above, if any, then go on with --resume true{more}"
+        error = UserError(Exit.LOST, subject, problem, remedy, "the last checkpoint is kept")
         print(error, file=sys.stderr, flush=True)
         with suppress(OSError), trainer.folder.log.open("a", encoding="utf-8") as stream:
             faulthandler.dump_traceback(stream)

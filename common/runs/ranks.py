@@ -8,13 +8,12 @@ from datetime import timedelta
 import pytorch_lightning as pl
 import torch.distributed
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies.launchers import subprocess_script
 from torch.distributed import distributed_c10d
 
 from common.errors import Exit, UserError
 from common.interrupts import Stopped, interrupts
 
-# Ranks find each other after their imports, which a busy machine stretches.
-START_TIMEOUT = timedelta(seconds=300)
 # How gloo, NCCL and torch's store say that a connection is gone.
 _LOST_CONTACT = re.compile(
     r"gloo|nccl|connection|socket|timed? ?out|(?<!re)store\b|broken pipe", re.IGNORECASE
@@ -37,6 +36,17 @@ class RankTimeout(Callback):
             distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout_s))
 
 
+def watch_ranks_ourselves() -> None:
+    """Lightning's own watcher kills this process too, before it has said a word."""
+    subprocess_script._launch_process_observer = lambda processes: None
+
+
+def lost_rank(trainer: pl.Trainer) -> int | None:
+    """A rank started by this process that has ended with an error."""
+    processes = getattr(trainer.strategy.launcher, "procs", ())
+    return next((k for k, process in enumerate(processes, 1) if process.poll()), None)
+
+
 @contextmanager
 def lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
     """Says of a broken connection that another rank is the cause.
@@ -56,6 +66,7 @@ def lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
             Exit.LOST,
             f"rank {trainer.global_rank}",
             "another rank has ended or does not answer",
-            "see the first error above, then go on with --resume true",
+            "see the first error above, then go on with --resume true; a longer "
+            "--guard.rank_timeout_s if the first rank was only slow (preview, saving)",
             "the last checkpoint is kept",
         ) from error

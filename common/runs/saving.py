@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from common.errors import UserError, relative
@@ -39,9 +40,13 @@ class LastCheckpoint(Checkpoint):
         self._was_read = False
         self._warned = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run is as its checkpoint is."""
         self._saved_at = trainer.images_seen
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """A loader process that hangs would keep the run from ending."""
+        _stop_workers(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -57,6 +62,7 @@ class LastCheckpoint(Checkpoint):
         """Saves after validation and after all other callbacks of the epoch."""
         epochs = trainer.current_epoch + 1
         last = trainer.should_stop or epochs == trainer.max_epochs
+        last = last or 0 < trainer.max_steps <= trainer.global_step
         if last or self.every_n_batches or epochs % self.every_n_epochs == 0:
             self._save(trainer)
 
@@ -64,11 +70,9 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Saves where the run was interrupted between two steps; waits for no other rank."""
-        if exception is not interrupts.clean:
-            return
-        # Those that hang would outlive every rank, and hold it at its exit.
-        trainer.datamodule.stop_workers()
-        if not trainer.is_global_zero:
+        _stop_workers(trainer)
+        whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        if exception is not interrupts.clean or not trainer.is_global_zero or not whole:
             return
         if trainer.images_seen > max(self._saved_at, 0) and not trainer.sanity_checking:
             if trainer.validating:
@@ -76,6 +80,8 @@ class LastCheckpoint(Checkpoint):
             checkpoint = trainer._checkpoint_connector.dump_checkpoint()
             if trainer.validating:
                 _repeat_validation(checkpoint)
+            elif trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+                _begin_epoch_again(trainer, checkpoint)
             trainer.strategy.save_checkpoint(checkpoint, self.path)
             self._saved_at = trainer.images_seen
         kept = f"{relative(self.path)} is current: {trainer.images_seen} images"
@@ -133,6 +139,17 @@ def warn_of_small_disk(folder: Path, checkpoint_bytes: int) -> bool:
         text = f"{free >> 20} MiB are free, {needed >> 20} MiB are needed to save"
         print(f"warning: {text}", file=sys.stderr)
     return free < needed
+
+
+def _stop_workers(trainer: pl.Trainer) -> None:
+    if trainer.datamodule is not None:
+        trainer.datamodule.stop_workers()
+
+
+def _begin_epoch_again(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Takes back the step that Lightning counts when it resumes before an epoch's first batch."""
+    if trainer.fit_loop.epoch_loop._should_check_val_epoch():
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def _repeat_validation(checkpoint: dict[str, Any]) -> None:

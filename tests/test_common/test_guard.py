@@ -159,14 +159,15 @@ def test_a_gradient_scaler_may_meet_infinite_gradients_but_no_infinite_weights()
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([INF, 0.0])
     optimizer = torch.optim.SGD([weight], lr=0.1)
+    module = nn.ParameterList([weight])
     scaled = trainer_of(precision_plugin=SimpleNamespace(scaler=object()))
-    FiniteGuard().on_before_optimizer_step(scaled, None, optimizer)
+    FiniteGuard().on_before_optimizer_step(scaled, module, optimizer)
     plain = trainer_of(precision_plugin=SimpleNamespace(scaler=None))
     with pytest.raises(UserError, match="a gradient"):
-        FiniteGuard().on_before_optimizer_step(plain, None, optimizer)
+        FiniteGuard().on_before_optimizer_step(plain, module, optimizer)
     weight.data[0] = NAN
     with pytest.raises(UserError, match=r"a weight .*no terms logged"):
-        FiniteGuard().on_before_optimizer_step(scaled, None, optimizer)
+        FiniteGuard().on_before_optimizer_step(scaled, module, optimizer)
 
 
 def test_the_log_holds_tracebacks_with_time_and_rank(tmp_path: Path) -> None:

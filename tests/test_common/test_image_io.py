@@ -8,9 +8,9 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from bad_input.encoders import packed_bits, plain_tiff
 from PIL import Image as PillowImage
 
+from bad_input.encoders import packed_bits, plain_tiff
 from common.data.image_io import Image, read_image, write_ome_tiff, write_png
 
 RNG = np.random.default_rng(7)

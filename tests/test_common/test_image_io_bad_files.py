@@ -13,6 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+
 from bad_input.encoders import (
     PIXELS,
     chunk,
@@ -27,7 +28,6 @@ from bad_input.encoders import (
     seeds,
     tiff,
 )
-
 from common.data.image_io import Limits, find_images, read_image, write_ome_tiff, write_png
 from common.errors import Exit, UserError
 

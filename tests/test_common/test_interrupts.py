@@ -4,6 +4,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -106,9 +107,36 @@ def test_a_second_signal_ends_the_process(second: int, where: str) -> None:
             with contextlib.suppress(Stopped), place:
                 signal.raise_signal(signal.SIGTERM)
             # What stopping may do that takes long: saving, for instance.
+            time.sleep(0.3)
             signal.raise_signal(second)
 
     assert in_child(work) == 128 + second
+
+
+def test_the_echo_of_a_signal_does_not_end_the_process() -> None:
+    """make passes on what the whole process group has received."""
+
+    def work() -> None:
+        one = Interrupts()
+        with one.listening():
+            one.defer()
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+
+    assert in_child(work) == 99
+
+
+def test_another_rank_is_not_ended_by_a_second_signal() -> None:
+    def work() -> None:
+        one = Interrupts()
+        with one.listening():
+            one.defer()
+            one.is_first_rank = False
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGTERM)
+
+    assert in_child(work) == 99
 
 
 def test_one_signal_does_not_end_the_process() -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -306,12 +307,14 @@ def test_a_file_that_cannot_be_read_costs_no_step(tmp_path: Path) -> None:
 def test_other_ranks_stop_their_loaders_and_save_nothing(tmp_path: Path) -> None:
     last, data = LastCheckpoint(), Data()
     last.path = tmp_path / "last.ckpt"
-    trainer = SimpleNamespace(is_global_zero=False, datamodule=data, images_seen=8)
+    trainer = SimpleNamespace(
+        is_global_zero=False, datamodule=data, images_seen=8, strategy=DDPStrategy()
+    )
     interrupts.clean = RuntimeError("a loader process died")
     last.on_exception(trainer, None, interrupts.clean)
     assert data.stopped == 1 and not list(tmp_path.iterdir())
     last.on_exception(trainer, None, RuntimeError("within a step"))
-    assert data.stopped == 1
+    assert data.stopped == 2 and not list(tmp_path.iterdir())
     interrupts.clean = None
 
 

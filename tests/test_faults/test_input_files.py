@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from bad_input.cases import Case
 from bad_input.child import Outcome, in_children
 from bad_input.encoders import PIXELS, encoded

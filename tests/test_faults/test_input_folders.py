@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bad_input.folders import FINE, Fault, faults
 
+from bad_input.folders import FINE, Fault, faults
 from common.data.image_io import find_images
 from faults import Ended, Victim, call, run_all
 from running import EXPERIMENTS, smoke

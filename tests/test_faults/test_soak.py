@@ -35,6 +35,12 @@ def read_process(pid: int) -> tuple[float, int, int]:
     return int(fields["VmRSS"].split()[0]) / 1024, descriptors, int(fields["Threads"])
 
 
+def is_constant(counts: list[int]) -> bool:
+    """Whether nothing is left open for good: a save opens files only as long as it lasts."""
+    half = len(counts) // 2
+    return min(counts[:half]) == min(counts[half:])
+
+
 def watch(run: TinyRun, readings: list[Reading]) -> Callable[[Alive], None]:
     def steer(alive: Alive) -> None:
         assert alive.wait_for(run.last.exists)
@@ -68,8 +74,8 @@ def test_a_long_run_neither_grows_nor_opens_more_and_more(
     holds = {
         "it was stopped": ended.code == 128 + signal.SIGTERM,
         "memory": slope <= MAX_MIB_PER_1000_STEPS,
-        "descriptors": len({r.descriptors for r in steady}) == 1,
-        "threads": len({r.threads for r in steady}) == 1,
+        "descriptors": is_constant([r.descriptors for r in steady]),
+        "threads": is_constant([r.threads for r in steady]),
         "disk": {p for p in files if not p.endswith(".sha256")}
         == {"last.ckpt", "previous.ckpt", "best.ckpt"},
         "no temporary file": not list(run.folder.rglob("*.part")),
