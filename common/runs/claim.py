@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import verify
 from common.runs.folder import RunFolder
-from common.runs.lock import TRAINING, refuse_locked
+from common.runs.lock import refuse_locked
 from common.runs.saving import warn_of_small_disk
 from common.storage import sweep_partial_files, whole_file
 
@@ -27,7 +27,7 @@ def refuse_used(folder: RunFolder, resume: bool) -> None:
 
 def _refuse_existing(folder: RunFolder, resume: bool) -> None:
     # Empty folders are what a start leaves that was stopped before it had anything to keep.
-    used = any(p.is_file() and p.name != TRAINING for p in folder.path.rglob("*"))
+    used = any(p.is_file() and not p.name.startswith(".") for p in folder.path.rglob("*"))
     if used and not resume:
         raise UserError(
             Exit.STORAGE,

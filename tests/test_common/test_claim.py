@@ -30,7 +30,7 @@ def test_claiming_makes_the_folders_and_sweeps_what_a_kill_has_left(folder: RunF
     left = [folder.path / ".metrics.csv.part", folder.checkpoints / ".last.ckpt.part"]
     for path in (*kept, *left):
         path.write_text("something")
-    claim(folder, False, 1)
+    claim(folder, True, 1)
     assert contents(folder) == {
         *("checkpoints", "checkpoints/last.ckpt", "config.yaml", "notes.part", "previews")
     }
@@ -40,7 +40,7 @@ def test_claiming_makes_the_folders_and_sweeps_what_a_kill_has_left(folder: RunF
 def test_a_folder_that_cannot_be_made_is_an_error_of_storage(folder: RunFolder, name: str) -> None:
     (folder.path / name).write_text("a file in the way")
     with pytest.raises(UserError, match=r"exp/first/.* cannot be written") as caught:
-        claim(folder, False, 1)
+        claim(folder, True, 1)
     assert caught.value.code == Exit.STORAGE
 
 
