@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -78,7 +79,8 @@ def on_reading(index: int, epoch: int, do: Sequence[Call], split: str = "train")
 def send(number: int, to: str = "self", times: int = 1) -> None:
     """Sends a signal to this process, its parent or its whole group, as often as asked."""
     for k in range(times):
-        time.sleep(0.05 * bool(k))
+        # Sooner would be taken for an echo.
+        time.sleep(0.3 * bool(k))
         if to == "group":
             os.killpg(0, number)
         else:
@@ -90,6 +92,12 @@ def sleep(seconds: float) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(left)
+
+
+def kill_workers() -> None:
+    """Of the training, while they wait for the next epoch."""
+    for process in multiprocessing.active_children()[:2]:
+        process.kill()
 
 
 def touch(path: str) -> None:

@@ -1,13 +1,18 @@
 """S1: a signal ends a run with its number, a checkpoint that is current, and no process left."""
 
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from faults import SUBJECTS, Call, Ended, call, run_all
+from running import ROOT
 from sabotage import TRAINING_STEP, VALIDATION_STEP
 from tiny_run import BATCH, TinyRun, images_in, newest
 
@@ -119,3 +124,30 @@ def test_a_signal_ends_a_run_with_a_current_checkpoint(tiny: Tiny, tally: Callab
     ]
     tally("S1", len(cases) - len(wrong), len(cases))
     assert not wrong
+
+
+def test_a_signal_to_make_and_all_below_it_is_one_signal(
+    prepared: Callable[[str], Path], tmp_path: Path, tally: Callable
+) -> None:
+    """make passes on what its child has received already; together that must not count as two."""
+    options = "--budget.images_seen 0 --trainer.max_epochs -1 --trainer.log_every_n_steps 1"
+    found = []
+    for name in ("one", "two"):
+        run = TinyRun(SUBJECTS[0], prepared(SUBJECTS[0]), tmp_path, name)
+        words = f"{options} --workspace {tmp_path} --data.root {run.data}"
+        command = ["make", "train", f"EXP={run.experiment}", "CONFIG=smoke", f"RUN={name}"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        # `make test-faults` would pass its own options on.
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        victim = subprocess.Popen(
+            [*command, f"ARGS={words}"], cwd=ROOT, env=env, start_new_session=True, **pipes
+        )
+        deadline = time.monotonic() + 120
+        while not run.last.exists() and victim.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(victim.pid, signal.SIGTERM)
+        said = victim.communicate(timeout=60)[1]
+        if "is current" not in said or images_in(run.last) != run.images_logged():
+            found.append((name, images_in(run.last), run.images_logged(), said))
+    tally("S1", 2 - len(found), 2)
+    assert not found

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import Exit
 from faults import SUBJECTS, Call, Ended, call, run_all
+from sabotage import VALIDATION_STEP
 from tiny_run import BATCH, TinyRun, images_in
 
 pytestmark = pytest.mark.faults
@@ -88,6 +89,34 @@ def test_a_lost_loader_process_ends_a_run_that_saves_and_names_the_file(
     ]
     tally("W1", len(names) - len(wrong), len(names))
     assert not wrong
+
+
+def test_a_loader_process_that_hangs_does_not_keep_a_failing_run_from_ending(
+    tiny: Tiny, tally: Callable
+) -> None:
+    run = tiny(SUBJECTS[0], "stuck")
+    hang = call("sabotage:sleep", seconds=600)
+    reading = call("sabotage:on_reading", index=run.image_of(0, 4), epoch=0, do=[hang])
+    poison = call("sabotage:poison_images", nth=2)
+    (ended,) = run_all([run.fit("--data.num_workers", "2", sabotage=[reading, poison])])
+    holds = ended.code == Exit.NON_FINITE and not ended.left and not ended.hung
+    tally("W1", int(holds), 1)
+    assert holds, ended
+
+
+def test_a_loader_process_that_dies_idle_is_noticed_before_the_next_epoch(
+    tiny: Tiny, tally: Callable
+) -> None:
+    run = tiny(SUBJECTS[0], "idle")
+    kill = call(
+        "sabotage:on_call", function=VALIDATION_STEP, nth=1, do=[call("sabotage:kill_workers")]
+    )
+    victim = run.fit("--data.num_workers", "2", sabotage=[kill], timeout_s=LIMIT_S)
+    (ended,) = run_all([victim])
+    saved = images_in(run.last) == run.images_logged() == run.epoch_batches * BATCH
+    holds = ended.code == Exit.LOST and not ended.left and saved
+    tally("W1", int(holds), 1)
+    assert holds, ended
 
 
 def _index(run: TinyRun, moment: Moment) -> int:
