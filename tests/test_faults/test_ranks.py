@@ -97,5 +97,26 @@ def test_a_lost_rank_ends_the_run_with_the_first_cause(tiny: Tiny, tally: Callab
     assert not wrong
 
 
+def test_a_rank_that_dies_while_the_first_one_is_busy_is_named(tiny: Tiny, tally: Callable) -> None:
+    """No connection breaks then; Lightning would kill the first one without a word."""
+    run = tiny(SUBJECTS[0], "busy")
+    nth = run.epoch_batches // 2 + 2
+    busy = [call("sabotage:sleep", seconds=40)]
+    both = [
+        call(
+            "sabotage:in_rank",
+            rank=rank,
+            do=[call("sabotage:on_call", function=TRAINING_STEP, nth=nth, do=do)],
+        )
+        for rank, do in ((0, busy), (1, sent(signal.SIGKILL)))
+    ]
+    victim = run.fit(*OPTIONS, sabotage=_in_all(both), timeout_s=START_S + 40, grace_s=1)
+    (ended,) = run_all([victim])
+    named = any("rank 1: has ended" in line for line in ended.errors)
+    holds = ended.code == Exit.LOST and named and not ended.left
+    tally("P1", int(holds), 1)
+    assert holds, ended
+
+
 def _in_all(calls: list[Call]) -> list[Call]:
     return [call("faults:apply_in_rank", calls=calls), *calls]

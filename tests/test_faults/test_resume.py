@@ -148,6 +148,24 @@ def test_a_run_that_stops_at_a_trap_equals_one_that_never_stopped(
     assert not wrong
 
 
+def test_a_run_stopped_before_the_first_batch_of_an_epoch_equals_one_that_never_stopped(
+    subject: str, tiny: Tiny, tally: Callable
+) -> None:
+    """Nothing is saved at the end of the epoch before, so the stop itself has to."""
+    options = ("--trainer.check_val_every_n_epoch", "2")
+    expected = reference(tiny(subject, "every-other"), *options)
+    wrong = []
+    for epoch in (1, 2):
+        run = tiny(subject, f"before{epoch}")
+        send = call("sabotage:send", number=int(signal.SIGTERM))
+        index = run.image_of(epoch, 0)
+        reading = [call("sabotage:on_reading", index=index, epoch=epoch, do=[send])]
+        stop = Stop(reading, TERMINATED, epoch * run.epoch_batches)
+        wrong += stop_and_resume([Case(str(epoch), run, stop, expected, options)])
+    tally("K4", 2 - len(wrong), 2)
+    assert not wrong
+
+
 def test_three_crashes_and_resumptions_in_a_row_leave_no_trace(
     subject: str, tiny: Tiny, tally: Callable
 ) -> None:
