@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,17 @@ def test_a_benchmark_whose_training_fails_says_why(
         bench.main([experiment, "--config", "absent", "--rounds", "1"])
     result = Result(int(stop.value.code), *capfd.readouterr())
     says(result, 2, r"\S*: .*absent\.yaml.*; \S.*")
+
+
+def test_a_benchmark_whose_training_crashes_repeats_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = subprocess.CompletedProcess([], 1, "", "Traceback\nValueError: odd\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: crashed)
+    with pytest.raises(
+        UserError, match=r"error\[1\]: bench any: .*ValueError: odd.*; train it first"
+    ):
+        bench.training_rate("any", "smoke.yaml", tmp_path, {}, 1)
 
 
 @pytest.mark.parametrize(
