@@ -73,7 +73,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From now on they wait for `waiting`; Lightning has put its own handlers before."""
+        """From now on they wait for `waiting`."""
         self._deferring = True
         self._take_over()
 
