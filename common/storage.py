@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all."""
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,20 +64,22 @@ def whole_file(
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes ``folder`` at the end, or vanishes on an error.
 
-    Until it ends, what ``folder`` held before stays as it was.
+    Until it ends, what ``folder`` held before stays as it was. At the start, what killed processes
+    left of it and of its like is removed: the like of `name-<hash>` is `name-<any hash>`. What a
+    living process is writing stays, by a lock that the kernel drops with it, however it ends.
 
     Raises:
         UserError: the storage is full or not writable.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield partial
-            partial.chmod(0o755)
-            _replace(folder, partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with ExitStack() as held:
+            partial = _make_partial(folder, held)
+            try:
+                yield partial
+                partial.chmod(0o755)
+                _replace(folder, partial)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         remedy = "free some space or choose another --workspace, then run the same command again"
         raise _unwritable(folder, error, remedy, "what was there before was kept") from error
@@ -96,6 +100,48 @@ def sweep_partial_files(folder: Path) -> None:
     for partial in folder.rglob(".*.part"):
         with suppress(OSError):
             partial.unlink()
+
+
+def _make_partial(folder: Path, held: ExitStack) -> Path:
+    """Makes the folder that is written first, and locks it for as long as ``held`` lasts."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Between a folder's making and its locking nobody else may sweep.
+    with ExitStack() as start:
+        # Not every file system can lock; then nothing is swept.
+        with suppress(OSError):
+            start.enter_context(_locked(folder.parent, fcntl.LOCK_EX))
+            _sweep(folder)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        with suppress(OSError):
+            held.enter_context(_locked(partial, fcntl.LOCK_SH))
+    return partial
+
+
+def _sweep(folder: Path) -> None:
+    stem = re.escape(re.sub(r"-[0-9a-f]+$", "", folder.name))
+    left_over = re.compile(rf"\.{stem}(-[0-9a-f]+)?\.[a-z0-9_]{{8}}(\.old)?")
+    for path in sorted(folder.parent.iterdir()):
+        if left_over.fullmatch(path.name) and path.is_dir() and not _is_in_use(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Also where the file system cannot tell."""
+    try:
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except OSError:
+        return True
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(folder: Path, partial: Path) -> None:

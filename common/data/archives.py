@@ -17,8 +17,8 @@ from pathlib import Path
 
 from common.data.archive_members import Member, Refused, damage, kind_of, members
 from common.data.freshness import state_of
-from common.data.unfinished import swept_folder
 from common.errors import Exit, UserError, relative, visible
+from common.storage import whole_folder
 
 _ENDING = re.compile(r"(\.tar)?\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz)$", re.IGNORECASE)
 _BLOCK = 2**20
@@ -78,7 +78,7 @@ def extracted(archive: Path, home: Path, limits: Limits = DEFAULT_LIMITS) -> Pat
         sizes = [member.size for member, _ in _accepted(archive, limits)]
         _refuse_small_disk(target, sum(sizes) + len(sizes) * _DISK_BLOCK)
         print(f"extracting {relative(archive)} ({len(sizes)} members)", flush=True)
-        with swept_folder(target) as partial:
+        with whole_folder(target) as partial:
             _extract(archive, partial, limits)
             if state_of(archive) != state:
                 raise Refused("", "was changed while it was read")

@@ -18,8 +18,8 @@ from common.data.freshness import is_current, remember
 from common.data.manifest import SPLITS, Sample
 from common.data.prepared import Prepared
 from common.data.splits import SPLIT_FOLDERS
-from common.data.unfinished import swept_folder
 from common.errors import Exit, UserError, relative, visible
+from common.storage import whole_folder
 
 if TYPE_CHECKING:
     from common.data.datamodule import ImageDataModule
@@ -163,7 +163,7 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
     if target.is_dir():
         return
     _say(f"no --data.root: simulating {data.simulated_images} images")
-    with swept_folder(target) as unfinished:
+    with whole_folder(target) as unfinished:
         data.simulate(unfinished)
 
 

@@ -20,7 +20,7 @@ from common.data import packing
 from common.data.check import Checked, check
 from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe, report_of
-from common.data.unfinished import swept_folder
+from common.storage import whole_folder
 
 
 def prepare(
@@ -45,7 +45,7 @@ def prepare(
         UserError: as `check`, or the window comes down to one grey value.
     """
     report = report_of(folder.parent, recipe.experiment)
-    with swept_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         with packing.Scratch(partial) as scratch:
             checked = check(root, samples, recipe, report, scratch, skip_bad, say)
             indexed = _number(checked.samples)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from common.data.unfinished import swept_folder
+from common.storage import whole_folder
 
 
 def killed_while_writing(folder: Path) -> None:
     child = os.fork()
     if not child:
-        with swept_folder(folder) as unfinished:
+        with whole_folder(folder) as unfinished:
             (unfinished / "half").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -27,7 +27,7 @@ def names(folder: Path) -> list[str]:
 def test_what_a_killed_process_left_is_swept_at_the_next_start(killed: str, tmp_path: Path) -> None:
     killed_while_writing(tmp_path / killed)
     assert len(names(tmp_path)) == 1 and names(tmp_path)[0].startswith(f".{killed}.")
-    with swept_folder(tmp_path / "x-0a1b") as unfinished:
+    with whole_folder(tmp_path / "x-0a1b") as unfinished:
         assert names(tmp_path) == [unfinished.name]
         (unfinished / "whole").write_bytes(b"whole")
     assert names(tmp_path) == ["x-0a1b"] and names(tmp_path / "x-0a1b") == ["whole"]
@@ -35,7 +35,7 @@ def test_what_a_killed_process_left_is_swept_at_the_next_start(killed: str, tmp_
 
 def test_an_old_folder_that_was_being_replaced_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".x-0a1b.abcd1234.old").mkdir()
-    with swept_folder(tmp_path / "x-0a1b"):
+    with whole_folder(tmp_path / "x-0a1b"):
         pass
     assert names(tmp_path) == ["x-0a1b"]
 
@@ -44,20 +44,20 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        with swept_folder(tmp_path / "x-0a1b") as unfinished:
+        with whole_folder(tmp_path / "x-0a1b") as unfinished:
             (unfinished / "half").write_bytes(b"half")
             os.write(writing, b"!")
             time.sleep(60)
         os._exit(0)
     try:
         os.read(reading, 1)
-        with swept_folder(tmp_path / "x-0a1b") as unfinished:
+        with whole_folder(tmp_path / "x-0a1b") as unfinished:
             others = [name for name in names(tmp_path) if name != unfinished.name]
             assert len(others) == 1 and (tmp_path / others[0] / "half").is_file()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    with swept_folder(tmp_path / "x-0a1b"):
+    with whole_folder(tmp_path / "x-0a1b"):
         pass
     assert names(tmp_path) == ["x-0a1b"]
 
@@ -68,13 +68,13 @@ def test_nothing_but_its_own_kind_is_swept(tmp_path: Path) -> None:
     for name in kept:
         (tmp_path / name).mkdir()
     (tmp_path / ".x-77ff.abcd1234").write_text("a file")
-    with swept_folder(tmp_path / "x-0a1b"):
+    with whole_folder(tmp_path / "x-0a1b"):
         pass
     assert names(tmp_path) == sorted([*kept, ".x-77ff.abcd1234", "x-0a1b"])
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), swept_folder(tmp_path / "deep/er/x-0a1b") as unfinished:
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "deep/er/x-0a1b") as unfinished:
         (unfinished / "half").write_bytes(b"half")
         raise KeyboardInterrupt
     assert names(tmp_path / "deep/er") == []
