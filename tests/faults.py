@@ -95,7 +95,7 @@ class Victim:
 
 
 class Ended(NamedTuple):
-    """How it ended: a negative code is a signal, `left` are processes that outlived it."""
+    """How it ended, and at what time; a negative code is a signal, `left` outlived it."""
 
     code: int
     out: str
@@ -103,6 +103,7 @@ class Ended(NamedTuple):
     elapsed: float
     hung: bool
     left: list[str]
+    at: float
 
     @property
     def errors(self) -> list[str]:
@@ -156,12 +157,12 @@ def _run(victim: Victim) -> Ended:
         with _STARTING:
             process.start()
         hung = _steer(process, victim, started + victim.timeout_s)
-        elapsed = time.monotonic() - started
+        elapsed, at = time.monotonic() - started, time.time()
         left = _kill_rest(process.pid, 0 if hung else victim.grace_s)
         with _STARTING:
             code = process.exitcode
         texts = [p.read_text(errors="replace") if p.exists() else "" for p in (out, err)]
-        return Ended(code, *texts, elapsed, hung, [] if hung else left)
+        return Ended(code, *texts, elapsed, hung, [] if hung else left, at)
 
 
 def _steer(process: BaseProcess, victim: Victim, deadline: float) -> bool:

@@ -113,38 +113,21 @@ def test_a_second_signal_ends_the_process(second: int, where: str) -> None:
     assert in_child(work) == 128 + second
 
 
-def test_the_echo_of_a_signal_does_not_end_the_process() -> None:
-    """make passes on what the whole process group has received."""
-
+@pytest.mark.parametrize(
+    ("times", "pause", "is_first_rank"),
+    # make passes on what the whole process group has received; other ranks end with the first.
+    [(1, 0.0, True), (3, 0.0, True), (2, 0.3, False)],
+    ids=["one signal", "its echo", "two in another rank"],
+)
+def test_the_process_goes_on_after(times: int, pause: float, is_first_rank: bool) -> None:
     def work() -> None:
         one = Interrupts()
         with one.listening():
             one.defer()
-            for _ in range(3):
+            one.is_first_rank = is_first_rank
+            for _ in range(times):
                 signal.raise_signal(signal.SIGTERM)
-
-    assert in_child(work) == 99
-
-
-def test_another_rank_is_not_ended_by_a_second_signal() -> None:
-    def work() -> None:
-        one = Interrupts()
-        with one.listening():
-            one.defer()
-            one.is_first_rank = False
-            signal.raise_signal(signal.SIGTERM)
-            time.sleep(0.3)
-            signal.raise_signal(signal.SIGTERM)
-
-    assert in_child(work) == 99
-
-
-def test_one_signal_does_not_end_the_process() -> None:
-    def work() -> None:
-        one = Interrupts()
-        with one.listening():
-            one.defer()
-            signal.raise_signal(signal.SIGTERM)
+                time.sleep(pause)
 
     assert in_child(work) == 99
 

@@ -11,18 +11,12 @@ from pathlib import Path
 import pytest
 
 from faults import Alive, Victim, call, in_session, run_all, run_one
+from tiny_operator import operator
 
 pytestmark = pytest.mark.faults
 
 NOBODY = 65534
-OPERATOR = """
-#include <torch/csrc/stable/library.h>
-static int64_t twice(int64_t x) { return 2 * x; }
-STABLE_TORCH_LIBRARY(build_fault, m) { m.def("twice(int x) -> int"); }
-STABLE_TORCH_LIBRARY_IMPL(build_fault, CompositeExplicitAutograd, m) {
-  m.impl("twice", TORCH_BOX(&twice));
-}
-"""
+OPERATOR = operator("build_fault")
 # Loads it as two callers would, and computes with it or with its reference.
 CALLER = """
 import os, sys

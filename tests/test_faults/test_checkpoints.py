@@ -19,8 +19,8 @@ import torch
 from common.errors import Exit, UserError
 from common.runs.checkpoints import load_checkpoint
 from faults import SUBJECTS, Alive, Victim, call, run_all, run_one
-from sabotage import Event
 from tiny_run import BATCH, TinyRun, images_in, newest, read
+from watched_saves import Event
 
 pytestmark = pytest.mark.faults
 
@@ -68,8 +68,8 @@ def events_of(log: Path) -> list[Event]:
 
 def saves(folder: Path, count: int, first: int = 1, **watch: object) -> Victim:
     calls = [
-        call("sabotage:watch_saves", folder=str(folder), **watch),
-        call("sabotage:save_epochs", folder=str(folder), count=count, first=first),
+        call("watched_saves:watch_saves", folder=str(folder), **watch),
+        call("watched_saves:save_epochs", folder=str(folder), count=count, first=first),
     ]
     return Victim(sabotage=calls)
 
@@ -124,7 +124,7 @@ def test_a_run_killed_within_a_save_goes_on_and_ends_as_if_nothing_had_been(
 ) -> None:
     whole = tiny(subject, "whole")
     log = whole.workspace / "log"
-    watch = partial(call, "sabotage:watch_saves")
+    watch = partial(call, "watched_saves:watch_saves")
     watched = watch(folder=str(whole.last.parent), log=str(log))
     assert run_one(whole.fit(sabotage=[watched])).code == 0
     events = events_of(log)

@@ -14,7 +14,6 @@ import pytest
 import wandb
 import yaml
 from PIL import Image
-from wandb_log import WandbRecord, records_of
 
 from common.data.cards import Card
 from common.data.findings import Findings
@@ -33,6 +32,7 @@ from common.runs.folder import RunFolder
 from common.runs.metrics_csv import MetricsCSV, truncate
 from common.tables import to_csv
 from common.tracking import Tracking, WandbRun
+from wandb_log import WandbRecord, records_of
 
 pytestmark = pytest.mark.faults
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 import yaml
 from PIL import Image
-from wandb_log import WandbRecord, records_of
 
 from common.privacy import MASKED
 from experiments.cilia_cvae.simulator import simulate
 from running import ROOT
+from wandb_log import WandbRecord, records_of
 
 pytestmark = pytest.mark.faults
 

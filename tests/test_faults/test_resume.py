@@ -104,6 +104,12 @@ def stop_and_resume(cases: Sequence[Case]) -> list[tuple]:
     ]
 
 
+def all_equal(group: str, cases: Sequence[Case], tally: Callable) -> None:
+    wrong = stop_and_resume(cases)
+    tally(group, len(cases) - len(wrong), len(cases))
+    assert not wrong
+
+
 def test_two_runs_differ_where_their_seeds_do(subject: str, tiny: Tiny) -> None:
     runs = [tiny(subject, name) for name in ("one", "again", "other")]
     seeds = ("0", "0", "1")
@@ -125,9 +131,7 @@ def test_a_stopped_run_that_goes_on_equals_one_that_never_stopped(
     for k, (name, workers) in enumerate(cases):
         options = (*SAVE_EVERY, "--data.num_workers", workers)
         steps.append(Case(name, tiny(subject, f"stopped{k}"), stopped[name], expected, options))
-    wrong = stop_and_resume(steps)
-    tally("K3", len(cases) - len(wrong), len(cases))
-    assert not wrong
+    all_equal("K3", steps, tally)
 
 
 def test_a_run_that_stops_at_a_trap_equals_one_that_never_stopped(
@@ -143,9 +147,7 @@ def test_a_run_that_stops_at_a_trap_equals_one_that_never_stopped(
     for k, (name, stop) in enumerate(stopped.items()):
         again, outcome = (LAZY, lazy) if name == "lazy step" else ([], plain)
         steps.append(Case(name, tiny(subject, f"trap{k}"), stop, outcome, again=again))
-    wrong = stop_and_resume(steps)
-    tally("K4", len(stopped) - len(wrong), len(stopped))
-    assert not wrong
+    all_equal("K4", steps, tally)
 
 
 def test_a_run_stopped_before_the_first_batch_of_an_epoch_equals_one_that_never_stopped(
@@ -154,16 +156,15 @@ def test_a_run_stopped_before_the_first_batch_of_an_epoch_equals_one_that_never_
     """Nothing is saved at the end of the epoch before, so the stop itself has to."""
     options = ("--trainer.check_val_every_n_epoch", "2")
     expected = reference(tiny(subject, "every-other"), *options)
-    wrong = []
+    cases = []
     for epoch in (1, 2):
         run = tiny(subject, f"before{epoch}")
         send = call("sabotage:send", number=int(signal.SIGTERM))
         index = run.image_of(epoch, 0)
         reading = [call("sabotage:on_reading", index=index, epoch=epoch, do=[send])]
         stop = Stop(reading, TERMINATED, epoch * run.epoch_batches)
-        wrong += stop_and_resume([Case(str(epoch), run, stop, expected, options)])
-    tally("K4", 2 - len(wrong), 2)
-    assert not wrong
+        cases.append(Case(str(epoch), run, stop, expected, options))
+    all_equal("K4", cases, tally)
 
 
 def test_three_crashes_and_resumptions_in_a_row_leave_no_trace(

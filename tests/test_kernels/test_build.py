@@ -10,15 +10,9 @@ import torch
 from common.errors import Exit, quoted_error
 from kernels import build as building
 from kernels.build import BuildFailed, BuildStalled, build, load
+from tiny_operator import operator
 
-OPERATOR = """
-#include <torch/csrc/stable/library.h>
-static int64_t twice(int64_t x) { return 2 * x; }
-STABLE_TORCH_LIBRARY(build_test, m) { m.def("twice(int x) -> int"); }
-STABLE_TORCH_LIBRARY_IMPL(build_test, CompositeExplicitAutograd, m) {
-  m.impl("twice", TORCH_BOX(&twice));
-}
-"""
+OPERATOR = operator("build_test")
 # Notes that it ran, and what it was asked for; then writes its output file.
 COMPILES = """
 echo "$@" >> "$0.ran"
