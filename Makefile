@@ -6,6 +6,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+BUILT := $(VENV)/.kernels
 RUNNER := $(VENV)/bin/python
 EXP ?= cilia_cvae
 CLI = $(RUNNER) experiments/$(EXP)/cli.py
@@ -19,10 +20,14 @@ overlay = $(if $(HW),--config common/configs/$(HW).yaml)
 data = $(if $(DATA),--data.root "$(DATA)")
 run = $(if $(RUN),--run "$(RUN)")
 
-.PHONY: help known setup check-data prepare train generate evaluate report demo test test-slow test-faults soak lint bench
+# The stamp cannot tell whether another cache or another card has its library.
+recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
+
+.PHONY: help known recheck setup check-data prepare train generate evaluate report demo test test-slow test-faults soak \
+	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= RUN= RESUME= N= HW= ARGS="
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
@@ -41,14 +46,14 @@ check-data: $(READY) known ## look at every file and the split of EXP's data (DA
 prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder, .zip or .tar)
 	@$(CLI) prepare --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
-train: $(READY) known ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
+train: $(READY) known $(BUILT) ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
 	@$(CLI) fit $(if $(RESUME),--resume $(RESUME:1=true) $(if $(config),--config $(config)),--config \
 		$(or $(config),$(default_config))) $(overlay) $(data) $(run) $(ARGS)
 
-generate: $(READY) known ## N images from the newest run of EXP, or from RUN
+generate: $(READY) known $(BUILT) ## N images from the newest run of EXP, or from RUN
 	@$(CLI) generate $(run) $(if $(N),--n $(N)) $(ARGS)
 
-evaluate: $(READY) known ## the generated images against the held-out split
+evaluate: $(READY) known $(BUILT) ## the generated images against the held-out split
 	@$(CLI) evaluate $(run) $(ARGS)
 
 report: $(READY) ## all runs side by side in reports/index.html
@@ -62,26 +67,52 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 	done
 	@$(MAKE) --no-print-directory report
 
-test: $(READY) ## the tests that CI runs
+test: $(READY) $(BUILT) ## the tests that CI runs
 	@$(RUNNER) -m ruff check --quiet .
 	@$(RUNNER) -m ruff format --check --quiet .
 	@$(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error)
 
-test-slow: $(READY) ## the tests that take minutes
+test-slow: $(READY) $(BUILT) ## the tests that take minutes
 	@$(RUNNER) -m pytest -q -m "slow" $(ARGS)
 
-test-faults: $(READY) ## kills, damage, full disks, bad input: at most 15 minutes; the count at the end
+test-faults: $(READY) $(BUILT) ## kills, damage, full disks, bad input: at most 15 minutes; the count at the end
 	@$(RUNNER) -m pytest -q -m "faults and not soak" tests/test_faults $(ARGS)
 
-soak: $(READY) ## ten minutes of training: memory, descriptors, speed and disk must not drift
+soak: $(READY) $(BUILT) ## ten minutes of training: memory, descriptors, speed and disk must not drift
 	@$(RUNNER) -m pytest -q -m soak tests/test_faults $(ARGS)
 
 lint: $(READY) ## style, and the formatting it can mend
 	@$(RUNNER) -m ruff check --fix .
 	@$(RUNNER) -m ruff format .
 
-bench: $(READY) known ## images/s of EXP in training, what each speed setting brings, the loader alone
+bench: $(READY) known $(BUILT) ## images/s of EXP in training, what each speed setting brings, the loader alone
 	@$(RUNNER) -m common.bench $(EXP) $(ARGS)
+
+kernels: $(READY) ## compile the operators in C++, and in CUDA where torch has it; CUDA=1 insists on both
+	@$(RUNNER) kernels/build.py --retry --strict --stamp $(BUILT) $(if $(CUDA),--cuda) $(ARGS)
+
+kernels-check-cuda: $(READY) ## compile the CUDA operators without a GPU: warnings, registers, spills, symbols
+	@$(RUNNER) -m kernels.cuda_check $(ARGS)
+
+# Without these, glibc hands large tensors back to the system after each operation.
+MALLOC := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_TOP_PAD_=268435456
+
+bench-kernels: $(READY) $(BUILT) ## each operator beside its reference and the best of torch; into reports/
+	@$(MALLOC) $(RUNNER) -m kernels.bench $(ARGS)
+
+# Sets nothing up: a GPU machine may have no way to install anything.
+gpu-check: ## build, CUDA tests and benchmark with PYTHON, which has torch, numpy and pytest, beside nvcc
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
+		{ echo "error[1]: gpu-check: the torch of $(PYTHON) finds no GPU; run it on a machine with one, or name a Python with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) kernels/build.py --cuda --strict
+	@code=0; $(PYTHON) -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels/test_cuda.py || code=1; \
+		$(PYTHON) -m kernels.bench --device cuda $(ARGS) || code=1; exit $$code
+
+# What cannot be compiled is said in one line, and everything runs without it.
+$(BUILT): $(READY) $(wildcard $(addprefix kernels/,build.py toolchain.py cache.py csrc/*.* csrc/*/*.*)) $(recheck)
+	@$(RUNNER) kernels/build.py --quiet --stamp $@
+
+recheck:
 
 known:
 	@test -f experiments/$(EXP)/cli.py || \

@@ -1,0 +1,39 @@
+// y = clamp(gain * act(scale * x + strength * noise + bias)) on x seen as [n, c, p].
+#pragma once
+
+#include "activation.h"
+
+struct EpilogueArgs {
+  Dtype dtype;
+  Act act;
+  bool channels_last;  // memory order [n, p, c] instead of [n, c, p]
+  // Backward: `x` is the output y of the forward pass, whose sign tells the slope.
+  bool from_output;
+  bool scaled;  // backward: the result is multiplied by `scale`
+  int64_t n, c, p;
+  int64_t noise_n;  // 1: all samples share it
+  double alpha, gain;
+  // Negative: none. Backward: rounded to `dtype`; an output that is so, too, has no gradient once
+  // it has reached the bound.
+  double clamp;
+  // Of `dtype`. Forward: x -> out. Backward: dy and x -> out; x may be null where the slope is 1.
+  const void *x, *dy;
+  void* out;
+  // Of the accumulation type; null where absent. [n, c], [noise_n, p], [1], [c].
+  const void *scale, *noise, *strength, *bias;
+  // Backward; of the accumulation type; null where unwanted: sums over one part of the pixels of
+  // sample n, laid out [n, parts, c].
+  void *sum_scale, *sum_strength, *sum_bias;
+};
+
+// Channels-last sums are formed over runs of this many pixels, whatever the number of threads.
+constexpr int64_t kPixelsPerPart = 256;
+
+static inline int64_t epilogue_parts(const EpilogueArgs& a) {
+  return a.channels_last ? (a.p + kPixelsPerPart - 1) / kPixelsPerPart : 1;
+}
+
+// Items of work: planes of one channel, or runs of pixels of all channels.
+static inline int64_t epilogue_items(const EpilogueArgs& a) {
+  return a.channels_last ? a.n * epilogue_parts(a) : a.n * a.c;
+}

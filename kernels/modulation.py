@@ -1,0 +1,140 @@
+"""Convolution whose weights each sample scales by its own styles, Karras et al. 2020 (StyleGAN2).
+
+A composition: torch convolves, compiled operators resample and do what follows. With w' = w * s and
+d = 1 / sqrt(sum w'^2 + 1e-8), equations 1 to 3 of the paper, a sample's convolution with d * w'
+equals d * conv(s * x, w): no sample needs weights of its own.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.activation import noise_bias_act
+from kernels.convolution import Resampling, convolve
+from kernels.fused_resampling import upfirdn2d_bias_act
+from kernels.resampling import parsed_padding
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | list[int] = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+) -> Tensor:
+    """Modulated convolution, with resampling and noise; no bias and no activation.
+
+    Differentiable to any order in every tensor but the filter.
+
+    Args:
+        x: [N, C_in, H, W] of any floating type; its type and layout are those of the result.
+        weight: [C_out, C_in, kh, kw].
+        styles: [N, C_in].
+        noise: added to the result; [N or 1, 1, H_out, W_out], or anything that broadcasts.
+        up: integer factor of upsampling, before the convolution.
+        down: integer factor of downsampling, after it.
+        padding: of the upsampled image: a number, [x, y] or [x0, x1, y0, y1].
+        resample_filter: low-pass filter of `setup_filter` for ``up`` and ``down``.
+        demodulate: scales each output channel of each sample to unit expected variance.
+        flip_weight: True correlates as torch does; False convolves, with the kernel mirrored.
+
+    Raises:
+        ValueError: a shape or a factor does not fit.
+    """
+    how = (up, down, padding, resample_filter, demodulate, flip_weight)
+    plain = noise is None or list(noise.shape[:-2]) in ([len(x), 1], [1, 1], [])
+    if noise is not None and plain:
+        noise = noise.reshape(-1, 1, *noise.shape[-2:])
+    y = modulated_layer(x, weight, styles, noise if plain else None, *how, act="linear")
+    return y if plain else y + noise.to(y.dtype)
+
+
+def modulated_layer(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | list[int] = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    strength: Tensor | float | None = None,
+    b: Tensor | None = None,
+    act: str = "lrelu",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """`modulated_conv2d`, then `noise_bias_act`, with all that follows the convolution in one pass.
+
+    The arguments are those of the two.
+
+    Raises:
+        ValueError: a shape or a factor does not fit.
+    """
+    _check(x, weight, styles, up, down)
+    if x.dtype == torch.float16 and demodulate:
+        weight, styles = _normalized(weight, styles)
+    scale = demodulation(weight, styles) if demodulate else None
+    job = Resampling(up, down, parsed_padding(padding), resample_filter, flip_weight)
+    if weights_per_sample(x, weight):
+        w = weight * styles[:, None, :, None, None]
+        w = w if scale is None else w * scale[:, :, None, None, None]
+        y, closing = convolve(x.flatten(0, 1)[None], w.flatten(0, 1).to(x.dtype), job, len(x))
+        y, scale = y.unflatten(1, [len(x), -1])[0], None
+    else:
+        x = noise_bias_act(x, act="linear", scale=styles)
+        y, closing = convolve(x, weight.to(x.dtype), job)
+    epilogue = (noise, strength, b, act, alpha, gain, clamp, scale)
+    if closing is None:
+        return noise_bias_act(y, *epilogue)
+    names = ("noise", "strength", "b", "act", "alpha", "gain", "clamp", "scale")
+    closing |= zip(names, epilogue, strict=True)
+    return upfirdn2d_bias_act(y, resample_filter, **closing)
+
+
+def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+    """What brings the output channels of each sample to unit expected variance, in float32.
+
+    Args:
+        weight: [C_out, C_in, kh, kw].
+        styles: [N, C_in].
+
+    Returns:
+        1 / sqrt(sum over C_in, kh, kw of (weight * styles)^2 + 1e-8), [N, C_out]; equation 3.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        energy = styles.to(wide).square() @ weight.to(wide).square().sum((2, 3)).T
+        return (energy + 1e-8).rsqrt()
+
+
+def weights_per_sample(x: Tensor, weight: Tensor) -> bool:
+    """Whether one grouped convolution with weights for each sample is the faster way to compute it.
+
+    It saves two passes over the activations and costs one over N times the weights.
+    """
+    return len(x) == 1
+
+
+def _normalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
+    """Demodulation undoes any factor; without this one, products leave the range of float16."""
+    largest = weight.abs().amax((1, 2, 3), keepdim=True)
+    weight = weight / (weight[0].numel() ** 0.5 * largest)
+    return weight, styles / styles.abs().amax(1, keepdim=True)
+
+
+def _check(x: Tensor, weight: Tensor, styles: Tensor, up: int, down: int) -> None:
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+        shapes = f"x of shape {list(x.shape)} and weight of shape {list(weight.shape)}"
+        raise ValueError(f"{shapes} do not fit; give [N, C_in, H, W] and [C_out, C_in, kh, kw]")
+    if list(styles.shape) != list(x.shape[:2]):
+        raise ValueError(f"styles of shape {list(styles.shape)} is not {list(x.shape[:2])}")
+    if up < 1 or down < 1:
+        raise ValueError(f"up={up}, down={down}: the factors must be whole numbers of at least 1")

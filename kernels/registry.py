@@ -1,0 +1,108 @@
+"""Where operators are declared, and whether a call runs compiled code or the torch reference."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from kernels import build
+
+SWITCH = "KERNELS"
+MODES = ("auto", "ref", "native")
+
+_log = logging.getLogger("kernels")
+_library = torch.library.Library("kernels", "DEF")
+_loaded: dict[str, Path] = {}
+_missing: dict[str, str] = {}
+
+
+def operator(
+    schema: str,
+    reference: Callable,
+    fake: Callable,
+    backward: Callable | None = None,
+    setup_context: Callable | None = None,
+) -> Callable:
+    """Declares ``torch.ops.kernels.<name>`` and returns it.
+
+    Args:
+        schema: ``name(Tensor x, ...) -> Tensor`` in torch's schema language.
+        reference: plain torch; runs on every device that no compiled library serves.
+        fake: shapes, strides and dtypes of the results, without data.
+        backward: gradients of the inputs; built of declared operators, so that it can be
+            differentiated again.
+        setup_context: what the forward pass keeps for ``backward``.
+    """
+    name = f"kernels::{schema.split('(')[0]}"
+    _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(name, fake, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
+    return getattr(torch.ops.kernels, name.split("::")[1]).default
+
+
+def native(x: torch.Tensor) -> bool:
+    """Whether a call on ``x`` goes to the declared operator; otherwise to its torch reference.
+
+    Raises:
+        RuntimeError: the mode is ``native`` and no compiled library serves the device of ``x``.
+    """
+    device = x.device.type
+    # CUDA code is built for the types that networks train in.
+    served = device in _loaded and (device == "cpu" or x.dtype != torch.float64)
+    if _mode == "native" and not served:
+        why = _missing.get(device, f"there are no compiled operators for {x.dtype} on {device}")
+        raise RuntimeError(f"error[2]: {SWITCH}=native: {why}; run `make kernels`, or use auto")
+    return served and _mode != "ref"
+
+
+@contextmanager
+def using(mode: str) -> Iterator[None]:
+    """Sets the mode of the whole process for a while: ``auto``, ``ref`` or ``native``.
+
+    Raises:
+        RuntimeError: there is no such mode.
+    """
+    global _mode
+    before, _mode = _mode, _checked(mode)
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+def status() -> dict[str, object]:
+    """The mode, the loaded library of each device, and why one is not loaded."""
+    return {"mode": _mode, "loaded": dict(_loaded), "missing": dict(_missing)}
+
+
+def _checked(mode: str) -> str:
+    if mode not in MODES:
+        raise RuntimeError(f"error[2]: {SWITCH}={mode}: is not known; give {', '.join(MODES)}")
+    return mode
+
+
+def _load(device: str, library: "build.Library") -> None:
+    """Loads what was built before; an import never builds."""
+    path = build.find(library)
+    if path is None:
+        _missing[device] = f"the {device} operators are not built"
+    else:
+        try:
+            torch.ops.load_library(path)
+            _loaded[device] = path
+        except OSError as error:
+            _missing[device] = f"{path.name} cannot be loaded ({error}); delete it"
+    if reason := _missing.get(device):
+        _log.info("%s: the torch reference runs, which is slower; run `make kernels`", reason)
+
+
+_mode = _checked(os.environ.get(SWITCH) or "auto")
+if _mode != "ref":
+    _load("cpu", build.CPU)
+    if torch.version.cuda is not None:
+        _load("cuda", build.CUDA)

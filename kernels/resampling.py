@@ -1,0 +1,204 @@
+"""Resampling of images by FIR filters: public functions over the operator of ``kernels/fir.py``.
+
+Conventions are those of StyleGAN2 and its successors (Karras et al. 2020).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.fir import Sampling, resample, taps
+
+Factor = int | Sequence[int]
+
+
+def setup_filter(
+    f: Tensor | Sequence | float | None,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """Makes the filter that the other functions take.
+
+    Args:
+        f: taps [fh, fw], or [taps] for both axes; a number is one tap, None is [1].
+        device: of the result.
+        normalize: divide by the sum.
+        flip_filter: reverse the taps.
+        gain: factor of a constant image.
+        separable: keep one dimension; by default, filters of one dimension and 8 or more taps do.
+
+    Returns:
+        float32 filter, [taps] or [fh, fw].
+
+    Raises:
+        ValueError: there are no taps, or more than two dimensions; or more than one, or a negative
+            gain, where it must be separable.
+    """
+    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    if f.ndim > 2 or not f.numel():
+        raise ValueError(f"f of shape {list(f.shape)} is no filter; give [taps] or [fh, fw]")
+    f = f.reshape(1) if f.ndim == 0 else f
+    if separable is None:
+        separable = f.ndim == 1 and f.numel() >= 8
+    if separable and (f.ndim > 1 or gain < 0):
+        raise ValueError("a separable filter needs [taps] and a gain of at least 0")
+    if f.ndim == 1 and not separable:
+        f = f.outer(f)
+    if normalize:
+        f = f / f.sum()
+    if flip_filter:
+        f = f.flip(list(range(f.ndim)))
+    return (f * gain ** (f.ndim / 2)).to(device)
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Factor = 1,
+    down: Factor = 1,
+    padding: Factor = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Inserts zeros, pads, filters, multiplies by a gain and keeps every ``down``-th pixel.
+
+    Differentiable to any order with respect to ``x``; the filter gets no gradient.
+
+    Args:
+        x: images [N, C, H, W] of a floating type; its type and layout are those of the result.
+        f: float32 filter [fh, fw], or [taps] for both axes, of `setup_filter`; None is [1].
+        up: each pixel is followed by ``up - 1`` zeros; a number or [x, y].
+        down: factor of decimation; a number or [x, y].
+        padding: zeros around the upsampled image, negative to crop it; a number, [x, y] or
+            [left, right, top, bottom].
+        flip_filter: correlate instead of convolve.
+        gain: factor of the result.
+
+    Raises:
+        ValueError: a factor is below 1, ``f`` is no float32 filter, or no pixel would be left.
+        TypeError: ``x`` is not of a floating type.
+    """
+    f = checked_filter(x, f)
+    return resample(x, f, checked_sampling(x, f, up, down, padding, flip_filter, gain))
+
+
+def filter2d(
+    x: Tensor,
+    f: Tensor | None,
+    padding: Factor = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Filters images; without ``padding`` their size stays. Arguments as in `upfirdn2d`."""
+    f = checked_filter(x, f)
+    padding = parsed_padding(padding, [n // 2 for n in taps(f)], [(n - 1) // 2 for n in taps(f)])
+    return upfirdn2d(x, f, 1, 1, padding, flip_filter, gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: Factor = 2,
+    padding: Factor = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Enlarges images by ``up``; ``padding`` counts pixels of the result, others as `upfirdn2d`."""
+    f = checked_filter(x, f)
+    up_x, up_y = _pair(up, "up")
+    sizes = list(zip(taps(f), (up_y, up_x), strict=True))
+    before, after = [(n + u - 1) // 2 for n, u in sizes], [(n - u) // 2 for n, u in sizes]
+    return upfirdn2d(
+        x, f, up, 1, parsed_padding(padding, before, after), flip_filter, gain * up_x * up_y
+    )
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: Factor = 2,
+    padding: Factor = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Reduces images by ``down``; ``padding`` counts pixels of ``x``, others as `upfirdn2d`."""
+    f = checked_filter(x, f)
+    down_x, down_y = _pair(down, "down")
+    sizes = list(zip(taps(f), (down_y, down_x), strict=True))
+    before, after = [(n - d + 1) // 2 for n, d in sizes], [(n - d) // 2 for n, d in sizes]
+    return upfirdn2d(x, f, 1, down, parsed_padding(padding, before, after), flip_filter, gain)
+
+
+def checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
+    """The filter, [1, 1] for None.
+
+    Raises:
+        ValueError: it is not float32 with one or two dimensions, or not where ``x`` is, or ``x`` is
+            not [N, C, H, W].
+        TypeError: ``x`` is not of a floating type.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x of shape {list(x.shape)} is not [N, C, H, W]")
+    if not x.is_floating_point():
+        raise TypeError(f"x is of type {x.dtype}, not of a floating type; convert it by .float()")
+    if f is None:
+        return torch.ones([1, 1], device=x.device)
+    if f.dtype != torch.float32 or f.ndim not in (1, 2) or not f.numel():
+        raise ValueError(
+            f"f of shape {list(f.shape)} and type {f.dtype} is no filter; make it by setup_filter"
+        )
+    if f.device != x.device:
+        raise ValueError(f"f is on {f.device} and x on {x.device}; move one of them")
+    return f
+
+
+def checked_sampling(
+    x: Tensor,
+    f: Tensor,
+    up: Factor,
+    down: Factor,
+    padding: Factor,
+    flip_filter: bool,
+    gain: float,
+) -> Sampling:
+    """The constants of one call.
+
+    Raises:
+        ValueError: a factor is below 1, the padding is not understood, or no pixel would be left.
+    """
+    factors = _pair(up, "up"), _pair(down, "down")
+    sampling = Sampling(*factors, parsed_padding(padding), flip_filter, float(gain))
+    if min(sampling.size(x, f)) < 1:
+        raise ValueError(
+            f"padding={padding} leaves no pixel of an image [H, W] of {list(x.shape[2:])} under a "
+            f"filter of {list(f.shape)}; give more padding or a smaller filter"
+        )
+    return sampling
+
+
+def _pair(factor: Factor, name: str) -> list[int]:
+    pair = [factor] * 2 if isinstance(factor, int) else list(factor)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{name}={factor}: is not a number of at least 1, or two of them: [x, y]")
+    return pair
+
+
+def parsed_padding(
+    padding: Factor, before: Sequence[int] = (0, 0), after: Sequence[int] = (0, 0)
+) -> list[int]:
+    """Left, right, top, bottom; ``before`` and ``after`` are added along y and along x.
+
+    Raises:
+        ValueError: the padding is neither a number nor two nor four of them.
+    """
+    given = [padding] * 4 if isinstance(padding, int) else list(padding)
+    if len(given) == 2:
+        given = [given[0], given[0], given[1], given[1]]
+    if len(given) != 4:
+        raise ValueError(f"padding={padding}: is not a number, [x, y] or [x0, x1, y0, y1]")
+    added = [before[1], after[1], before[0], after[0]]
+    return [a + b for a, b in zip(given, added, strict=True)]
