@@ -2,10 +2,11 @@
 
 from kernels.activation import bias_act, noise_bias_act
 from kernels.denoising import non_local_means
+from kernels.filters import setup_filter
 from kernels.fused_resampling import upfirdn2d_bias_act
 from kernels.modulation import demodulation, modulated_conv2d, modulated_layer
 from kernels.registry import using
-from kernels.resampling import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+from kernels.resampling import downsample2d, filter2d, upfirdn2d, upsample2d
 
 __all__ = [
     "bias_act",

@@ -13,9 +13,10 @@ from kernels import bench_torch as others
 from kernels.activation import bias_act, noise_bias_act
 from kernels.bench_bars import BACKWARD, DOUBLE, FORWARD, PASSES
 from kernels.denoising import non_local_means
+from kernels.filters import setup_filter
 from kernels.fused_resampling import upfirdn2d_bias_act
 from kernels.modulation import modulated_conv2d
-from kernels.resampling import setup_filter, upfirdn2d
+from kernels.resampling import upfirdn2d
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -58,7 +58,8 @@ CURVES = {
     "sigmoid": Curve(lambda v, _: v.sigmoid(), _sigmoid_slope),
     "elu": Curve(lambda v, _: F.elu(v), _elu_slope),
     "selu": Curve(lambda v, _: F.selu(v), _selu_slope),
-    "softplus": Curve(lambda v, _: F.softplus(v), lambda v, _: v.sigmoid()),
+    # Torch's own threshold of 20 is too low for float64: softplus(20) - 20 = 2e-9.
+    "softplus": Curve(lambda v, _: F.softplus(v, threshold=40), lambda v, _: v.sigmoid()),
     "swish": Curve(lambda v, _: v * v.sigmoid(), _swish_slope, 0.0, 2**0.5),
 }
 _BY_NUMBER = list(CURVES.values())

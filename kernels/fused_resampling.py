@@ -4,20 +4,21 @@ The operator ``kernels::upfirdn2d_epilogue`` is that of ``kernels/fir.py`` follo
 ``kernels/epilogue.py``, rounding in between included. Compiled code: as for the former.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels import epilogue, fir
+from kernels import epilogue, epilogue_reference, fir
 from kernels.activation import sides as checked_sides
 from kernels.curves import Options
-from kernels.epilogue import Sides, accumulated
+from kernels.epilogue import accumulated
+from kernels.epilogue_reference import Sides
+from kernels.filters import checked_filter
 from kernels.fir import Sampling
 from kernels.layout import dense, is_channels_last, laid_out
 from kernels.registry import native, operator
-from kernels.resampling import Factor, checked_filter, checked_sampling
+from kernels.resampling import Factor, checked_sampling
 
 
 def upfirdn2d_bias_act(
@@ -74,7 +75,7 @@ def upfirdn2d_bias_act(
 
 def reference(x: Tensor, f: Tensor, *rest: Any) -> Tensor:
     """The specification in plain torch; arguments as in the operator's schema."""
-    return epilogue.reference(fir.reference(x, f, *rest[:5]), *rest[5:])
+    return epilogue_reference.reference(fir.reference(x, f, *rest[:5]), *rest[5:])
 
 
 def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -92,35 +93,11 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.identity and not ctx.from_output:
         kept = fir.resample(kept, f, ctx.sampling)
     dy = laid_out(dy, ctx.channels_last)
-    needs = ctx.needs_input_grad[7:11]
-    dz, *dsides = _gradients(dy, kept, Sides(*found), ctx.options, ctx.from_output, needs)
+    dz, *dsides = epilogue.gradients(
+        dy, kept, Sides(*found), ctx.options, ctx.from_output, ctx.needs_input_grad[7:11]
+    )
     dx = fir.gradient(dz, f, ctx.sampling, ctx.size, ctx.channels_last)
     return dx, *[None] * 6, *dsides, *[None] * 5
-
-
-def _gradients(
-    dy: Tensor,
-    kept: Tensor | None,
-    sides: Sides,
-    options: Options,
-    from_output: bool,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    """Of the epilogue, with respect to its input and to each of its sides."""
-    wanted = Sides(*(need and side is not None for need, side in zip(needs, sides, strict=True)))
-    inputs = (kept, *sides, *options, from_output)
-    sums = [bool(wanted.scale), bool(wanted.strength), bool(wanted.bias)]
-    backward = torch.ops.kernels.epilogue_backward
-    dx, *sides_with_sums = backward(dy, *inputs, True, sums)
-    dnoise = None
-    if wanted.noise:
-        dv = dx if sides.scale is None else backward(dy, *inputs, False, [False] * 3)[0]
-        dnoise = dv.flatten(2).to(sides.noise.dtype).sum(1)
-        dnoise = dnoise if sides.noise.shape[0] == dnoise.shape[0] else dnoise.sum(0, True)
-        dnoise = dnoise if sides.strength is None else dnoise * sides.strength
-    found = (d if s else None for d, s in zip(sides_with_sums, sums, strict=True))
-    dscale, dstrength, dbias = found
-    return dx, dscale, dnoise, dstrength, dbias
 
 
 _fused = operator(

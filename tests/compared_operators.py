@@ -44,8 +44,20 @@ def derivatives(
     return [y, *first, *second]
 
 
-def assert_alike(call: Callable[..., Tensor], leaves: Sequence[Tensor], note: object = "") -> None:
-    """The compiled operator and its reference agree in value, first and second derivatives."""
+def assert_alike(
+    call: Callable[..., Tensor],
+    leaves: Sequence[Tensor],
+    note: object = "",
+    steps: Sequence[int] = STEPS,
+) -> None:
+    """The compiled operator and its reference agree in value, first and second derivatives.
+
+    Args:
+        call: takes the leaves.
+        leaves: tensors to differentiate by.
+        note: said where they differ.
+        steps: of a type of 16 bits, by which each of the three may differ.
+    """
     expected = derivatives("ref", call, leaves)
     found = derivatives("native", call, leaves)
     dtype = leaves[0].dtype
@@ -59,7 +71,7 @@ def assert_alike(call: Callable[..., Tensor], leaves: Sequence[Tensor], note: ob
         if e.numel():
             scale = max(1.0, e.detach().abs().max().item())
             order = 0 if index == 0 else 1 if index <= len(leaves) else 2
-            tolerance = EXACT.get(dtype) or STEPS[order] * STEP[dtype]
+            tolerance = EXACT.get(dtype) or steps[order] * STEP[dtype]
             error = (e.detach().double() - f.detach().double()).abs().max().item() / scale
             assert error <= tolerance, (note, index, error)
 

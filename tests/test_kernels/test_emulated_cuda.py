@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import denoising, epilogue, fir, fused_resampling, toolchain
+from kernels import denoising, epilogue_reference, fir, fused_resampling, toolchain
 from kernels.curves import CURVES, Options
 from kernels.toolchain import BuildFailed
 
@@ -180,7 +180,7 @@ class Case:
         memory = x.new_empty(x.numel() + shift)
         return torch.as_strided(memory, x.shape, x.stride(), shift).copy_(x)
 
-    def epilogue(self, n: int, c: int, *size: int) -> tuple[epilogue.Sides, Options]:
+    def epilogue(self, n: int, c: int, *size: int) -> tuple[epilogue_reference.Sides, Options]:
         """Some of the tensors beside activations of that shape, and an activation."""
 
         def side(*shape: int) -> Tensor | None:
@@ -190,7 +190,7 @@ class Case:
         strength = torch.tensor(0.7) if noise is not None and self.maybe() else None
         bounds = [None, 0.8, 256]
         options = Options.checked(self.any([*CURVES]), None, None, self.any(bounds))
-        return epilogue.Sides(side(n, c), noise, strength, side(c)), options
+        return epilogue_reference.Sides(side(n, c), noise, strength, side(c)), options
 
     def sampling(self) -> tuple[Tensor, fir.Sampling]:
         """A filter, and what happens around it; results of 16 x 16 pixels are not empty."""
@@ -219,7 +219,7 @@ def test_epilogue(emulated: SimpleNamespace, seed: int) -> None:
     emulated.order(case.order)
     y = emulated.epilogue(x, *sides, *options)
     assert y.stride() == x.stride()
-    assert agrees(y, epilogue.reference(x, *sides, *options), ROUNDING[case.dtype])
+    assert agrees(y, epilogue_reference.reference(x, *sides, *options), ROUNDING[case.dtype])
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -229,7 +229,7 @@ def test_epilogue_backward(emulated: SimpleNamespace, seed: int) -> None:
     x, dy = case.images(*shape), case.images(*shape)
     sides, options = case.epilogue(*shape)
     from_output = options.sign_tells and sides.scale is None
-    kept = case.placed(epilogue.reference(x, *sides, *options)) if from_output else x
+    kept = case.placed(epilogue_reference.reference(x, *sides, *options)) if from_output else x
     if options.identity and sides.scale is None:
         kept = None
     wanted = (sides.scale, sides.noise, sides.bias)
@@ -237,7 +237,7 @@ def test_epilogue_backward(emulated: SimpleNamespace, seed: int) -> None:
     arguments = (dy, kept, *sides, *options, from_output, case.maybe(), sums)
     emulated.order(case.order)
     found = emulated.epilogue_backward(*arguments)
-    expected = epilogue.backward_reference(*arguments)
+    expected = epilogue_reference.backward_reference(*arguments)
     assert found[0].stride() == dy.stride()
     assert agrees(found[0], expected[0], ROUNDING[case.dtype])
     assert all(agrees(*pair, 2e-4) for pair in zip(found[1:], expected[1:], strict=True))
@@ -275,7 +275,7 @@ def test_every_activation_far_from_zero(emulated: SimpleNamespace, act: str, ord
     x = torch.cat([x, torch.tensor([end, math.nan])]).view(1, 1, 4, 4)
     options = Options.checked(act, None, None, None)
     emulated.order(order)
-    expected = epilogue.reference(x, None, None, None, None, *options)
+    expected = epilogue_reference.reference(x, None, None, None, None, *options)
     found = emulated.epilogue(x, None, None, None, None, *options)
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7, equal_nan=True)
 

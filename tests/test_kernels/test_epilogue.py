@@ -1,6 +1,7 @@
 """bias_act and noise_bias_act: the reference against torch, compiled code against the reference."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from kernels import bias_act, noise_bias_act, using
 from kernels.curves import CURVES, Options
-from kernels.epilogue import Sides, accumulated
+from kernels.epilogue import accumulated
+from kernels.epilogue_reference import Sides
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BY_TORCH = {
@@ -234,6 +236,6 @@ X = torch.zeros(2, 3, 4, 5)
         (lambda: noise_bias_act(torch.zeros(3)), "has no channels"),
     ],
 )
-def test_misuse_is_refused_in_a_sentence(call, message: str) -> None:
+def test_misuse_is_refused_in_a_sentence(call: Callable, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         call()
