@@ -62,6 +62,7 @@ CURVES = {
     "softplus": Curve(lambda v, _: F.softplus(v, threshold=40), lambda v, _: v.sigmoid()),
     "swish": Curve(lambda v, _: v * v.sigmoid(), _swish_slope, 0.0, 2**0.5),
 }
+LINEAR = 0
 _BY_NUMBER = list(CURVES.values())
 
 
@@ -105,4 +106,4 @@ class Options(NamedTuple):
     @property
     def identity(self) -> bool:
         """Whether nothing is left but the gain."""
-        return self.act == 0 and self.clamp < 0
+        return self.act == LINEAR and self.clamp < 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.curves import Options
+from kernels.curves import LINEAR, Options
 from kernels.derivatives import vector_jacobian
 from kernels.epilogue_reference import Sides, backward_reference, reference
 from kernels.layout import accumulation_dtype, dense, is_channels_last, laid_out
@@ -92,10 +92,14 @@ def gradients(
     dnoise = None
     if asked.noise:
         dv = dx if sides.scale is None else _epilogue_backward(dy, *inputs, False, [False] * 3)[0]
-        dnoise = dv.flatten(2).to(sides.noise.dtype).sum(1).sum_to_size(sides.noise.shape)
+        dnoise = _summed_over_channels(dv, sides.noise)
         dnoise = dnoise if sides.strength is None else dnoise * sides.strength
     dscale, dstrength, dbias = (d if s else None for d, s in zip(found, sums, strict=True))
     return dx, dscale, dnoise, dstrength, dbias
+
+
+def _summed_over_channels(dv: Tensor, noise: Tensor) -> Tensor:
+    return dv.flatten(2).to(noise.dtype).sum(1).sum_to_size(noise.shape)
 
 
 def _keep_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -106,20 +110,60 @@ def _keep_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs, needs, nothing = ctx.saved_tensors, ctx.needs_input_grad[:6], [None] * 8
-    ddx, *others = cotangents
-    straight = Options(*ctx.rest[:5]).curve.straight and not needs[2]
-    if straight and all(other is None for other in others):
-        if not needs[0] or ddx is None:
-            return *[None] * 6, *nothing
-        # R1's pattern: linear in dy, so the second pass is the first one over again.
-        ddx = laid_out(ddx, is_channels_last(inputs[0]))
-        ddy = _epilogue_backward(ddx, *inputs[1:], *ctx.rest[:-1], [False] * 3)[0]
-        return ddy, *[None] * 5, *nothing
+    if all(given is None for given in cotangents):
+        return *[None] * 6, *nothing
+    if Options(*ctx.rest[:5]).curve.straight:
+        return *_straight_double_backward(inputs, ctx.rest, needs, cotangents), *nothing
 
     def gradients(*tensors: Tensor | None) -> tuple[Tensor, ...]:
         return backward_reference(*tensors, *ctx.rest)
 
     return *vector_jacobian(gradients, inputs, needs, cotangents), *nothing
+
+
+def _straight_double_backward(
+    inputs: Sequence[Tensor | None],
+    rest: Sequence[Any],
+    needs: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """For activations whose slope L does not change with v, by registered operators.
+
+    The gradients are sums over dv = L * dy times scale, x, noise and 1. With their cotangents, all
+    of it is the sum of dv * u for u = scale * ddx + x * ddscale + noise * ddstrength + ddbias.
+    """
+    dy, kept, *found = inputs
+    sides, (ddx, *others), scaled, sums = Sides(*found), cotangents, *rest[-2:]
+    # What was not asked for is empty, and so is its cotangent.
+    asked = (d if s else None for d, s in zip(others, sums, strict=True))
+    ddscale, ddstrength, ddbias = (d if d is None else d.contiguous() for d in asked)
+    scale = sides.scale if scaled else None
+    channels_last = is_channels_last(dy)
+
+    def times_slope(z: Tensor) -> Tensor:
+        return _epilogue_backward(z, *inputs[1:], *rest[:6], False, [False] * 3)[0]
+
+    def combined(x: Tensor, *around: Tensor | None) -> Tensor:
+        return _epilogue(x, *around, rest[0], LINEAR, 0.0, 1.0, -1.0)
+
+    ddx = torch.zeros_like(dy) if ddx is None else laid_out(ddx, channels_last)
+    found = [None] * 6
+    if needs[0]:
+        u, around = ddx, (scale, None if ddstrength is None else sides.noise, ddstrength, ddbias)
+        if any(side is not None for side in (scale, ddstrength, ddbias)):
+            u = combined(ddx, *around)
+        found[0] = times_slope(u if ddscale is None else u + combined(kept, ddscale, *[None] * 3))
+    wants_kept, wants_scale = needs[1] and ddscale is not None, needs[2] and scale is not None
+    wants_noise = needs[3] and ddstrength is not None
+    if wants_kept or wants_scale or wants_noise:
+        dv = times_slope(dy)
+        if wants_kept:
+            found[1] = combined(dv, ddscale, *[None] * 3)
+        if wants_scale:
+            found[2] = (ddx.to(scale.dtype) * dv).flatten(2).sum(2)
+        if wants_noise:
+            found[3] = _summed_over_channels(dv, sides.noise) * ddstrength
+    return tuple(found)
 
 
 _epilogue = operator(

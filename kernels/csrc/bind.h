@@ -51,7 +51,16 @@ inline bool is_channels_last(const Tensor& x) {
   return last;
 }
 
-inline const void* data_or_null(const Side& side) { return side ? side->const_data_ptr() : nullptr; }
+// Null where the side is absent.
+inline const void* side_data(const Side& side, const Tensor& x, int64_t count) {
+  if (!side) return nullptr;
+  STD_TORCH_CHECK(side->get_device_index() == x.get_device_index() &&
+                      side->is_cuda() == x.is_cuda() && side->is_contiguous() &&
+                      side->scalar_type() == accumulation_type(x) && side->numel() == count,
+                  "what is combined with activations must be contiguous, of their accumulation "
+                  "type, on their device, and have one element for each channel or pixel");
+  return side->const_data_ptr();
+}
 
 inline EpilogueArgs epilogue_args(const Tensor& x, const Side& scale, const Side& noise,
                                   const Side& strength, const Side& bias, int64_t dim, int64_t act,
@@ -68,10 +77,10 @@ inline EpilogueArgs epilogue_args(const Tensor& x, const Side& scale, const Side
   a.alpha = alpha;
   a.gain = gain;
   a.clamp = clamp;
-  a.scale = data_or_null(scale);
-  a.noise = data_or_null(noise);
-  a.strength = data_or_null(strength);
-  a.bias = data_or_null(bias);
+  a.scale = side_data(scale, x, a.n * a.c);
+  a.noise = side_data(noise, x, a.noise_n == 1 ? a.p : a.n * a.p);
+  a.strength = side_data(strength, x, 1);
+  a.bias = side_data(bias, x, a.c);
   return a;
 }
 
@@ -110,12 +119,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
     std::vector<bool> wanted) {
   Tensor dx = torch::stable::empty_like(dy);
   EpilogueArgs a = epilogue_args(dy, scale, noise, strength, bias, dim, act, alpha, gain, clamp);
-  STD_TORCH_CHECK(!kept || is_channels_last(*kept) == a.channels_last,
-                  "the gradient must lie in memory as the activations do");
+  STD_TORCH_CHECK(!kept || (is_channels_last(*kept) == a.channels_last &&
+                            kept->numel() == dy.numel() && kept->scalar_type() == dy.scalar_type()),
+                  "the gradient must lie in memory as the activations do, and be of their type");
   a.from_output = from_output;
   if (clamp >= 0) a.clamp = rounded(clamp, a.dtype);
   a.scaled = scaled && scale;
-  a.x = data_or_null(kept);
+  a.x = kept ? kept->const_data_ptr() : nullptr;
   a.dy = dy.const_data_ptr();
   a.out = dx.mutable_data_ptr();
   const int64_t parts = epilogue_parts(a);

@@ -10,14 +10,28 @@ namespace {
 enum class Kept { x, y, none };
 
 // Sides of one run of consecutive elements: along a plane of one channel the noise differs from
-// element to element, along the channels of one pixel scale and bias do.
-template <class R, bool kAlongChannels>
-struct Run {
-  const R *scale, *noise, *bias;
+// element to element, along the channels of one pixel scale and bias do. What does not is held as a
+// value: behind a pointer, it would be read again after each element that is written.
+template <class R>
+struct AlongPlane {
+  R scale;
+  const R* noise;
+  R bias;
 
-  R scale_at(int64_t i) const { return scale[kAlongChannels ? i : 0]; }
-  R bias_at(int64_t i) const { return bias[kAlongChannels ? i : 0]; }
-  R noise_at(int64_t i) const { return noise[kAlongChannels ? 0 : i]; }
+  R scale_at(int64_t) const { return scale; }
+  R noise_at(int64_t i) const { return noise[i]; }
+  R bias_at(int64_t) const { return bias; }
+};
+
+template <class R>
+struct AlongChannels {
+  const R* scale;
+  R noise;
+  const R* bias;
+
+  R scale_at(int64_t i) const { return scale[i]; }
+  R noise_at(int64_t) const { return noise; }
+  R bias_at(int64_t i) const { return bias[i]; }
 };
 
 template <class R>
@@ -75,12 +89,11 @@ KERNELS_LOOP Sums<R> backward_run(const T* x, const T* dy, T* dx, int64_t length
 template <class T, Act A, Kept K, class Sides, class R = acc_t<T>>
 KERNELS_LOOP void backward_pixel(const T* x, const T* dy, T* dx, int64_t length, const Sides s,
                     const Curve<R> k, const Sides factors, const Sums<R*> sums) {
-  const R noise = s.noise_at(0);
 #pragma omp simd
   for (int64_t i = 0; i < length; ++i) {
     const R g = load(dy[i]) * slope_at<T, A, K>(x, i, s, k);
     sums.of_bias[i] += g;
-    sums.of_strength[i] += g * noise;
+    sums.of_strength[i] += g * s.noise;
     if constexpr (K == Kept::x) sums.of_scale[i] += g * load(x[i]);
     dx[i] = store<T>(g * factors.scale_at(i));
   }
@@ -119,29 +132,31 @@ Curve<R> curve_of(const EpilogueArgs& a) {
   return {R(a.alpha), R(a.gain), a.clamp < 0 ? none : R(a.clamp), strength ? *strength : R(1)};
 }
 
-// With noise, short runs of a few planes take turns, so that it is read from the first-level cache;
-// without, one plane after the other is read in a single stream, which is faster.
+// One plane after the other is read in a single stream, which is faster, unless there is noise that
+// is too large for the first-level cache: then short runs of a few planes take turns.
 constexpr int64_t kPlanes = 4;
 constexpr int64_t kNoiseRun = 512;
+constexpr int64_t kSmallNoise = 4096;
+
+bool takes_turns(const EpilogueArgs& a) { return a.noise && a.p > kSmallNoise; }
 
 template <class T, Act A, Kept K, bool kForward>
 void planes(const EpilogueArgs& a, int64_t first, int64_t count, Writer<T>& writer) {
   using R = acc_t<T>;
-  using Sides = Run<R, false>;
+  using Sides = AlongPlane<R>;
   static const Filled<R> zeros(0);
-  const R one = 1, zero = 0;
   const int64_t n = first / a.c;
   const R* scale = a.scale ? static_cast<const R*>(a.scale) + first : nullptr;
   const R* bias = a.bias ? static_cast<const R*>(a.bias) + first % a.c : nullptr;
   const R* noise = static_cast<const R*>(a.noise);
   const Curve<R> curve = curve_of<R>(a);
   Sums<double> sums[kPlanes] = {};
-  const int64_t run = noise ? kNoiseRun : kChunk;
+  const int64_t run = takes_turns(a) ? kNoiseRun : kChunk;
   for (int64_t p = 0; p < a.p; p += run) {
     const int64_t length = a.p - p < run ? a.p - p : run;
     const R* from = noise ? noise + (a.noise_n == 1 ? 0 : n) * a.p + p : zeros.values;
     for (int64_t i = 0; i < count; ++i) {
-      const Sides sides{scale ? scale + i : &one, from, bias ? bias + i : &zero};
+      const Sides sides{scale ? scale[i] : R(1), from, bias ? bias[i] : R(0)};
       const int64_t at = (first + i) * a.p + p;
       const T* x = static_cast<const T*>(a.x) + at;
       T* out = static_cast<T*>(a.out) + at;
@@ -150,7 +165,7 @@ void planes(const EpilogueArgs& a, int64_t first, int64_t count, Writer<T>& writ
         forward_run<T, A>(x, to, length, sides, curve);
       } else {
         const T* dy = static_cast<const T*>(a.dy) + at;
-        const Sides factors{a.scaled ? sides.scale : &one, nullptr, nullptr};
+        const Sides factors{a.scaled ? sides.scale : R(1), nullptr, R(0)};
         const Sums<R> part = backward_run<T, A, K>(x, dy, to, length, sides, curve, factors);
         sums[i].of_scale += part.of_scale;
         sums[i].of_strength += part.of_strength;
@@ -170,16 +185,15 @@ void planes(const EpilogueArgs& a, int64_t first, int64_t count, Writer<T>& writ
 template <class T, Act A, Kept K, bool kForward>
 void pixels(const EpilogueArgs& a, int64_t item, int64_t c0, Writer<T>& writer) {
   using R = acc_t<T>;
-  using Sides = Run<R, true>;
+  using Sides = AlongChannels<R>;
   static const Filled<R> zeros(0), ones(1);
   const int64_t parts = epilogue_parts(a), n = item / parts, p0 = item % parts * kPixelsPerPart;
   const int64_t p1 = p0 + kPixelsPerPart < a.p ? p0 + kPixelsPerPart : a.p;
   const int64_t length = a.c - c0 < kChunk ? a.c - c0 : kChunk;
   const R *scale = static_cast<const R*>(a.scale), *bias = static_cast<const R*>(a.bias);
   const R* noise = static_cast<const R*>(a.noise);
-  Sides sides{scale ? scale + n * a.c + c0 : ones.values, zeros.values,
-              bias ? bias + c0 : zeros.values};
-  const Sides factors{a.scaled ? sides.scale : ones.values, nullptr, nullptr};
+  Sides sides{scale ? scale + n * a.c + c0 : ones.values, R(0), bias ? bias + c0 : zeros.values};
+  const Sides factors{a.scaled ? sides.scale : ones.values, R(0), nullptr};
   const Curve<R> curve = curve_of<R>(a);
   R unwanted[3][kForward ? 1 : kChunk];
   R* wanted[3] = {static_cast<R*>(a.sum_scale), static_cast<R*>(a.sum_strength),
@@ -199,7 +213,7 @@ void pixels(const EpilogueArgs& a, int64_t item, int64_t c0, Writer<T>& writer) 
     for (int64_t p = first; p < last; ++p) {
       const int64_t shift = (p - first) * a.c;
       const T* x = static_cast<const T*>(a.x) + start + shift;
-      if (noise) sides.noise = noise + (a.noise_n == 1 ? 0 : n) * a.p + p;
+      if (noise) sides.noise = noise[(a.noise_n == 1 ? 0 : n) * a.p + p];
       if constexpr (kForward) {
         forward_run<T, A>(x, to + shift, length, sides, curve);
       } else {
@@ -217,7 +231,7 @@ void range(const EpilogueArgs& a, int64_t begin, int64_t end) {
   Writer<T> writer(a.n * a.c * a.p);
   for (int64_t item = begin, count; !a.channels_last && item < end; item += count) {
     const int64_t left = a.c - item % a.c < end - item ? a.c - item % a.c : end - item;
-    count = !a.noise ? 1 : left < kPlanes ? left : kPlanes;
+    count = !takes_turns(a) ? 1 : left < kPlanes ? left : kPlanes;
     planes<T, A, K, kForward>(a, item, count, writer);
   }
   for (int64_t item = begin; a.channels_last && item < end; ++item)

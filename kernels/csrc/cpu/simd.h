@@ -22,7 +22,7 @@ namespace {
 
 // Above this size a result is no longer in the caches when it is read, and writing it with ordinary
 // stores reads it first: three passes over memory instead of two.
-constexpr int64_t kStreamBytes = int64_t(16) << 20;
+constexpr int64_t kStreamBytes = int64_t(32) << 20;
 
 // Elements of a buffer that stays in the first-level cache.
 constexpr int64_t kChunk = 2048;

@@ -260,13 +260,14 @@ class Resampler {
     if (noise) noise += ((e.noise_n == 1 ? 0 : n) * a.out_h + y) * a.out_w;
     const int64_t count = lines * a.out_w, step = a.channels_last ? 1 : kChunk;
     for (int64_t p = 0; p < count; p += step) {
-      const R* seen = noise ? noise + p : zeros.values;
       T* const at = values + p * channels;
-      if (a.channels_last)
-        forward_run<T, A>(at, at, channels, Run<R, true>{scale, seen, bias}, curve);
-      else
-        forward_run<T, A>(at, at, count - p < step ? count - p : step,
-                          Run<R, false>{scale, seen, bias}, curve);
+      if (a.channels_last) {
+        const AlongChannels<R> sides{scale, noise ? noise[p] : R(0), bias};
+        forward_run<T, A>(at, at, channels, sides, curve);
+      } else {
+        const AlongPlane<R> sides{*scale, noise ? noise + p : zeros.values, *bias};
+        forward_run<T, A>(at, at, count - p < step ? count - p : step, sides, curve);
+      }
     }
   }
 
