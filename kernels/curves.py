@@ -107,3 +107,8 @@ class Options(NamedTuple):
     def identity(self) -> bool:
         """Whether nothing is left but the gain."""
         return self.act == LINEAR and self.clamp < 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is left."""
+        return self.identity and self.gain == 1

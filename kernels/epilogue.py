@@ -22,6 +22,7 @@ from kernels.layout import accumulation_dtype, dense, is_channels_last, laid_out
 from kernels.registry import native, operator
 
 _OPTIONS = "int dim, int act, float alpha, float gain, float clamp"
+_NO_SUMS = [False] * 3
 _SIDES = "Tensor? scale, Tensor? noise, Tensor? strength, Tensor? bias"
 
 
@@ -91,7 +92,7 @@ def gradients(
     dx, *found = _epilogue_backward(dy, *inputs, True, sums)
     dnoise = None
     if asked.noise:
-        dv = dx if sides.scale is None else _epilogue_backward(dy, *inputs, False, [False] * 3)[0]
+        dv = dx if sides.scale is None else _epilogue_backward(dy, *inputs, False, _NO_SUMS)[0]
         dnoise = _summed_over_channels(dv, sides.noise)
         dnoise = dnoise if sides.strength is None else dnoise * sides.strength
     dscale, dstrength, dbias = (d if s else None for d, s in zip(found, sums, strict=True))
@@ -140,27 +141,30 @@ def _straight_double_backward(
     scale = sides.scale if scaled else None
     channels_last = is_channels_last(dy)
 
-    def times_slope(z: Tensor) -> Tensor:
-        return _epilogue_backward(z, *inputs[1:], *rest[:6], False, [False] * 3)[0]
+    plain = Options(*rest[:5]).plain
+    linear = (rest[0], LINEAR, 0.0, 1.0, -1.0)
 
-    def combined(x: Tensor, *around: Tensor | None) -> Tensor:
-        return _epilogue(x, *around, rest[0], LINEAR, 0.0, 1.0, -1.0)
+    def times_slope(z: Tensor) -> Tensor:
+        return z if plain else _epilogue_backward(z, *inputs[1:], *rest[:6], False, _NO_SUMS)[0]
 
     ddx = torch.zeros_like(dy) if ddx is None else laid_out(ddx, channels_last)
     found = [None] * 6
     if needs[0]:
         u, around = ddx, (scale, None if ddstrength is None else sides.noise, ddstrength, ddbias)
         if any(side is not None for side in (scale, ddstrength, ddbias)):
-            u = combined(ddx, *around)
-        found[0] = times_slope(u if ddscale is None else u + combined(kept, ddscale, *[None] * 3))
+            u = _epilogue(ddx, *around, *linear)
+        if ddscale is not None:
+            u = u.addcmul(kept, ddscale.to(u.dtype).unflatten(1, [-1, *[1] * (u.ndim - 2)]))
+        found[0] = times_slope(u)
     wants_kept, wants_scale = needs[1] and ddscale is not None, needs[2] and scale is not None
     wants_noise = needs[3] and ddstrength is not None
     if wants_kept or wants_scale or wants_noise:
         dv = times_slope(dy)
         if wants_kept:
-            found[1] = combined(dv, ddscale, *[None] * 3)
+            found[1] = _epilogue(dv, ddscale, None, None, None, *linear)
         if wants_scale:
-            found[2] = (ddx.to(scale.dtype) * dv).flatten(2).sum(2)
+            products = (dv, ddx, *[None] * 4, *linear, False, False, [True, False, False])
+            found[2] = _epilogue_backward(*products)[1]
         if wants_noise:
             found[3] = _summed_over_channels(dv, sides.noise) * ddstrength
     return tuple(found)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kernels.activation import noise_bias_act
 from kernels.convolution import Resampling, convolve
+from kernels.curves import Options
 from kernels.fused_resampling import upfirdn2d_bias_act
+from kernels.layout import is_channels_last
 from kernels.resampling import parsed_padding
 
 
@@ -83,7 +85,7 @@ def modulated_layer(
         weight, styles = _normalized(weight, styles)
     scale = demodulation(weight, styles) if demodulate else None
     job = Resampling(up, down, parsed_padding(padding), resample_filter, flip_weight)
-    if weights_per_sample(x, weight):
+    if weights_per_sample(x, weight, up):
         w = weight * styles[:, None, :, None, None]
         w = w if scale is None else w * scale[:, :, None, None, None]
         y, closing = convolve(x.flatten(0, 1)[None], w.flatten(0, 1).to(x.dtype), job, len(x))
@@ -92,6 +94,11 @@ def modulated_layer(
         x = noise_bias_act(x, act="linear", scale=styles)
         y, closing = convolve(x, weight.to(x.dtype), job)
     epilogue = (noise, strength, b, act, alpha, gain, clamp, scale)
+    nothing = (
+        noise is None and b is None and scale is None and Options.checked(*epilogue[3:7]).plain
+    )
+    if closing is None and nothing:
+        return y
     if closing is None:
         return noise_bias_act(y, *epilogue)
     names = ("noise", "strength", "b", "act", "alpha", "gain", "clamp", "scale")
@@ -115,12 +122,16 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
         return (energy + 1e-8).rsqrt()
 
 
-def weights_per_sample(x: Tensor, weight: Tensor) -> bool:
+def weights_per_sample(x: Tensor, weight: Tensor, up: int) -> bool:
     """Whether one grouped convolution with weights for each sample is the faster way to compute it.
 
-    It saves two passes over the activations and costs one over N times the weights.
+    It saves one pass over the activations and costs one over N times the weights. Grouped, torch's
+    convolutions of a batch lose otherwise on GPUs, in channels_last, and transposed.
     """
-    return len(x) == 1
+    if len(x) == 1:
+        return True
+    few = 4 * weight[0].numel() <= x.shape[2] * x.shape[3]
+    return few and up == 1 and x.device.type == "cpu" and not is_channels_last(x)
 
 
 def _normalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:

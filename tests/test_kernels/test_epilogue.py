@@ -139,6 +139,16 @@ def test_opcheck(act: str) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    "bias", [torch.ones(1).expand(3), torch.ones(3).double(), torch.ones(4), torch.ones(0)]
+)
+def test_compiled_code_refuses_what_it_would_misread(bias: Tensor) -> None:
+    options = Options.checked("linear", None, None, None)
+    with pytest.raises(RuntimeError, match="must be contiguous"):
+        torch.ops.kernels.epilogue(torch.randn(2, 3, 4, 5), None, None, None, bias, *options)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_a_compiled_graph_holds_the_operators() -> None:
     x, b = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(3, requires_grad=True)
 

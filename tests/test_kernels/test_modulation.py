@@ -66,7 +66,7 @@ def by_definition(
 def test_it_is_the_definition(
     up: int, down: int, per_sample: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modulation, "weights_per_sample", lambda x, weight: per_sample)
+    monkeypatch.setattr(modulation, "weights_per_sample", lambda x, weight, up: per_sample)
     torch.manual_seed(0)
     kernels, paddings = (1, 2, 3), ([1, 1, 1, 1], [0, 0, 0, 0], [1, 2, 0, 1], [2, 0, -1, 2])
     cases = itertools.product(kernels, paddings, (True, False), (True, False), (FILTER, None))
