@@ -3,6 +3,7 @@
 from math import prod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from kernels.curves import Options
@@ -33,11 +34,12 @@ def reference(
     if chosen.clamp < 0:
         return y
     # What has reached the bound, as far as the type of x can tell, has no gradient.
-    return y.where(_inside(y, chosen.clamp), y.detach().clamp(-chosen.clamp, chosen.clamp))
+    bound = _bound(y, chosen.clamp)
+    return y.detach().clamp(-bound, bound).where(y.abs() >= bound, y)
 
 
-def _inside(y: Tensor, clamp: float) -> Tensor:
-    return y.abs() < y.new_tensor(clamp)
+def _bound(y: Tensor, clamp: float) -> Tensor:
+    return torch.full([], clamp, dtype=torch.float64, device=y.device).to(y.dtype)
 
 
 def _before_activation(x: Tensor, sides: Sides, dim: int) -> Tensor:
@@ -75,10 +77,10 @@ def backward_reference(
     wide = accumulation_dtype(dy)
     dv = dy.to(wide) * _slope(kept, sides, options, from_output)
     nothing = dv.new_empty(0)
-    rows = (prod(dy.shape[:dim]), dy.shape[dim], -1) if dy.numel() else (0, dy.shape[dim], 1)
+    rows = (prod(dy.shape[:dim]), dy.shape[dim], prod(dy.shape[dim + 1 :]))
     seen = dv.reshape(rows)
     dscale = (seen * kept.to(wide).reshape(rows)).sum(2) if sums[0] else nothing
-    dstrength = (dv.flatten(2) * noise.to(wide)[:, None]).sum() if sums[1] else nothing
+    dstrength = (seen * noise.to(wide)[:, None]).sum() if sums[1] else nothing
     dbias = seen.sum((0, 2)) if sums[2] else nothing
     if scaled and scale is not None:
         dv = dv * scale.to(wide).unflatten(1, [-1, *[1] * (dy.ndim - 2)])
@@ -96,4 +98,5 @@ def _slope(
     if options.clamp < 0:
         return slope
     y = kept if from_output else options.gain * options.curve.value(v, options.alpha)
-    return slope * _inside(y.detach().to(kept.dtype), options.clamp)
+    y = y.detach().to(kept.dtype)
+    return slope * ~(y.abs() >= _bound(y, options.clamp))

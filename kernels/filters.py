@@ -63,11 +63,11 @@ def checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"x is of type {x.dtype}, not of a floating type; convert it by .float()")
     if f is None:
-        return torch.ones([1, 1], device=x.device)
+        return torch.ones([1, 1], dtype=torch.float32, device=x.device)
     if f.dtype != torch.float32 or f.ndim not in (1, 2) or not f.numel():
         raise ValueError(
             f"f of shape {list(f.shape)} and type {f.dtype} is no filter; make it by setup_filter"
         )
     if f.device != x.device:
         raise ValueError(f"f is on {f.device} and x on {x.device}; move one of them")
-    return f
+    return f.detach()

@@ -15,6 +15,8 @@ from kernels.fused_resampling import upfirdn2d_bias_act
 from kernels.layout import is_channels_last
 from kernels.resampling import parsed_padding
 
+_TINY = torch.finfo(torch.float16).tiny
+
 
 def modulated_conv2d(
     x: Tensor,
@@ -48,7 +50,9 @@ def modulated_conv2d(
         ValueError: a shape or a factor does not fit.
     """
     how = (up, down, padding, resample_filter, demodulate, flip_weight)
-    plain = noise is None or list(noise.shape[:-2]) in ([len(x), 1], [1, 1], [])
+    # A row or a column of noise is for torch to broadcast.
+    plain = noise is None or (noise.ndim > 1 and min(noise.shape[-2:]) > 1)
+    plain = plain and (noise is None or list(noise.shape[:-2]) in ([len(x), 1], [1, 1], []))
     if noise is not None and plain:
         noise = noise.reshape(-1, 1, *noise.shape[-2:])
     y = modulated_layer(x, weight, styles, noise if plain else None, *how, act="linear")
@@ -81,15 +85,17 @@ def modulated_layer(
         ValueError: a shape or a factor does not fit.
     """
     _check(x, weight, styles, up, down)
-    if x.dtype == torch.float16 and demodulate:
+    if _in_half_precision(x) and demodulate:
         weight, styles = _normalized(weight, styles)
     scale = demodulation(weight, styles) if demodulate else None
     job = Resampling(up, down, parsed_padding(padding), resample_filter, flip_weight)
     if weights_per_sample(x, weight, up):
         w = weight * styles[:, None, :, None, None]
         w = w if scale is None else w * scale[:, :, None, None, None]
-        y, closing = convolve(x.flatten(0, 1)[None], w.flatten(0, 1).to(x.dtype), job, len(x))
-        y, scale = y.unflatten(1, [len(x), -1])[0], None
+        # One sample stays as it is, and so keeps its layout.
+        image = x if len(x) == 1 else x.flatten(0, 1)[None]
+        y, closing = convolve(image, w.flatten(0, 1).to(x.dtype), job, len(x))
+        y, scale = y if len(x) == 1 else y.unflatten(1, [len(x), -1])[0], None
     else:
         x = noise_bias_act(x, act="linear", scale=styles)
         y, closing = convolve(x, weight.to(x.dtype), job)
@@ -130,22 +136,33 @@ def weights_per_sample(x: Tensor, weight: Tensor, up: int) -> bool:
     """
     if len(x) == 1:
         return True
-    few = 4 * weight[0].numel() <= x.shape[2] * x.shape[3]
+    few = len(x) > 0 and 4 * weight[0].numel() <= x.shape[2] * x.shape[3]
     return few and up == 1 and x.device.type == "cpu" and not is_channels_last(x)
 
 
 def _normalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
     """Demodulation undoes any factor; without this one, products leave the range of float16."""
-    largest = weight.abs().amax((1, 2, 3), keepdim=True)
+    # Where all are 0, so is the result.
+    largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=_TINY)
     weight = weight / (weight[0].numel() ** 0.5 * largest)
-    return weight, styles / styles.abs().amax(1, keepdim=True)
+    return weight, styles / styles.abs().amax(1, keepdim=True).clamp(min=_TINY)
+
+
+def _in_half_precision(x: Tensor) -> bool:
+    """Whether the convolution will be computed in float16."""
+    kind = x.device.type
+    cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return cast or x.dtype == torch.float16
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, up: int, down: int) -> None:
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         shapes = f"x of shape {list(x.shape)} and weight of shape {list(weight.shape)}"
         raise ValueError(f"{shapes} do not fit; give [N, C_in, H, W] and [C_out, C_in, kh, kw]")
+    if not x.is_floating_point():
+        raise TypeError(f"x is of type {x.dtype}, not of a floating type; convert it by .float()")
     if list(styles.shape) != list(x.shape[:2]):
-        raise ValueError(f"styles of shape {list(styles.shape)} is not {list(x.shape[:2])}")
+        shape = list(x.shape[:2])
+        raise ValueError(f"styles of shape {list(styles.shape)} do not fit; give [N, C_in] {shape}")
     if up < 1 or down < 1:
         raise ValueError(f"up={up}, down={down}: the factors must be whole numbers of at least 1")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.autograd import forward_ad
 
 from kernels import build
 
@@ -51,13 +52,21 @@ def native(x: torch.Tensor) -> bool:
     Raises:
         RuntimeError: the mode is ``native`` and no compiled library serves the device of ``x``.
     """
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # They go through torch's own operations only; through ours, tangents would be lost.
+        return False
     device = x.device.type
     # CUDA code is built for the types that networks train in.
     served = device in _loaded and (device == "cpu" or x.dtype != torch.float64)
-    if _mode == "native" and not served:
-        why = _missing.get(device, f"there are no compiled operators for {x.dtype} on {device}")
-        raise RuntimeError(f"error[2]: {SWITCH}=native: {why}; run `make kernels`, or use auto")
-    return served and _mode != "ref"
+    mode = _modes[-1][0]
+    if mode == "native" and not served:
+        why = f"there are no compiled operators for {x.dtype} on {device}; use auto"
+        if device not in _loaded:
+            why = f"{SWITCH}=ref was set at the start; start without it"
+        if device in _missing:
+            why = f"{_missing[device]}; run `make kernels`, or use auto"
+        raise RuntimeError(f"error[2]: {SWITCH}=native: {why}")
+    return served and mode != "ref"
 
 
 @contextmanager
@@ -67,17 +76,18 @@ def using(mode: str) -> Iterator[None]:
     Raises:
         RuntimeError: there is no such mode.
     """
-    global _mode
-    before, _mode = _mode, _checked(mode)
+    # Threads may leave in any order: each takes its own away, and the latest that is left counts.
+    asked = [_checked(mode)]
+    _modes.append(asked)
     try:
         yield
     finally:
-        _mode = before
+        _modes[:] = [other for other in _modes if other is not asked]
 
 
 def status() -> dict[str, object]:
     """The mode, the loaded library of each device, and why one is not loaded."""
-    return {"mode": _mode, "loaded": dict(_loaded), "missing": dict(_missing)}
+    return {"mode": _modes[-1][0], "loaded": dict(_loaded), "missing": dict(_missing)}
 
 
 def _checked(mode: str) -> str:
@@ -101,8 +111,8 @@ def _load(device: str, library: "build.Library") -> None:
         _log.info("%s: the torch reference runs, which is slower; run `make kernels`", reason)
 
 
-_mode = _checked(os.environ.get(SWITCH) or "auto")
-if _mode != "ref":
+_modes = [[_checked(os.environ.get(SWITCH) or "auto")]]
+if _modes[0][0] != "ref":
     _load("cpu", build.CPU)
     if torch.version.cuda is not None:
         _load("cuda", build.CUDA)

@@ -4,6 +4,7 @@ Conventions are those of StyleGAN2 and its successors (Karras et al. 2020).
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import Tensor
 
@@ -115,7 +116,7 @@ def checked_sampling(
 
 
 def _pair(factor: Factor, name: str) -> list[int]:
-    pair = [factor] * 2 if isinstance(factor, int) else list(factor)
+    pair = [int(n) for n in ([factor] * 2 if isinstance(factor, Integral) else factor)]
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"{name}={factor}: is not a number of at least 1, or two of them: [x, y]")
     return pair
@@ -129,7 +130,7 @@ def parsed_padding(
     Raises:
         ValueError: the padding is neither a number nor two nor four of them.
     """
-    given = [padding] * 4 if isinstance(padding, int) else list(padding)
+    given = [int(n) for n in ([padding] * 4 if isinstance(padding, Integral) else padding)]
     if len(given) == 2:
         given = [given[0], given[0], given[1], given[1]]
     if len(given) != 4:

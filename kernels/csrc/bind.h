@@ -51,11 +51,14 @@ inline bool is_channels_last(const Tensor& x) {
   return last;
 }
 
+inline bool beside(const Tensor& a, const Tensor& b) {
+  return a.get_device_index() == b.get_device_index() && a.is_cuda() == b.is_cuda();
+}
+
 // Null where the side is absent.
 inline const void* side_data(const Side& side, const Tensor& x, int64_t count) {
   if (!side) return nullptr;
-  STD_TORCH_CHECK(side->get_device_index() == x.get_device_index() &&
-                      side->is_cuda() == x.is_cuda() && side->is_contiguous() &&
+  STD_TORCH_CHECK(beside(*side, x) && side->is_contiguous() &&
                       side->scalar_type() == accumulation_type(x) && side->numel() == count,
                   "what is combined with activations must be contiguous, of their accumulation "
                   "type, on their device, and have one element for each channel or pixel");
@@ -65,14 +68,17 @@ inline const void* side_data(const Side& side, const Tensor& x, int64_t count) {
 inline EpilogueArgs epilogue_args(const Tensor& x, const Side& scale, const Side& noise,
                                   const Side& strength, const Side& bias, int64_t dim, int64_t act,
                                   double alpha, double gain, double clamp) {
+  STD_TORCH_CHECK(act >= 0 && act <= static_cast<int64_t>(Act::swish) && dim >= 0 && dim < x.dim(),
+                  "there is no such activation or dimension");
   EpilogueArgs a{};
   a.dtype = dtype_of(x);
   a.act = static_cast<Act>(act);
-  a.channels_last = is_channels_last(x);
   a.n = a.p = 1;
   a.c = x.size(dim);
   for (int64_t d = 0; d < x.dim(); ++d)
     if (d != dim) (d < dim ? a.n : a.p) *= x.size(d);
+  // One pixel lies either way, and many channels are quicker than many planes of one element.
+  a.channels_last = is_channels_last(x) || a.p == 1;
   a.noise_n = noise ? noise->size(0) : 1;
   a.alpha = alpha;
   a.gain = gain;
@@ -105,7 +111,13 @@ class PartialSums {
     wanted_ = wanted;
   }
   void* place() { return wanted_ ? sums_.mutable_data_ptr() : nullptr; }
-  Tensor over(std::vector<int64_t> dims) { return wanted_ ? torch::stable::sum(sums_, dims) : sums_; }
+  Tensor over(std::vector<int64_t> dims) const {
+    return wanted_ ? torch::stable::sum(sums_, dims) : sums_;
+  }
+  // In two steps: torch would cut a sum over everything by the number of threads.
+  Tensor over_all() const {
+    return wanted_ ? torch::stable::sum(over({0, 1}), std::vector<int64_t>{0}) : sums_;
+  }
 
  private:
   Tensor sums_;
@@ -119,9 +131,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
     std::vector<bool> wanted) {
   Tensor dx = torch::stable::empty_like(dy);
   EpilogueArgs a = epilogue_args(dy, scale, noise, strength, bias, dim, act, alpha, gain, clamp);
-  STD_TORCH_CHECK(!kept || (is_channels_last(*kept) == a.channels_last &&
-                            kept->numel() == dy.numel() && kept->scalar_type() == dy.scalar_type()),
+  STD_TORCH_CHECK(!kept || (is_channels_last(*kept) == is_channels_last(dy) &&
+                            kept->numel() == dy.numel() &&
+                            kept->scalar_type() == dy.scalar_type() && beside(*kept, dy)),
                   "the gradient must lie in memory as the activations do, and be of their type");
+  STD_TORCH_CHECK(wanted.size() == 3, "three sums may be asked for");
+  STD_TORCH_CHECK(kept || (a.act == Act::linear && clamp < 0 && !wanted.at(0)),
+                  "the gradient needs the activations");
   a.from_output = from_output;
   if (clamp >= 0) a.clamp = rounded(clamp, a.dtype);
   a.scaled = scaled && scale;
@@ -135,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
   a.sum_strength = of_strength.place();
   a.sum_bias = of_bias.place();
   if (dy.numel()) Device::epilogue_backward(a, dy);
-  return {dx, of_scale.over({1}), of_strength.over({0, 1, 2}), of_bias.over({0, 1})};
+    return {dx, of_scale.over({1}), of_strength.over_all(), of_bias.over({0, 1})};
 }
 
 inline int64_t resampled(int64_t size, int64_t up, int64_t down, int64_t pad, int64_t taps) {
@@ -145,8 +161,12 @@ inline int64_t resampled(int64_t size, int64_t up, int64_t down, int64_t pad, in
 // Arguments as in the schema; padding is left, right, top, bottom.
 inline UpfirdnArgs upfirdn2d_args(const Tensor& x, const Tensor& f, const Pair& up,
                                   const Pair& down, const Pair& padding, bool flip, double gain) {
-  STD_TORCH_CHECK(f.scalar_type() == ScalarType::Float && f.is_contiguous(),
-                  "the filter must be contiguous and of type float32");
+  STD_TORCH_CHECK(f.scalar_type() == ScalarType::Float && f.is_contiguous() && beside(f, x) &&
+                      f.numel() > 0,
+                  "the filter must be contiguous, of type float32, and where the image is");
+  STD_TORCH_CHECK(x.dim() == 4 && up.size() == 2 && down.size() == 2 && padding.size() == 4 &&
+                      up[0] > 0 && up[1] > 0 && down[0] > 0 && down[1] > 0,
+                  "resampling takes two factors of at least 1 each, and four paddings");
   UpfirdnArgs a{};
   a.dtype = dtype_of(x);
   a.channels_last = is_channels_last(x);
@@ -204,6 +224,8 @@ Tensor upfirdn2d_epilogue(Tensor x, Tensor f, Pair up, Pair down, Pair padding, 
 template <class Device>
 Tensor non_local_means(Tensor x, int64_t patch_size, int64_t patch_distance, double h,
                        double sigma) {
+  STD_TORCH_CHECK(x.dim() == 4 && patch_size > 0 && patch_distance >= 0,
+                  "non-local means take images of four dimensions and a patch of at least 1 pixel");
   Tensor out = torch::stable::empty_like(x);
   NonLocalMeansArgs a{};
   a.dtype = dtype_of(x);

@@ -19,13 +19,18 @@ bool runs_here(const Level& level) {
   return &level == &baseline::level;
 }
 
-// The widest that runs here, or the one that KERNELS_CPU names if it runs here.
+// The widest that runs here and is not wider than the one that KERNELS_CPU names.
 const Level& chosen_level() {
   const char* wish = std::getenv("KERNELS_CPU");
+  bool allowed = !wish || !*wish;
 #if defined(__x86_64__)
-  for (const Level* level : {&avx512::level, &avx2::level})
-    if (runs_here(*level) && (!wish || !*wish || !std::strcmp(wish, level->name))) return *level;
+  for (const Level* level : {&avx512::level, &avx2::level}) {
+    allowed = allowed || !std::strcmp(wish, level->name);
+    if (allowed && runs_here(*level)) return *level;
+  }
 #endif
+  STD_TORCH_CHECK(allowed || !std::strcmp(wish, baseline::level.name), "KERNELS_CPU=", wish,
+                  ": is not known; give baseline, avx2 or avx512");
   return baseline::level;
 }
 

@@ -184,7 +184,7 @@ def test_a_compiled_graph_holds_it() -> None:
     ("shapes", "how", "message"),
     [
         (([2, 3, 4, 4], [5, 4, 3, 3], [2, 3]), {}, r"x of shape \[2, 3, 4, 4\] and weight"),
-        (([2, 3, 4, 4], [5, 3, 3, 3], [2, 4]), {}, r"styles of shape \[2, 4\] is not \[2, 3\]"),
+        (([2, 3, 4, 4], [5, 3, 3, 3], [2, 4]), {}, r"styles of shape \[2, 4\] do not fit; give"),
         (([2, 3, 4, 4], [5, 3, 3, 3], [2, 3]), {"up": 0}, "up=0, down=1: the factors"),
     ],
 )

@@ -9,8 +9,9 @@ static KERNELS_INLINE float power_of_two(int32_t n) {
   return bits_as<float>(uint32_t(n + 127) << 23);
 }
 
-// Relative error below 2e-7 on [-87.3, 88.7], beyond which the result stays at the bound's.
+// Relative error below 2e-7 on [-87.3, 88.7]; stays at the bound below and is infinite above.
 static KERNELS_INLINE float vector_exp(float v) {
+  const float above = v > 88.72f ? bits_as<float>(0x7f800000u) : 0.0f;
   v = v > 88.72f ? 88.72f : v;
   v = v < -87.33f ? -87.33f : v;
   const float turns = v * 1.44269504089f;
@@ -26,7 +27,7 @@ static KERNELS_INLINE float vector_exp(float v) {
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
   // In two factors: 2^128 itself is no float.
-  return p * power_of_two(half) * power_of_two(whole - half);
+  return p * power_of_two(half) * power_of_two(whole - half) + above;
 }
 static KERNELS_INLINE double vector_exp(double v) { return exp(v); }
 

@@ -1,6 +1,8 @@
 // Epilogue of a layer on the CPU: runs of elements, each read once and written once.
 #pragma once
 
+#include <limits>
+
 #include "../core/epilogue.h"
 #include "simd.h"
 
@@ -36,7 +38,7 @@ struct AlongChannels {
 
 template <class R>
 struct Curve {
-  R alpha, gain, clamp;  // clamp: infinite where there is none
+  R alpha, gain, clamp;  // clamp: NaN where there is none, so that all comparisons are false
   R strength;
 };
 
@@ -61,8 +63,8 @@ KERNELS_INLINE R slope_at(const T* x, int64_t i, const Sides& s, const Curve<R>&
     v = s.scale_at(i) * v + (k.strength * s.noise_at(i) + s.bias_at(i));
     y = load(store<T>(k.gain * activate<A>(v, k.alpha)));
   }
-  const bool inside = y < k.clamp && y > -k.clamp;
-  return inside ? k.gain * slope<A>(v, k.alpha) : R(0);
+  const bool beyond = y >= k.clamp || y <= -k.clamp;
+  return beyond ? R(0) : k.gain * slope<A>(v, k.alpha);
 }
 
 template <class R>
@@ -128,7 +130,7 @@ class Writer {
 template <class R>
 Curve<R> curve_of(const EpilogueArgs& a) {
   const R* strength = static_cast<const R*>(a.strength);
-  const R none = R(1) / R(0);
+  const R none = std::numeric_limits<R>::quiet_NaN();
   return {R(a.alpha), R(a.gain), a.clamp < 0 ? none : R(a.clamp), strength ? *strength : R(1)};
 }
 

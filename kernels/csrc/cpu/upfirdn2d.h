@@ -36,7 +36,7 @@ class Resampler {
     find_columns();
     const int64_t wider = last - first > a.out_w ? last - first : a.out_w;
     block = a.channels_last ? channels_at_once(wider) : 1;
-    batch = a.channels_last || !separable ? 1 : kPlaneValues / (wider > 0 ? wider : 1) + 1;
+    batch = a.channels_last || !separable ? 1 : lines_at_once(wider);
     // The first value that comes from the input is aligned.
     lead = 15 - (inside_first - first + 15) % 16;
     pitch = (lead + (last - first) * block + 15) / 16 * 16;
@@ -45,6 +45,8 @@ class Resampler {
     packed.resize(batch * a.out_w * block);
     split.resize(a.channels_last ? 0 : pitch);
     part.resize(a.channels_last ? 0 : a.out_w / a.up_x + 1);
+    // No plane writes to what lies beside the others.
+    if (!a.channels_last) clear_margins();
   }
   ~Resampler() {
     if (streams) stream_end();
@@ -60,7 +62,7 @@ class Resampler {
       channel = a.channels_last ? start : image % a.c;
       in = static_cast<const T*>(a.x) + image * a.in_h * row_step + start;
       out = static_cast<T*>(a.out) + image * a.out_h * a.out_w * pixel_step + start;
-      clear_margins();
+      if (a.channels_last) clear_margins();
       for (int64_t y = begin; y < end; y += batch) lines(y, end - y < batch ? end - y : batch);
     }
   }
@@ -90,6 +92,12 @@ class Resampler {
     inside_first = first > 0 ? first : 0;
     inside_last = last < a.in_w ? last : a.in_w;
     if (inside_last < inside_first) inside_first = inside_last = first;
+  }
+
+  int64_t lines_at_once(int64_t columns) const {
+    const int64_t most = kPlaneValues / (columns > 0 ? columns : 1) + 1;
+    const int64_t rows = upfirdn2d_band_rows(a) < a.out_h ? upfirdn2d_band_rows(a) : a.out_h;
+    return most < rows ? most : rows;
   }
 
   int64_t channels_at_once(int64_t columns) const {

@@ -77,7 +77,7 @@ __device__ __forceinline__ float slope_at(const EpilogueArgs& a, const Plan& pla
   if constexpr (kCurved) s = plan.gain * curved_slope(a.act, v);
   if (!plan.clamped) return s;
   const float y = a.from_output ? v : rounded_to<T>(activated<kCurved>(a, plan, v));
-  return fabsf(y) < plan.clamp ? s : 0.0f;
+  return fabsf(y) >= plan.clamp ? 0.0f : s;
 }
 
 template <int V>
