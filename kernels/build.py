@@ -81,7 +81,12 @@ CUDA = Library(
 
 
 def find(library: Library) -> Path | None:
-    """The library, if it has been built from the present sources, by whatever compiler.
+    """The youngest of `candidates`."""
+    return next(iter(candidates(library)), None)
+
+
+def candidates(library: Library) -> list[Path]:
+    """What has been built from the present sources, by whatever compiler, the youngest first.
 
     It starts no process and raises nothing: it is for the import.
     """
@@ -90,8 +95,8 @@ def find(library: Library) -> Path | None:
 
 def failure(library: Library) -> str | None:
     """Why the present sources could not be built, if that was tried."""
-    note = _look_up(library, ".failed")
-    return cache.failure(note) if note else None
+    notes = _look_up(library, ".failed")
+    return cache.failure(notes[0]) if notes else None
 
 
 def build(library: Library, retry: bool = False) -> Path:
@@ -200,10 +205,10 @@ def _say(library: Library, text: str, code: int = 0) -> int:
     return code
 
 
-def _look_up(library: Library, suffix: str) -> Path | None:
+def _look_up(library: Library, suffix: str) -> list[Path]:
     with suppress(OSError, BuildFailed):
-        return cache.newest(f"{library.name}-{_source_key(library)}-*{suffix}")
-    return None
+        return cache.named(f"{library.name}-{_source_key(library)}-*{suffix}")
+    return []
 
 
 def _plan(library: Library) -> tuple[Toolchain, str]:

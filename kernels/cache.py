@@ -40,12 +40,17 @@ def places() -> list[Path]:
 
 
 def newest(pattern: str) -> Path | None:
-    """The youngest file of that name in any of the `places`, as far as they can be read."""
+    """The youngest of `named`."""
+    return next(iter(named(pattern)), None)
+
+
+def named(pattern: str) -> list[Path]:
+    """Files of that name in any of the `places`, as far as they can be read, the youngest first."""
     found: list[tuple[int, Path]] = []
     for place in places():
         with suppress(OSError):
             found += [(path.stat().st_mtime_ns, path) for path in place.glob(pattern)]
-    return max(found)[1] if found else None
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def writable() -> Path:

@@ -100,7 +100,12 @@ def gradients(
 
 
 def _summed_over_channels(dv: Tensor, noise: Tensor) -> Tensor:
-    return dv.reshape(*dv.shape[:2], prod(dv.shape[2:])).to(noise.dtype).sum(1).sum_to_size(noise.shape)
+    return (
+        dv.reshape(*dv.shape[:2], prod(dv.shape[2:]))
+        .to(noise.dtype)
+        .sum(1)
+        .sum_to_size(noise.shape)
+    )
 
 
 def _keep_backward(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -98,17 +98,19 @@ def _checked(mode: str) -> str:
 
 def _load(device: str, library: "build.Library") -> None:
     """Loads what was built before; an import never builds."""
-    path = build.find(library)
-    if path is None:
-        _missing[device] = f"the {device} operators are not built"
-    else:
+    _missing[device] = f"the {device} operators are not built"
+    # Another machine that shares the cache may have built one that does not run here.
+    for path in build.candidates(library):
         try:
             torch.ops.load_library(path)
-            _loaded[device] = path
         except OSError as error:
             _missing[device] = f"{path.name} cannot be loaded ({error}); delete it"
-    if reason := _missing.get(device):
-        _log.info("%s: the torch reference runs, which is slower; run `make kernels`", reason)
+        else:
+            _loaded[device] = path
+            del _missing[device]
+            return
+    reason = _missing[device]
+    _log.info("%s: the torch reference runs, which is slower; run `make kernels`", reason)
 
 
 _modes = [[_checked(os.environ.get(SWITCH) or "auto")]]
