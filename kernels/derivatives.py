@@ -1,9 +1,48 @@
-"""Derivatives of derivatives where no compiled operator gives them."""
+"""How a declared operator is differentiated, and derivatives that no compiled operator gives."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_BELOW = torch._C._after_autograd_keyset
+
+
+def autograd_kernel(op: Any, backward: Callable, setup_context: Callable) -> Callable:
+    """What the dispatcher calls for an operator on its way to the kernels of a device.
+
+    ``torch.library.register_autograd`` makes the same, and compares each call with the defaults in
+    the schema: that alone takes longer than a small network's layer does on a GPU.
+
+    Args:
+        op: overload whose schema has neither defaults nor lists of tensors.
+        backward: of the context and the gradients of the results; one gradient for each input.
+        setup_context: of the context, the inputs and the output.
+    """
+
+    class Differentiated(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *given: Any) -> Any:
+            *inputs, keys = given
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op.redispatch(keys, *inputs)
+            setup_context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            return *backward(ctx, *gradients), None
+
+    def kernel(keys: Any, *inputs: Any) -> Any:
+        keys = keys & _BELOW
+        wanted = (isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        if torch.is_grad_enabled() and any(wanted):
+            return Differentiated.apply(*inputs, keys)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keys, *inputs)
+
+    return kernel
 
 
 def vector_jacobian(

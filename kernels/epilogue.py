@@ -50,7 +50,7 @@ def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Te
     return torch.empty_like(dy), *made
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: Sequence, output: Tensor) -> None:
     x, *sides, dim, act, alpha, gain, clamp = inputs
     ctx.options = Options(dim, act, alpha, gain, clamp)
     ctx.channels_last = is_channels_last(x)
@@ -108,7 +108,7 @@ def _summed_over_channels(dv: Tensor, noise: Tensor) -> Tensor:
     )
 
 
-def _keep_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _keep_backward(ctx: Any, inputs: Sequence, output: tuple) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:6])
     ctx.rest = inputs[6:]

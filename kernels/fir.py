@@ -8,6 +8,7 @@ the reversed filter,
 Compiled code: ``csrc/cpu/upfirdn2d.h`` and ``csrc/cuda/upfirdn2d.cu``.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -131,7 +132,7 @@ def empty_result(x: Tensor, f: Tensor, sampling: Sampling) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=wanted)
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: Sequence, output: Tensor) -> None:
     x, f, *constants = inputs
     ctx.sampling = Sampling(*constants)
     ctx.size = x.shape[2:]

@@ -4,6 +4,7 @@ The operator ``kernels::upfirdn2d_epilogue`` is that of ``kernels/fir.py`` follo
 ``kernels/epilogue.py``, rounding in between included. Compiled code: as for the former.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def reference(x: Tensor, f: Tensor, *rest: Any) -> Tensor:
     return epilogue_reference.reference(fir.reference(x, f, *rest[:5]), *rest[5:])
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: Sequence, output: Tensor) -> None:
     x, f, *rest = inputs
     ctx.sampling, sides, ctx.options = Sampling(*rest[:5]), Sides(*rest[5:9]), Options(*rest[9:])
     ctx.size, ctx.channels_last = x.shape[2:], is_channels_last(x)

@@ -10,6 +10,7 @@ import torch
 from torch.autograd import forward_ad
 
 from kernels import build
+from kernels.derivatives import autograd_kernel
 
 SWITCH = "KERNELS"
 MODES = ("auto", "ref", "native")
@@ -41,9 +42,11 @@ def operator(
     _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
     _library.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_library)
+    declared = getattr(torch.ops.kernels, name.split("::")[1]).default
     if backward is not None:
-        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_library)
-    return getattr(torch.ops.kernels, name.split("::")[1]).default
+        kernel = autograd_kernel(declared, backward, setup_context)
+        _library.impl(name, kernel, "Autograd", with_keyset=True)
+    return declared
 
 
 def native(x: torch.Tensor) -> bool:

@@ -41,10 +41,6 @@ static inline int64_t upfirdn2d_items(const UpfirdnArgs& a) {
   return a.n * (a.channels_last ? 1 : a.c) * upfirdn2d_bands(a);
 }
 
-static inline int64_t upfirdn2d_bytes(const UpfirdnArgs& a, int64_t bytes_per_value) {
-  return a.n * a.c * a.out_h * a.out_w * bytes_per_value;
-}
-
 static KERNELS_INLINE int64_t upfirdn2d_taps_y(const UpfirdnArgs& a) {
   return a.f_h > 0 ? a.f_h : a.f_w;
 }

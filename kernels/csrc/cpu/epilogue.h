@@ -42,15 +42,26 @@ struct Curve {
   R strength;
 };
 
+// Processors see ahead within a page only.
+constexpr int64_t kFetched = 256;
+template <class T>
+KERNELS_INLINE void fetch_ahead(const T* x) {
+  for (int64_t i = 0; i < kFetched; i += 64 / sizeof(T)) __builtin_prefetch(x + 4096 / sizeof(T) + i);
+}
+
 template <class T, Act A, class Sides, class R = acc_t<T>>
 KERNELS_LOOP void forward_run(const T* x, T* out, int64_t length, const Sides s, const Curve<R> k) {
+  for (int64_t start = 0; start < length; start += kFetched) {
+    const int64_t end = length - start < kFetched ? length : start + kFetched;
+    fetch_ahead(x + start);
 #pragma omp simd
-  for (int64_t i = 0; i < length; ++i) {
-    const R v = s.scale_at(i) * load(x[i]) + (k.strength * s.noise_at(i) + s.bias_at(i));
-    R y = k.gain * activate<A>(v, k.alpha);
-    y = y > k.clamp ? k.clamp : y;
-    y = y < -k.clamp ? -k.clamp : y;
-    out[i] = store<T>(y);
+    for (int64_t i = start; i < end; ++i) {
+      const R v = s.scale_at(i) * load(x[i]) + (k.strength * s.noise_at(i) + s.bias_at(i));
+      R y = k.gain * activate<A>(v, k.alpha);
+      y = y > k.clamp ? k.clamp : y;
+      y = y < -k.clamp ? -k.clamp : y;
+      out[i] = store<T>(y);
+    }
   }
 }
 
@@ -74,15 +85,20 @@ struct Sums {
 
 template <class T, Act A, Kept K, class Sides, class R = acc_t<T>>
 KERNELS_LOOP Sums<R> backward_run(const T* x, const T* dy, T* dx, int64_t length, const Sides s,
-                     const Curve<R> k, const Sides factors) {
+                                  const Curve<R> k, const Sides factors) {
   R of_scale = 0, of_strength = 0, of_bias = 0;
+  for (int64_t start = 0; start < length; start += kFetched) {
+    const int64_t end = length - start < kFetched ? length : start + kFetched;
+    fetch_ahead(dy + start);
+    if constexpr (K != Kept::none) fetch_ahead(x + start);
 #pragma omp simd reduction(+ : of_scale, of_strength, of_bias)
-  for (int64_t i = 0; i < length; ++i) {
-    const R g = load(dy[i]) * slope_at<T, A, K>(x, i, s, k);
-    of_bias += g;
-    of_strength += g * s.noise_at(i);
-    if constexpr (K == Kept::x) of_scale += g * load(x[i]);
-    dx[i] = store<T>(g * factors.scale_at(i));
+    for (int64_t i = start; i < end; ++i) {
+      const R g = load(dy[i]) * slope_at<T, A, K>(x, i, s, k);
+      of_bias += g;
+      of_strength += g * s.noise_at(i);
+      if constexpr (K == Kept::x) of_scale += g * load(x[i]);
+      dx[i] = store<T>(g * factors.scale_at(i));
+    }
   }
   return {of_scale, of_strength, of_bias};
 }
@@ -113,7 +129,7 @@ struct Filled {
 template <class T>
 class Writer {
  public:
-  explicit Writer(int64_t elements) : streams_(elements * int64_t(sizeof(T)) >= kStreamBytes) {}
+  explicit Writer(bool streams) : streams_(streams) {}
   ~Writer() {
     if (streams_) stream_end();
   }
@@ -230,7 +246,8 @@ void pixels(const EpilogueArgs& a, int64_t item, int64_t c0, Writer<T>& writer) 
 
 template <class T, Act A, Kept K, bool kForward>
 void range(const EpilogueArgs& a, int64_t begin, int64_t end) {
-  Writer<T> writer(a.n * a.c * a.p);
+  const int64_t bytes = a.n * a.c * a.p * int64_t(sizeof(T));
+  Writer<T> writer(leaves_caches(kForward ? bytes : 2 * bytes, bytes));
   for (int64_t item = begin, count; !a.channels_last && item < end; item += count) {
     const int64_t left = a.c - item % a.c < end - item ? a.c - item % a.c : end - item;
     count = !takes_turns(a) ? 1 : left < kPlanes ? left : kPlanes;

@@ -31,6 +31,7 @@ struct Rows {
 template <class T, int kUp, int kDown, int kPad, bool kDecorated>
 class FourTaps {
   static constexpr int kTaps = 4 / kUp;
+  static constexpr int64_t kAhead = 4096 / sizeof(T);
   using Source = Rows<T, kTaps>;
 
  public:
@@ -57,7 +58,7 @@ class FourTaps {
  private:
   static bool streams_rows(const UpfirdnArgs& a) {
     const bool aligned = reinterpret_cast<uintptr_t>(a.out) % sizeof(Stored<T>) == 0;
-    return upfirdn2d_bytes(a, sizeof(T)) >= kStreamBytes && aligned && a.out_w % kLanes == 0;
+    return aligned && a.out_w % kLanes == 0 && result_leaves_caches(a, sizeof(T));
   }
 
   void find_sides(int64_t n, int64_t c) {
@@ -78,7 +79,7 @@ class FourTaps {
         source.rows[t] = row < 0 || row >= a.in_h ? zeros : in + row * a.in_w;
         source.weights[t] = all_lanes(y_taps[first.tap + t * kUp]);
       }
-      if constexpr (kDown > 1) fetch(first.pixel + 4);
+      ahead = in + (first.pixel + 2) * a.in_w + kAhead;
       to = out + y * a.out_w;
       at = y * a.out_w;
       if constexpr (kUp == 2)
@@ -91,11 +92,8 @@ class FourTaps {
   }
 
   // Processors see ahead along a line of memory, not along two rows that are read side by side.
-  KERNELS_INLINE void fetch(int64_t row) const {
-    const int64_t end = (row + kDown < a.in_h ? row + kDown : a.in_h) * a.in_w;
-    for (int64_t i = row > 0 ? row * a.in_w : 0; i < end; i += 64 / sizeof(T)) {
-      __builtin_prefetch(in + i);
-    }
+  KERNELS_INLINE void fetch(int64_t values) const {
+    for (int64_t i = 0; i < 4 * kLanes; i += 64 / sizeof(T)) __builtin_prefetch(ahead + values + i);
   }
 
   KERNELS_INLINE Lanes decorated(Lanes v, int64_t place, int64_t count) const {
@@ -166,6 +164,7 @@ class FourTaps {
   KERNELS_INLINE void halve_row(const Source& source) {
     Pair before{}, now = split(source, 0);
     for (int64_t j = 0; j * kLanes < a.out_w; ++j) {
+      fetch(4 * j * kLanes);
       const Pair after = split(source, j + 1);
       const Lanes v = x[0] * pixel<-kPad>(before, now, after) +
                       x[1] * pixel<1 - kPad>(before, now, after) +
@@ -186,7 +185,7 @@ class FourTaps {
   // Of the present plane and row.
   float scale = 1, bias = 0, strength = 1;
   const float* noise = nullptr;
-  const T* in = nullptr;
+  const T *in = nullptr, *ahead = nullptr;
   T *out = nullptr, *to = nullptr;
   int64_t at = 0;
 };

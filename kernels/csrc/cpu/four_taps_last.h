@@ -46,7 +46,7 @@ class FourTapsLast {
  private:
   static bool streams_pixels(const UpfirdnArgs& a) {
     const bool aligned = reinterpret_cast<uintptr_t>(a.out) % sizeof(Stored<T>) == 0;
-    return upfirdn2d_bytes(a, sizeof(T)) >= kStreamBytes && aligned && a.c % kLanes == 0;
+    return aligned && a.c % kLanes == 0 && result_leaves_caches(a, sizeof(T));
   }
 
   void find_sides(int64_t n) {

@@ -20,9 +20,14 @@
 
 namespace {
 
-// Above this size a result is no longer in the caches when it is read, and writing it with ordinary
-// stores reads it first: three passes over memory instead of two.
-constexpr int64_t kStreamBytes = int64_t(32) << 20;
+constexpr int64_t kCacheBytes = int64_t(32) << 20;
+
+// Whether a result is no longer in the caches when it is read, because it is too large or what it is
+// made from has taken its place. Writing it with ordinary stores would read it first: three passes
+// over memory instead of two.
+inline bool leaves_caches(int64_t bytes_in, int64_t bytes_out) {
+  return bytes_out >= kCacheBytes || bytes_in + bytes_out >= 2 * kCacheBytes;
+}
 
 // Elements of a buffer that stays in the first-level cache.
 constexpr int64_t kChunk = 2048;

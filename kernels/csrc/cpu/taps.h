@@ -29,6 +29,11 @@ class Buffer {
   V* data_ = nullptr;
 };
 
+inline bool result_leaves_caches(const UpfirdnArgs& a, int64_t bytes_per_value) {
+  const int64_t planes = a.n * a.c * bytes_per_value;
+  return leaves_caches(planes * a.in_h * a.in_w, planes * a.out_h * a.out_w);
+}
+
 // Runs of values that lie `from_step` and `to_step` apart.
 struct Runs {
   int64_t count, length, from_step, to_step;

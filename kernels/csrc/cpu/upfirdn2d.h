@@ -30,7 +30,7 @@ class Resampler {
         xs(a.up_x, a.down_x, a.pad_x, a.f_w, taps_y),
         pixel_step(a.channels_last ? a.c : 1),
         row_step(a.in_w * pixel_step),
-        streams(upfirdn2d_bytes(a, sizeof(T)) >= kStreamBytes),
+        streams(result_leaves_caches(a, sizeof(T))),
         curve(curve_of<R>(a.epilogue)) {
     set_taps(filter);
     find_columns();
