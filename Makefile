@@ -103,8 +103,8 @@ bench-kernels: $(READY) $(BUILT) ## each operator beside its reference and the b
 # Sets nothing up: a GPU machine may have no way to install anything.
 gpu-check: ## build, CUDA tests and benchmark with PYTHON, which has torch, numpy and pytest, beside nvcc
 	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
-		{ echo "error[1]: gpu-check: the torch of $(PYTHON) finds no GPU; run it on a machine with one, or name a Python with PYTHON=" >&2; exit 1; }
-	@$(PYTHON) kernels/build.py --cuda --strict
+		{ echo "error[1]: gpu-check: $(PYTHON) has no torch, or its torch finds no GPU; run it on a machine with one, or name a Python with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) kernels/build.py --cuda --strict --retry
 	@code=0; $(PYTHON) -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels/test_cuda.py || code=1; \
 		$(PYTHON) -m kernels.bench --device cuda $(ARGS) || code=1; exit $$code
 

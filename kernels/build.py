@@ -30,8 +30,10 @@ _AVX512 = (
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
 )
-# Not -march=native: a cache that machines share would crash the older ones.
-_LEVELS = {"baseline": (), **({"avx2": _AVX2, "avx512": _AVX512} if _X86 else {})}
+# Not -march=native, nor what a compiler takes by itself: a cache that machines share would crash
+# the older ones.
+_BASELINE = ("-DKERNELS_IN_DOUBLE", *(("-march=x86-64",) if _X86 else ()))
+_LEVELS = {"baseline": _BASELINE, **({"avx2": _AVX2, "avx512": _AVX512} if _X86 else {})}
 
 
 @dataclass(frozen=True)

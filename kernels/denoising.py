@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.layout import accumulation_dtype, dense, is_channels_last, laid_out
+from kernels.layout import dense, is_channels_last, laid_out
+from kernels.precision import accumulation_dtype
 from kernels.registry import native, operator
 
 # Below it the square of h is no longer a float32.

@@ -21,24 +21,25 @@ def autograd_kernel(op: Any, backward: Callable, setup_context: Callable) -> Cal
         setup_context: of the context, the inputs and the output.
     """
 
-    class Differentiated(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *given: Any) -> Any:
-            *inputs, keys = given
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op.redispatch(keys, *inputs)
-            setup_context(ctx, inputs, output)
-            return output
+    def forward(ctx: Any, *given: Any) -> Any:
+        *inputs, keys = given
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op.redispatch(keys, *inputs)
+        setup_context(ctx, inputs, output)
+        return output
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-            return *backward(ctx, *gradients), None
+    def backward_of_all(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *backward(ctx, *gradients), None
+
+    # Its name is what profiles and `grad_fn` show.
+    steps = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_all)}
+    differentiated = type(op._opname, (torch.autograd.Function,), steps)
 
     def kernel(keys: Any, *inputs: Any) -> Any:
         keys = keys & _BELOW
         wanted = (isinstance(x, Tensor) and x.requires_grad for x in inputs)
         if torch.is_grad_enabled() and any(wanted):
-            return Differentiated.apply(*inputs, keys)
+            return differentiated.apply(*inputs, keys)
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keys, *inputs)
 

@@ -59,9 +59,10 @@ def _absence(device: str, library: build.Library) -> str:
 def _level(library: Path) -> str:
     told = ctypes.CDLL(str(library)).kernels_cpu_level
     told.restype = ctypes.c_char_p
-    level = told().decode()
-    if os.environ.get("KERNELS_CPU"):
-        return _set_by("KERNELS_CPU", level)
+    level = (told() or b"").decode()
+    if wish := os.environ.get("KERNELS_CPU"):
+        unknown = f"none: {wish} is not known; give baseline, avx2 or avx512"
+        return _set_by("KERNELS_CPU", level or unknown)
     return f"{level} (the processor has {torch.backends.cpu.get_cpu_capability()})"
 
 

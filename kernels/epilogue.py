@@ -18,7 +18,8 @@ from torch import Tensor
 from kernels.curves import LINEAR, Options
 from kernels.derivatives import vector_jacobian
 from kernels.epilogue_reference import Sides, backward_reference, reference
-from kernels.layout import accumulation_dtype, dense, is_channels_last, laid_out
+from kernels.layout import dense, is_channels_last, laid_out
+from kernels.precision import accumulation_dtype
 from kernels.registry import native, operator
 
 _OPTIONS = "int dim, int act, float alpha, float gain, float clamp"
@@ -30,7 +31,10 @@ def epilogue(x: Tensor, sides: Sides, options: Options) -> Tensor:
     """The operator where compiled code serves ``x``, else its reference."""
     if not x.ndim or not native(x):
         return reference(x, *sides, *options)
-    return _epilogue(dense(x), *accumulated(sides, x), *options)
+    given = *accumulated(sides, x), *options
+    if options.dim != 1 and is_channels_last(x):
+        return laid_out(_epilogue(x.contiguous(), *given), channels_last=True)
+    return _epilogue(dense(x), *given)
 
 
 def accumulated(sides: Sides, x: Tensor) -> Sides:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.curves import Options
-from kernels.layout import accumulation_dtype
+from kernels.precision import accumulation_dtype
 
 
 class Sides(NamedTuple):

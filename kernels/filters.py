@@ -42,7 +42,9 @@ def setup_filter(
     if f.ndim == 1 and not separable:
         f = f.outer(f)
     if normalize:
-        if f.sum() == 0:
+        # While a graph is traced there are no values to look at.
+        known = type(f) is Tensor and not f.is_meta and not torch.compiler.is_compiling()
+        if known and f.sum() == 0:
             raise ValueError("f sums up to 0; give normalize=False")
         f = f / f.sum()
     if flip_filter:

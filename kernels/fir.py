@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.layout import accumulation_dtype, dense, is_channels_last, laid_out
+from kernels.layout import dense, is_channels_last, laid_out
+from kernels.precision import accumulation_dtype, without_autocast
 from kernels.registry import native, operator
 
 SCHEMA = "Tensor x, Tensor f, int[2] up, int[2] down, int[4] padding, bool flip, float gain"
@@ -79,15 +80,19 @@ def reference(
     if not x.numel():
         # A sum that depends on x, so that there is a gradient, of no elements.
         y = y.sum() + y.new_zeros([*x.shape[:2], *sampling.size(x, f)])
-    elif f.ndim == 2:
-        y = _convolved(y, kernel * gain, sampling)
     else:
-        left, right, top, bottom = padding
-        along_x = Sampling([up[0], 1], [down[0], 1], [left, right, 0, 0], flip, gain)
-        along_y = Sampling([1, up[1]], [1, down[1]], [0, 0, top, bottom], flip, gain)
-        y = _convolved(y, kernel[None] * gain, along_x)
-        y = _convolved(y, kernel[:, None], along_y)
+        with without_autocast(x):
+            y = _filtered(y, kernel, sampling)
     return laid_out(y.to(x.dtype), is_channels_last(x))
+
+
+def _filtered(x: Tensor, kernel: Tensor, sampling: Sampling) -> Tensor:
+    up, down, (left, right, top, bottom), flip, gain = sampling
+    if kernel.ndim == 2:
+        return _convolved(x, kernel * gain, sampling)
+    along_x = Sampling([up[0], 1], [down[0], 1], [left, right, 0, 0], flip, gain)
+    along_y = Sampling([1, up[1]], [1, down[1]], [0, 0, top, bottom], flip, gain)
+    return _convolved(_convolved(x, kernel[None] * gain, along_x), kernel[:, None], along_y)
 
 
 def _convolved(x: Tensor, kernel: Tensor, sampling: Sampling) -> Tensor:

@@ -6,6 +6,9 @@ from torch import Tensor
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether ``x`` lies in memory as [N, H, W, C] and not also as [N, C, H, W]."""
+    if torch._C._are_functorch_transforms_active():
+        # `torch.func.vmap` hides how its tensors lie.
+        return False
     fits = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return fits and not x.is_contiguous()
 
@@ -19,8 +22,3 @@ def laid_out(x: Tensor, channels_last: bool) -> Tensor:
     """``x``, or a copy of it, in the layout that is asked for."""
     wanted = torch.channels_last if channels_last else torch.contiguous_format
     return x.contiguous(memory_format=wanted)
-
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Type of sums and products, and of the small tensors beside ``x``."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -13,6 +13,7 @@ from kernels.convolution import Resampling, convolve
 from kernels.curves import Options
 from kernels.fused_resampling import upfirdn2d_bias_act
 from kernels.layout import is_channels_last
+from kernels.precision import accumulation_dtype, convolves_in_float16, without_autocast
 from kernels.resampling import parsed_padding
 
 _TINY = torch.finfo(torch.float16).tiny
@@ -85,7 +86,7 @@ def modulated_layer(
         ValueError: a shape or a factor does not fit.
     """
     _check(x, weight, styles, up, down)
-    if _in_half_precision(x) and demodulate:
+    if convolves_in_float16(x) and demodulate:
         weight, styles = _normalized(weight, styles)
     scale = demodulation(weight, styles) if demodulate else None
     job = Resampling(up, down, parsed_padding(padding), resample_filter, flip_weight)
@@ -122,8 +123,8 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     Returns:
         1 / sqrt(sum over C_in, kh, kw of (weight * styles)^2 + 1e-8), [N, C_out]; equation 3.
     """
-    with torch.autocast(weight.device.type, enabled=False):
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    with without_autocast(weight):
+        wide = accumulation_dtype(weight)
         energy = styles.to(wide).square() @ weight.to(wide).square().sum((2, 3)).T
         return (energy + 1e-8).rsqrt()
 
@@ -146,13 +147,6 @@ def _normalized(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
     largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=_TINY)
     weight = weight / (weight[0].numel() ** 0.5 * largest)
     return weight, styles / styles.abs().amax(1, keepdim=True).clamp(min=_TINY)
-
-
-def _in_half_precision(x: Tensor) -> bool:
-    """Whether the convolution will be computed in float16."""
-    kind = x.device.type
-    cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    return cast or x.dtype == torch.float16
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, up: int, down: int) -> None:

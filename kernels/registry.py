@@ -31,7 +31,8 @@ def operator(
     """Declares ``torch.ops.kernels.<name>`` and returns it.
 
     Args:
-        schema: ``name(Tensor x, ...) -> Tensor`` in torch's schema language.
+        schema: ``name(Tensor x, ...) -> Tensor`` in torch's schema language, without defaults and
+            lists of tensors.
         reference: plain torch; runs on every device that no compiled library serves.
         fake: shapes, strides and dtypes of the results, without data.
         backward: gradients of the inputs; built of declared operators, so that it can be
@@ -64,7 +65,7 @@ def native(x: torch.Tensor) -> bool:
     mode = _modes[-1][0]
     if mode == "native" and not served:
         why = f"there are no compiled operators for {x.dtype} on {device}; use auto"
-        if device not in _loaded:
+        if _started_without and device not in _loaded:
             why = f"{SWITCH}=ref was set at the start; start without it"
         if device in _missing:
             why = f"{_missing[device]}; run `make kernels`, or use auto"
@@ -117,7 +118,8 @@ def _load(device: str, library: "build.Library") -> None:
 
 
 _modes = [[_checked(os.environ.get(SWITCH) or "auto")]]
-if _modes[0][0] != "ref":
+_started_without = _modes[0][0] == "ref"
+if not _started_without:
     _load("cpu", build.CPU)
     if torch.version.cuda is not None:
         _load("cuda", build.CUDA)

@@ -79,6 +79,8 @@ inline EpilogueArgs epilogue_args(const Tensor& x, const Side& scale, const Side
     if (d != dim) (d < dim ? a.n : a.p) *= x.size(d);
   // One pixel lies either way, and many channels are quicker than many planes of one element.
   a.channels_last = is_channels_last(x) || a.p == 1;
+  STD_TORCH_CHECK(dim == 1 || !is_channels_last(x),
+                  "what belongs to another dimension than the channels needs a contiguous tensor");
   a.noise_n = noise ? noise->size(0) : 1;
   a.alpha = alpha;
   a.gain = gain;
@@ -138,6 +140,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
   STD_TORCH_CHECK(wanted.size() == 3, "three sums may be asked for");
   STD_TORCH_CHECK(kept || (a.act == Act::linear && clamp < 0 && !wanted.at(0)),
                   "the gradient needs the activations");
+  STD_TORCH_CHECK(!from_output || (a.act <= Act::lrelu && !scale && !wanted.at(0)),
+                  "the output tells the slope of straight lines that nothing has scaled");
   a.from_output = from_output;
   if (clamp >= 0) a.clamp = rounded(clamp, a.dtype);
   a.scaled = scaled && scale;
@@ -151,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
   a.sum_strength = of_strength.place();
   a.sum_bias = of_bias.place();
   if (dy.numel()) Device::epilogue_backward(a, dy);
-    return {dx, of_scale.over({1}), of_strength.over_all(), of_bias.over({0, 1})};
+  return {dx, of_scale.over({1}), of_strength.over_all(), of_bias.over({0, 1})};
 }
 
 inline int64_t resampled(int64_t size, int64_t up, int64_t down, int64_t pad, int64_t taps) {
@@ -162,7 +166,7 @@ inline int64_t resampled(int64_t size, int64_t up, int64_t down, int64_t pad, in
 inline UpfirdnArgs upfirdn2d_args(const Tensor& x, const Tensor& f, const Pair& up,
                                   const Pair& down, const Pair& padding, bool flip, double gain) {
   STD_TORCH_CHECK(f.scalar_type() == ScalarType::Float && f.is_contiguous() && beside(f, x) &&
-                      f.numel() > 0,
+                      f.numel() > 0 && f.dim() <= 2,
                   "the filter must be contiguous, of type float32, and where the image is");
   STD_TORCH_CHECK(x.dim() == 4 && up.size() == 2 && down.size() == 2 && padding.size() == 4 &&
                       up[0] > 0 && up[1] > 0 && down[0] > 0 && down[1] > 0,
@@ -212,6 +216,7 @@ template <class Device>
 Tensor upfirdn2d_epilogue(Tensor x, Tensor f, Pair up, Pair down, Pair padding, bool flip,
                           double fir_gain, Side scale, Side noise, Side strength, Side bias,
                           int64_t dim, int64_t act, double alpha, double gain, double clamp) {
+  STD_TORCH_CHECK(dim == 1, "sides of a resampled image belong to its channels");
   UpfirdnArgs a = upfirdn2d_args(x, f, up, down, padding, flip, fir_gain);
   Tensor out = empty_image(x, a);
   a.out = out.mutable_data_ptr();
@@ -224,8 +229,8 @@ Tensor upfirdn2d_epilogue(Tensor x, Tensor f, Pair up, Pair down, Pair padding, 
 template <class Device>
 Tensor non_local_means(Tensor x, int64_t patch_size, int64_t patch_distance, double h,
                        double sigma) {
-  STD_TORCH_CHECK(x.dim() == 4 && patch_size > 0 && patch_distance >= 0,
-                  "non-local means take images of four dimensions and a patch of at least 1 pixel");
+  STD_TORCH_CHECK(x.dim() == 4 && patch_size % 2 == 1 && patch_distance >= 0,
+                  "non-local means take images of four dimensions and a patch of odd size");
   Tensor out = torch::stable::empty_like(x);
   NonLocalMeansArgs a{};
   a.dtype = dtype_of(x);

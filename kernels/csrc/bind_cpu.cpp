@@ -19,24 +19,24 @@ bool runs_here(const Level& level) {
   return &level == &baseline::level;
 }
 
-// The widest that runs here and is not wider than the one that KERNELS_CPU names.
-const Level& chosen_level() {
+// The widest that runs here and is not wider than the one that KERNELS_CPU names; null for no name.
+const Level* chosen_level() {
   const char* wish = std::getenv("KERNELS_CPU");
   bool allowed = !wish || !*wish;
 #if defined(__x86_64__)
   for (const Level* level : {&avx512::level, &avx2::level}) {
     allowed = allowed || !std::strcmp(wish, level->name);
-    if (allowed && runs_here(*level)) return *level;
+    if (allowed && runs_here(*level)) return level;
   }
 #endif
-  STD_TORCH_CHECK(allowed || !std::strcmp(wish, baseline::level.name), "KERNELS_CPU=", wish,
-                  ": is not known; give baseline, avx2 or avx512");
-  return baseline::level;
+  return allowed || !std::strcmp(wish, baseline::level.name) ? &baseline::level : nullptr;
 }
 
 const Level& level(Dtype dtype) {
-  static const Level& chosen = chosen_level();
-  return dtype == Dtype::f64 ? baseline::level : chosen;
+  static const Level* const chosen = chosen_level();
+  STD_TORCH_CHECK(chosen, "KERNELS_CPU=", std::getenv("KERNELS_CPU"),
+                  ": is not known; give baseline, avx2 or avx512");
+  return dtype == Dtype::f64 ? baseline::level : *chosen;
 }
 
 // Elements that are worth a thread.
@@ -68,9 +68,10 @@ struct Cpu {
 
 }  // namespace
 
-// Name of the instruction set in use, for `python -m kernels.doctor`.
+// Name of the instruction set in use, for `python -m kernels.doctor`; null where none is chosen.
 extern "C" __attribute__((visibility("default"))) const char* kernels_cpu_level() {
-  return level(Dtype::f32).name;
+  const Level* const chosen = chosen_level();
+  return chosen ? chosen->name : nullptr;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kernels, CPU, m) { implement<Cpu>(m); }

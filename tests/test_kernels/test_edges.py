@@ -159,6 +159,7 @@ def test_modes_of_threads_that_overlap_end() -> None:
 
 
 IMAGE = torch.randn(1, 2, 6, 6)
+LAST = IMAGE.to(memory_format=torch.channels_last)
 PLAIN = (1, 0, 0.0, 1.0, -1.0)
 
 
@@ -178,7 +179,21 @@ PLAIN = (1, 0, 0.0, 1.0, -1.0)
         lambda: OPS.upfirdn2d(IMAGE, BINOMIAL, [1], [1, 1], [2, 2, 2, 2], False, 1.0),
         lambda: OPS.upfirdn2d(IMAGE, BINOMIAL, [1, 1], [1, 1], [2, 2], False, 1.0),
         lambda: OPS.upfirdn2d(IMAGE, BINOMIAL.double(), [1, 1], [1, 1], [2] * 4, False, 1.0),
+        lambda: OPS.upfirdn2d(IMAGE, BINOMIAL[None], [1, 1], [1, 1], [2] * 4, False, 1.0),
+        lambda: OPS.upfirdn2d_epilogue(
+            *(IMAGE, BINOMIAL, [1, 1], [1, 1], [2] * 4, False, 1.0),
+            *(None, None, None, torch.zeros(1), 0, 2, 0.2, 1.0, -1.0),
+        ),
+        lambda: OPS.epilogue(LAST, None, None, None, torch.zeros(6), 2, 0, 0.0, 1.0, -1.0),
+        lambda: OPS.epilogue_backward(
+            *(IMAGE, IMAGE, torch.ones(1, 2), None, None, None),
+            *(1, 2, 0.2, 1.0, -1.0, True, True, [False] * 3),
+        ),
+        lambda: OPS.epilogue_backward(
+            *(IMAGE, IMAGE, *[None] * 4, 1, 8, 0.0, 1.0, -1.0, True, False, [False] * 3)
+        ),
         lambda: OPS.non_local_means(IMAGE, 0, 3, 0.1, 0.0),
+        lambda: OPS.non_local_means(IMAGE, 2, 3, 0.1, 0.0),
     ],
 )
 def test_raw_operators_refuse_what_they_would_misread(call: Callable) -> None:

@@ -80,7 +80,9 @@ def test_compiled_agrees_with_the_reference(dtype: torch.dtype) -> None:
 def test_a_bias_may_belong_to_any_dimension(shape: tuple[int, ...]) -> None:
     for dim in range(-len(shape), len(shape)):
         x, b = torch.randn(shape), torch.randn(shape[dim])
-        assert_alike(lambda x, b, dim=dim: bias_act(x, b, dim, "lrelu", clamp=0.9), [x, b], dim)
+        layouts = [x, x.to(memory_format=torch.channels_last)] if x.ndim == 4 else [x]
+        for laid in layouts:
+            assert_alike(lambda x, b, d=dim: bias_act(x, b, d, "lrelu", clamp=0.9), [laid, b], dim)
 
 
 @pytest.mark.usefixtures("compiled")

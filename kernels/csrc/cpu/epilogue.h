@@ -42,18 +42,20 @@ struct Curve {
   R strength;
 };
 
-// Processors see ahead within a page only.
+// Processors see ahead within a page only. Values that are asked for at once, a page ahead.
 constexpr int64_t kFetched = 256;
+
 template <class T>
-KERNELS_INLINE void fetch_ahead(const T* x) {
-  for (int64_t i = 0; i < kFetched; i += 64 / sizeof(T)) __builtin_prefetch(x + 4096 / sizeof(T) + i);
+KERNELS_INLINE void fetch_ahead(const T* x, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(T))
+    __builtin_prefetch(x + kPageBytes / sizeof(T) + i);
 }
 
 template <class T, Act A, class Sides, class R = acc_t<T>>
 KERNELS_LOOP void forward_run(const T* x, T* out, int64_t length, const Sides s, const Curve<R> k) {
   for (int64_t start = 0; start < length; start += kFetched) {
     const int64_t end = length - start < kFetched ? length : start + kFetched;
-    fetch_ahead(x + start);
+    fetch_ahead(x + start, end - start);
 #pragma omp simd
     for (int64_t i = start; i < end; ++i) {
       const R v = s.scale_at(i) * load(x[i]) + (k.strength * s.noise_at(i) + s.bias_at(i));
@@ -89,8 +91,8 @@ KERNELS_LOOP Sums<R> backward_run(const T* x, const T* dy, T* dx, int64_t length
   R of_scale = 0, of_strength = 0, of_bias = 0;
   for (int64_t start = 0; start < length; start += kFetched) {
     const int64_t end = length - start < kFetched ? length : start + kFetched;
-    fetch_ahead(dy + start);
-    if constexpr (K != Kept::none) fetch_ahead(x + start);
+    fetch_ahead(dy + start, end - start);
+    if constexpr (K != Kept::none) fetch_ahead(x + start, end - start);
 #pragma omp simd reduction(+ : of_scale, of_strength, of_bias)
     for (int64_t i = start; i < end; ++i) {
       const R g = load(dy[i]) * slope_at<T, A, K>(x, i, s, k);
@@ -246,8 +248,11 @@ void pixels(const EpilogueArgs& a, int64_t item, int64_t c0, Writer<T>& writer) 
 
 template <class T, Act A, Kept K, bool kForward>
 void range(const EpilogueArgs& a, int64_t begin, int64_t end) {
-  const int64_t bytes = a.n * a.c * a.p * int64_t(sizeof(T));
-  Writer<T> writer(leaves_caches(kForward ? bytes : 2 * bytes, bytes));
+  const int64_t plane = a.p * int64_t(sizeof(T)), bytes = a.n * a.c * plane;
+  const int64_t bytes_in = kForward || K == Kept::none ? bytes : 2 * bytes;
+  // The ends of short planes share lines of the caches, which slows such writing down.
+  const bool long_runs = a.channels_last || plane >= kPageBytes;
+  Writer<T> writer(long_runs && leaves_caches(bytes_in, bytes));
   for (int64_t item = begin, count; !a.channels_last && item < end; item += count) {
     const int64_t left = a.c - item % a.c < end - item ? a.c - item % a.c : end - item;
     count = !takes_turns(a) ? 1 : left < kPlanes ? left : kPlanes;

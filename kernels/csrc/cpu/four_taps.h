@@ -31,7 +31,7 @@ struct Rows {
 template <class T, int kUp, int kDown, int kPad, bool kDecorated>
 class FourTaps {
   static constexpr int kTaps = 4 / kUp;
-  static constexpr int64_t kAhead = 4096 / sizeof(T);
+  static constexpr int64_t kAhead = kPageBytes / sizeof(T);
   using Source = Rows<T, kTaps>;
 
  public:

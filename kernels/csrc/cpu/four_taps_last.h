@@ -14,7 +14,7 @@ namespace {
 template <class T, int kTaps, bool kDecorated>
 class FourTapsLast {
   static constexpr int kUp = 4 / kTaps;
-  static constexpr int64_t kAhead = 4096 / sizeof(T);
+  static constexpr int64_t kAhead = kPageBytes / sizeof(T);
 
  public:
   FourTapsLast(const UpfirdnArgs& args, const Filter<float>& filter)

@@ -12,15 +12,16 @@
 #define KERNELS_LOOP __attribute__((noinline))
 
 // Double precision is for checking: its code is compiled once, and the binding calls no other.
-#if defined(__AVX2__)
-#define KERNELS_IN_BASELINE(call) void()
-#else
+#if defined(KERNELS_IN_DOUBLE)
 #define KERNELS_IN_BASELINE(call) call
+#else
+#define KERNELS_IN_BASELINE(call) void()
 #endif
 
 namespace {
 
 constexpr int64_t kCacheBytes = int64_t(32) << 20;
+constexpr int64_t kPageBytes = 4096;
 
 // Whether a result is no longer in the caches when it is read, because it is too large or what it is
 // made from has taken its place. Writing it with ordinary stores would read it first: three passes
