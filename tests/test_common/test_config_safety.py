@@ -44,8 +44,8 @@ def nested(levels: int, width: int) -> str:
         (f"[{'1, ' * MAX_VALUES}]", f"more than {MAX_VALUES} values"),
         ("--- 1\n" * (MAX_VALUES + 1), f"more than {MAX_VALUES} values"),
         ("[" * 900, f"more than {MAX_LEVELS} levels"),
-        # From 6.0.4 on PyYAML has a limit of its own, which it meets first.
-        ("[" * 100_000, rf"more than {MAX_LEVELS} levels|maximum nesting depth"),
+        # PyYAML meets a limit of its own first.
+        ("[" * 100_000, "maximum nesting depth"),
         ("- " * 100_000, f"more than {MAX_LEVELS} levels"),
         (f"- &a {'[' * 30}{']' * 30}\n- {'[' * 30}*a{']' * 30}", f"more than {MAX_LEVELS} levels"),
         ("#" * (MAX_BYTES + 1), f"more than {MAX_BYTES} bytes"),
