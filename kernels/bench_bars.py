@@ -32,13 +32,20 @@ _CONV_BARS = (
     Bar("compiled", ("grouped", "scaled", "unfolded"), 0.97),
     Bar("compiled channels_last", ("scaled channels_last",), 0.97),
 )
-_COPY_BARS = (Bar("compiled", FLOOR, 0.8, (FORWARD,)),)
+_COPY_BARS = (Bar("compiled", FLOOR, 0.85, (FORWARD, BACKWARD)),)
+# On a GPU; of plain convolutions of the same shape and layout.
+_PLAIN_BARS = (
+    Bar("compiled", ("convolution",), 0.9, (FORWARD, BACKWARD)),
+    Bar("compiled channels_last", ("convolution channels_last",), 0.9, (FORWARD, BACKWARD)),
+)
 
 
 def bars(operator: str, dtype: torch.dtype, device: str) -> tuple[Bar, ...]:
     """What is asked of an operator; on the CPU with two threads."""
     if device == "cuda":
         memory_bound = ("bias_act", "noise_bias_act", "upfirdn2d")
+        if operator == "modulated_conv2d":
+            return _PLAIN_BARS
         return _COPY_BARS if operator in memory_bound else ()
     of_float = {"noise_bias_act": _ACT_BARS, "upfirdn2d": _FIR_BARS}
     if operator == "modulated_conv2d":

@@ -204,7 +204,9 @@ def _seconds(run: Run, busy: Tensor | None) -> float:
         run()
         return time.perf_counter() - started
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    busy.zero_()
+    # A millisecond: a backward pass takes the host longer to start than a large GPU to write once.
+    for _ in range(4):
+        busy.zero_()
     start.record()
     run()
     end.record()

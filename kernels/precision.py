@@ -14,12 +14,18 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Within it, convolutions and products keep the types of their inputs."""
     kind = x.device.type
-    known = torch.amp.is_autocast_available(kind)
+    known = _has_autocast(kind)
     return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def convolves_in_float16(x: Tensor) -> bool:
     """Whether a convolution of ``x`` will be computed in float16."""
     kind = x.device.type
-    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    cast = _has_autocast(kind) and torch.is_autocast_enabled(kind)
     return x.dtype == torch.float16 or (cast and torch.get_autocast_dtype(kind) == torch.float16)
+
+
+@torch.compiler.assume_constant_result
+def _has_autocast(kind: str) -> bool:
+    """A graph takes it as it is: torch.compile of 2.11 cannot look into the question."""
+    return torch.amp.is_autocast_available(kind)

@@ -148,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> epilogue_backward(
   a.x = kept ? kept->const_data_ptr() : nullptr;
   a.dy = dy.const_data_ptr();
   a.out = dx.mutable_data_ptr();
-  const int64_t parts = epilogue_parts(a);
+  const int64_t parts = Device::parts(a);
   PartialSums of_scale(wanted[0], dy, a, parts), of_strength(wanted[1], dy, a, parts),
       of_bias(wanted[2], dy, a, parts);
   a.sum_scale = of_scale.place();

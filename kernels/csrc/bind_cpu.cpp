@@ -51,6 +51,7 @@ void parallel(void (*kernel)(const Args&, int64_t, int64_t), const Args& a, int6
 }
 
 struct Cpu {
+  static int64_t parts(const EpilogueArgs& a) { return epilogue_parts(a); }
   static void epilogue(const EpilogueArgs& a, const Tensor& x) {
     parallel(level(a.dtype).epilogue, a, epilogue_items(a), x.numel());
   }

@@ -19,12 +19,14 @@ void run(int (*start)(const Args*, void*), const Args& a, const Tensor& x) {
   const int32_t device = x.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
+                  "torch does not tell its current stream");
   const auto error = static_cast<cudaError_t>(start(&a, stream));
   STD_TORCH_CHECK(error == cudaSuccess, cudaGetErrorString(error));
 }
 
 struct Cuda {
+  static int64_t parts(const EpilogueArgs& a) { return epilogue_parts_on_gpu(a); }
   static void epilogue(const EpilogueArgs& a, const Tensor& x) { run(epilogue_cuda, a, x); }
   static void epilogue_backward(const EpilogueArgs& a, const Tensor& x) {
     run(epilogue_backward_cuda, a, x);

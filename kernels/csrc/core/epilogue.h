@@ -26,11 +26,25 @@ struct EpilogueArgs {
   void *sum_scale, *sum_strength, *sum_bias;
 };
 
-// Channels-last sums are formed over runs of this many pixels, whatever the number of threads.
+// On the CPU, channels-last sums are formed over runs of this many pixels, whatever the number of
+// threads.
 constexpr int64_t kPixelsPerPart = 256;
 
 static inline int64_t epilogue_parts(const EpilogueArgs& a) {
   return a.channels_last ? (a.p + kPixelsPerPart - 1) / kPixelsPerPart : 1;
+}
+
+// On a GPU, long enough that adding up the threads' sums is a small part of the work, and short
+// enough that all of a large GPU is busy to the end.
+static inline int64_t epilogue_parts_on_gpu(const EpilogueArgs& a) {
+  constexpr int64_t kEnoughBlocks = 4096;
+  const int64_t least = a.channels_last ? 256 : 8192, most = a.channels_last ? 4096 : a.p;
+  const int64_t channels_of_block = a.channels_last ? 32 : 2;
+  const int64_t blocks = a.n * ((a.c + channels_of_block - 1) / channels_of_block);
+  int64_t pixels = a.p * blocks / kEnoughBlocks;
+  pixels = pixels < most ? pixels : most;
+  pixels = pixels > least ? pixels : least;
+  return (a.p + pixels - 1) / pixels;
 }
 
 // Items of work: planes of one channel, or runs of pixels of all channels.

@@ -16,7 +16,10 @@ constexpr int kLeastThreads = 64;
 // Where channels come last, sums of as many bytes along a row are formed by one block.
 constexpr int kSummedBytes = 128;
 
-enum class Pass { forward, backward, backward_with_sums };
+// `backward_of_output` is backward with sums where the output was kept and nothing was scaled.
+enum class Pass { forward, backward, backward_with_sums, backward_of_output };
+template <Pass kPass>
+constexpr bool kSumsUp = kPass == Pass::backward_with_sums || kPass == Pass::backward_of_output;
 
 // How a matrix is cut into blocks, and the constants of the curve.
 struct Plan {
@@ -25,7 +28,7 @@ struct Plan {
   int first_step;      // of adding up the sums of the threads: a power of 2
   bool aligned_sides;  // what belongs to columns is aligned to 16 bytes
   bool relu, clamped;
-  float gain, gain_below, clamp;
+  float gain, gain_below, clamp;  // infinite: none
 };
 
 // Rows that a thread reads before it uses them. Long code has no room for more than one.
@@ -58,16 +61,8 @@ __device__ float curved_slope(Act act, float v) {
 template <bool kCurved>
 __device__ __forceinline__ float activated(const EpilogueArgs& a, const Plan& plan, float v) {
   if constexpr (kCurved) return plan.gain * curved(a.act, v);
-  if (plan.relu) return v < 0.0f ? 0.0f : plan.gain * v;
+  if (plan.relu) v = rectified(v);
   return (v < 0.0f ? plan.gain_below : plan.gain) * v;
-}
-
-template <bool kCurved>
-__device__ __forceinline__ float forward(const EpilogueArgs& a, const Plan& plan, float v) {
-  float y = activated<kCurved>(a, plan, v);
-  if (!plan.clamped) return y;
-  y = y > plan.clamp ? plan.clamp : y;
-  return y < -plan.clamp ? -plan.clamp : y;
 }
 
 // Derivative of the output with respect to v, which is the output itself where that was kept.
@@ -125,39 +120,42 @@ template <bool kLast>
 using OfRow = std::conditional_t<kLast, OfPixels<1>, OfChannels<1>>;
 
 // Sums of one thread, K of each kind: one for every row, or for every column, that it takes.
-template <int K>
+template <int K, bool kOfScale>
 struct Sums {
-  float of[3][K];  // for scale, strength and bias
+  static constexpr int kKinds = kOfScale ? 3 : 2;
+  float of[kKinds][K];  // for bias, strength and scale
 
   __device__ __forceinline__ void add(int k, float gradient, float x, float noise) {
-    of[0][k] += gradient * x;
+    of[0][k] += gradient;
     of[1][k] += gradient * noise;
-    of[2][k] += gradient;
+    if constexpr (kOfScale) of[2][k] += gradient * x;
   }
   // The sums of `members` threads, which are `stride` threads apart, go to the first of them.
   __device__ void collect(int first_step, int member, int members, int stride) {
-    __shared__ float shared[3 * K][kThreads];
+    __shared__ float shared[kKinds * K][kThreads];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < 3 * K; ++k) shared[k][thread] = of[k / K][k % K];
+    for (int k = 0; k < kKinds * K; ++k) shared[k][thread] = of[k / K][k % K];
     for (int step = first_step; step > 0; step /= 2) {
       __syncthreads();
       if (member >= step || member + step >= members) continue;
 #pragma unroll
-      for (int k = 0; k < 3 * K; ++k)
+      for (int k = 0; k < kKinds * K; ++k)
         shared[k][thread] = of[k / K][k % K] += shared[k][thread + step * stride];
     }
   }
   __device__ void write(const EpilogueArgs& a, int k, int64_t i) const {
-    if (a.sum_scale) static_cast<float*>(a.sum_scale)[i] = of[0][k];
+    if (a.sum_bias) static_cast<float*>(a.sum_bias)[i] = of[0][k];
     if (a.sum_strength) static_cast<float*>(a.sum_strength)[i] = of[1][k];
-    if (a.sum_bias) static_cast<float*>(a.sum_bias)[i] = of[2][k];
+    if constexpr (kOfScale)
+      if (a.sum_scale) static_cast<float*>(a.sum_scale)[i] = of[2][k];
   }
 };
 
 template <bool kLast, int V, Pass kPass, bool kCurved>
-constexpr int kSumsOfThread = kLast ? V : kRowsAtOnce<kPass, kCurved>;
+using SumsOf =
+    Sums<kLast ? V : kRowsAtOnce<kPass, kCurved>, kPass != Pass::backward_of_output>;
 
 // What all elements of a tile share.
 struct Common {
@@ -170,7 +168,7 @@ template <class T, int V, bool kLast, Pass kPass, bool kCurved>
 __device__ __forceinline__ Vector<T, V> result(
     const Common& all, const OfChannels<kLast ? V : 1>& channels,
     const OfPixels<kLast ? 1 : V>& pixels, const Vector<T, V>& kept, const Vector<T, V>& dy, int r,
-    Sums<kSumsOfThread<kLast, V, kPass, kCurved>>& sums) {
+    SumsOf<kLast, V, kPass, kCurved>& sums) {
   float x[V], gradient[V], out[V];
   widen(kept, x);
   if constexpr (kPass != Pass::forward) widen(dy, gradient);
@@ -178,13 +176,14 @@ __device__ __forceinline__ Vector<T, V> result(
   for (int i = 0; i < V; ++i) {
     const float scale = channels.scale[kLast ? i : 0], bias = channels.bias[kLast ? i : 0];
     const float noise = pixels.noise[kLast ? 0 : i];
-    const float v = scale * x[i] + (all.strength * noise + bias);
+    constexpr bool kOfOutput = kPass == Pass::backward_of_output;
+    const float v = kOfOutput ? x[i] : scale * x[i] + (all.strength * noise + bias);
     if constexpr (kPass == Pass::forward) {
-      out[i] = forward<kCurved>(all.a, all.plan, v);
+      out[i] = limited(activated<kCurved>(all.a, all.plan, v), all.plan.clamp);
     } else {
       const float dv = gradient[i] * slope_at<T, kCurved>(all.a, all.plan, v);
-      if constexpr (kPass == Pass::backward_with_sums) sums.add(kLast ? i : r, dv, x[i], noise);
-      out[i] = all.a.scaled ? dv * scale : dv;
+      if constexpr (kSumsUp<kPass>) sums.add(kLast ? i : r, dv, x[i], noise);
+      out[i] = all.a.scaled && !kOfOutput ? dv * scale : dv;
     }
   }
   return narrow<T>(out);
@@ -194,7 +193,7 @@ __device__ __forceinline__ Vector<T, V> result(
 template <class T, int V, bool kLast, Pass kPass, bool kCurved>
 __device__ __forceinline__ void take_rows(const Common& all, int64_t n, int64_t row, int rows_left,
                                           int64_t column, const OfColumns<V, kLast>& of_columns,
-                                          Sums<kSumsOfThread<kLast, V, kPass, kCurved>>& sums) {
+                                          SumsOf<kLast, V, kPass, kCurved>& sums) {
   constexpr int kRows = kRowsAtOnce<kPass, kCurved>;
   using Elements = Vector<T, V>;
   const EpilogueArgs& a = all.a;
@@ -224,8 +223,8 @@ __device__ __forceinline__ void take_rows(const Common& all, int64_t n, int64_t 
 }
 
 // The sums of a block: of its rows, or of its columns where channels come last.
-template <int V, bool kLast, int K>
-__device__ __forceinline__ void finish(Sums<K>& sums, const Common& all, int64_t first, int64_t row,
+template <int V, bool kLast, int K, bool kOfScale>
+__device__ __forceinline__ void finish(Sums<K, kOfScale>& sums, const Common& all, int64_t first, int64_t row,
                                        int64_t column) {
   const Plan& plan = all.plan;
   if constexpr (kLast) {
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, 2) epilogue(const EpilogueArgs a, co
   // An output that was kept is what tells the slope: nothing is added to it.
   const Common all{a, plan, a.from_output ? 0.0f : strength};
   for (int64_t n = blockIdx.y; n < a.n; n += gridDim.y) {
-    Sums<kSumsOfThread<kLast, V, kPass, kCurved>> sums = {};
+    SumsOf<kLast, V, kPass, kCurved> sums = {};
     OfColumns<V, kLast> of_columns;
 #pragma unroll 1
     for (int64_t column = column0; column < last_column; column += blockDim.x * V) {
@@ -263,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, 2) epilogue(const EpilogueArgs a, co
         take_rows<T, V, kLast, kPass, kCurved>(all, n, row, int(last_row - row), column,
                                                of_columns, sums);
     }
-    if constexpr (kPass == Pass::backward_with_sums) {
+    if constexpr (kSumsUp<kPass>) {
       const int64_t part = n * plan.parts + (kLast ? row_block : column_block);
       finish<V, kLast>(sums, all, part * a.c, row0, column0);
     }
@@ -281,12 +280,12 @@ int first_step(int64_t members) {
 
 template <class T, int V, bool kLast, Pass kPass, bool kCurved>
 void start(const EpilogueArgs& a, Plan plan, void* stream) {
-  constexpr bool kSums = kPass == Pass::backward_with_sums;
+  constexpr bool kSums = kSumsUp<kPass>;
   constexpr bool kOverRows = kSums && kLast, kOverColumns = kSums && !kLast;
   constexpr int64_t kRows = kRowsAtOnce<kPass, kCurved>;
   constexpr int64_t kMost = kOverRows ? kSummedBytes / int64_t(sizeof(T) * V) : kThreads;
   // What sums go over is one part of the pixels for each block.
-  const int64_t rows = kOverRows ? min(plan.rows, kPixelsPerPart) : plan.rows;
+  const int64_t rows = kOverRows ? quotient_up(plan.rows, plan.parts) : plan.rows;
   const int64_t columns =
       kOverColumns ? quotient_up(plan.columns, plan.parts * V) * V : plan.columns;
   const int64_t vectors = quotient_up(columns, V), steps = quotient_up(vectors, kMost);
@@ -296,7 +295,7 @@ void start(const EpilogueArgs& a, Plan plan, void* stream) {
   while (!kOverRows && x * y > kLeastThreads && y > 1 &&
          a.n * column_blocks * quotient_up(rows, y * kRows) < kEnoughBlocks)
     y = quotient_up(y, 2);
-  plan.rows_per_block = kOverRows ? kPixelsPerPart : y * kRows;
+  plan.rows_per_block = kOverRows ? rows : y * kRows;
   plan.columns_per_block = kOverColumns ? columns : x * V;
   plan.column_blocks = unsigned(column_blocks);
   plan.first_step = first_step(kLast ? y : x);
@@ -309,8 +308,11 @@ void start(const EpilogueArgs& a, Plan plan, void* stream) {
 template <class T, int V, bool kLast, bool kCurved>
 void by_pass(const EpilogueArgs& a, const Plan& plan, void* stream) {
   if (!a.dy) return start<T, V, kLast, Pass::forward, kCurved>(a, plan, stream);
-  if (a.sum_scale || a.sum_strength || a.sum_bias)
-    return start<T, V, kLast, Pass::backward_with_sums, kCurved>(a, plan, stream);
+  const bool sums = a.sum_scale || a.sum_strength || a.sum_bias;
+  if constexpr (!kCurved)
+    if (sums && a.from_output)
+      return start<T, V, kLast, Pass::backward_of_output, false>(a, plan, stream);
+  if (sums) return start<T, V, kLast, Pass::backward_with_sums, kCurved>(a, plan, stream);
   start<T, V, kLast, Pass::backward, kCurved>(a, plan, stream);
 }
 
@@ -328,7 +330,7 @@ Plan plan_of(const EpilogueArgs& a) {
   Plan plan{};
   plan.rows = a.channels_last ? a.p : a.c;
   plan.columns = a.channels_last ? a.c : a.p;
-  plan.parts = epilogue_parts(a);
+  plan.parts = epilogue_parts_on_gpu(a);
   plan.aligned_sides = a.channels_last ? aligned(a.scale, 16) && aligned(a.bias, 16)
                                        : aligned(a.noise, 16);
   plan.relu = a.act == Act::relu;
@@ -336,7 +338,7 @@ Plan plan_of(const EpilogueArgs& a) {
   plan.gain = float(a.gain);
   plan.gain_below =
       float(a.act == Act::linear ? a.gain : a.act == Act::relu ? 0.0 : a.gain * a.alpha);
-  plan.clamp = float(a.clamp);
+  plan.clamp = plan.clamped ? float(a.clamp) : INFINITY;
   return plan;
 }
 

@@ -6,19 +6,20 @@
 namespace {
 
 // Writes vectors of the output, one below the other.
-template <class T, bool kLast, bool kFused>
+template <class T, int V, bool kLast, bool kFused>
 class Output {
  public:
   static constexpr int kSides = kFused ? kLast ? V : 1 : 0;
 
-  __device__ Output(const UpfirdnArgs& a, const Plan& plan, int64_t image, int64_t vector)
+  __device__ Output(const UpfirdnArgs& a, const Plan& plan, int64_t image, unsigned vector)
       : a_(a), plan_(plan) {
     channel_ = kLast ? vector % plan.vectors_of_pixel * V : image % a.c;
     x_ = kLast ? vector / plan.vectors_of_pixel : vector * V;
     sample_ = kLast ? image : image / a.c;
-    left_ = int(min(int64_t(V), kLast ? a.c - channel_ : a.out_w - x_));
     const int64_t place = image * a.out_h * a.out_w;
     out_ = static_cast<T*>(a.out) + (kLast ? (place + x_) * a.c + channel_ : place + x_);
+    width_ = unsigned(a.out_w);
+    row_ = width_ * unsigned(kLast ? a.c : 1);
     if constexpr (kFused) read_sides();
   }
 
@@ -27,14 +28,7 @@ class Output {
       widen(narrow<T>(v), v);
       decorate(y, v);
     }
-    T* const to = out_ + y * a_.out_w * (kLast ? a_.c : 1);
-    if (plan_.whole_out) {
-      *reinterpret_cast<Vector<T, V>*>(to) = narrow<T>(v);
-    } else {
-#pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (i < left_) to[i] = store<T>(v[i]);
-    }
+    write(out_ + unsigned(y) * row_, narrow<T>(v));
   }
 
   // Of any filter.
@@ -46,7 +40,7 @@ class Output {
     float v[V];
 #pragma unroll
     for (int i = 0; i < V; ++i)
-      v[i] = i < left_ ? sum_at(a_, from + (kLast ? i : 0), step, y, x_ + (kLast ? 0 : i)) : 0.0f;
+      v[i] = sum_at(a_, from + (kLast ? i : 0), step, y, x_ + (kLast ? 0 : i));
     put(y, v);
   }
 
@@ -57,10 +51,11 @@ class Output {
     const float* bias = static_cast<const float*>(e.bias) + channel_;
 #pragma unroll
     for (int i = 0; i < kSides; ++i) {
-      const bool inside = !kLast || i < left_;
-      scale_[i] = e.scale && inside ? __ldg(scale + i) : 1.0f;
-      bias_[i] = e.bias && inside ? __ldg(bias + i) : 0.0f;
+      scale_[i] = e.scale ? __ldg(scale + i) : 1.0f;
+      bias_[i] = e.bias ? __ldg(bias + i) : 0.0f;
     }
+    noise_ = static_cast<const float*>(e.noise);
+    if (noise_) noise_ += (e.noise_n == 1 ? 0 : sample_) * a_.out_h * a_.out_w + x_;
     strength_ = e.strength ? __ldg(static_cast<const float*>(e.strength)) : 1.0f;
   }
 
@@ -76,37 +71,33 @@ class Output {
   }
 
   __device__ __forceinline__ void read_noise(int y, float (&noise)[V]) const {
-    if (!a_.epilogue.noise) return;
-    const int64_t row = (a_.epilogue.noise_n == 1 ? 0 : sample_) * a_.out_h + y;
-    const float* const from = static_cast<const float*>(a_.epilogue.noise) + row * a_.out_w + x_;
-    if (kLast) {
+    if (!noise_) return;
+    const float* const from = noise_ + unsigned(y) * width_;
+    if (kLast || V == 1) {
       noise[0] = __ldg(from);
     } else if (plan_.aligned_noise) {
 #pragma unroll
-      for (int i = 0; i < V; i += 4) {
+      for (int i = 0; i + 3 < V; i += 4) {
         const float4 four = __ldg(reinterpret_cast<const float4*>(from + i));
         noise[i] = four.x, noise[i + 1] = four.y, noise[i + 2] = four.z, noise[i + 3] = four.w;
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (i < left_) noise[i] = __ldg(from + i);
+      for (int i = 0; i < V; ++i) noise[i] = __ldg(from + i);
     }
   }
 
   __device__ __forceinline__ float activated(float z) const {
-    float y = (z < 0.0f ? plan_.gain_below : plan_.gain) * z;
-    if (plan_.relu && z < 0.0f) y = 0.0f;
-    if (!plan_.clamped) return y;
-    y = y > plan_.clamp ? plan_.clamp : y;
-    return y < -plan_.clamp ? -plan_.clamp : y;
+    if (plan_.relu) z = rectified(z);
+    return limited((z < 0.0f ? plan_.gain_below : plan_.gain) * z, plan_.clamp);
   }
 
   const UpfirdnArgs& a_;
   const Plan& plan_;
   T* out_;
+  const float* noise_;
+  unsigned width_, row_;  // elements of a row of the noise, and of one of the output
   int64_t sample_, channel_, x_;
-  int left_;  // columns or channels
   float scale_[kSides > 0 ? kSides : 1], bias_[kSides > 0 ? kSides : 1], strength_;
 };
 

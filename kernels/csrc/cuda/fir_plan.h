@@ -6,16 +6,14 @@
 
 namespace {
 
-constexpr int V = 4;  // outputs of a thread in each row
-
 // How the output is cut into walks, and the constants of an epilogue made of straight lines.
 struct Plan {
-  int64_t images, strips, rows;  // planes or samples; strips of rows, their height
-  int64_t vectors;               // of one row, or of one row and all channels
-  int64_t vectors_of_pixel;      // where channels come last
-  bool whole_in, whole_out, aligned_noise;
-  bool relu, clamped;
-  float gain, gain_below, clamp;
+  unsigned walks, strips, rows;  // of all images together, of one image; rows of a strip
+  unsigned vectors;              // of one row, or of one row and all channels
+  unsigned vectors_of_pixel;     // where channels come last
+  bool aligned_noise;
+  bool relu;
+  float gain, gain_below, clamp;  // infinite: none
 };
 
 struct Taps {

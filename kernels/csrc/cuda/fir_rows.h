@@ -5,39 +5,28 @@
 
 namespace {
 
-// Vectors that lie one after the other, word by word.
-template <class T, int N>
+// N vectors of V elements as they lie in memory, two elements of 16 bits in a word.
+template <class T, int V, int N>
 struct Raw {
-  static constexpr int kPerWord = 4 / int(sizeof(T));
+  static constexpr int kPerWord = V == 1 ? 1 : 4 / int(sizeof(T));
   static constexpr int kWords = N * V / kPerWord;
   uint32_t words[kWords];
 
-  __device__ __forceinline__ void put_vector(int i, const T* from) {
+  __device__ __forceinline__ void put(int i, const T* from) {
     const auto vector = *reinterpret_cast<const Vector<T, V>*>(from);
 #pragma unroll
     for (int k = 0; k < V / kPerWord; ++k) words[i * V / kPerWord + k] = vector.words[k];
   }
-  __device__ __forceinline__ void put_element(int i, T value) {
-    if constexpr (kPerWord == 1)
-      words[i] = bits_as<uint32_t>(value);
-    else
-      words[i / 2] |= uint32_t(value.bits) << i % 2 * 16;
-  }
   __device__ __forceinline__ float at(int i) const {
-    if constexpr (kPerWord == 1) return bits_as<float>(words[i]);
-    const float2 pair = widened<T>(words[i / 2]);
-    return i % 2 ? pair.y : pair.x;
+    if constexpr (std::is_same_v<T, float>) return bits_as<float>(words[i]);
+    const float2 pair = widened<T>(words[i / kPerWord]);
+    return i % kPerWord ? pair.y : pair.x;
   }
   // Drops the first elements, fewer than a vector has.
   __device__ __forceinline__ void drop(int count) {
-#pragma unroll
-    for (int step = V / kPerWord / 2; step > 0; step /= 2) {
-      // With masks, because a choice between two elements would put them into memory.
-      const uint32_t moves = count / kPerWord & step ? ~0u : 0u;
-#pragma unroll
-      for (int i = 0; i + step < kWords; ++i)
-        words[i] = (words[i + step] & moves) | (words[i] & ~moves);
-    }
+    static_assert(V / kPerWord == 4, "a vector has 16 bytes");
+    drop_words<2>(count / kPerWord & 2);
+    drop_words<1>(count / kPerWord & 1);
     if constexpr (kPerWord == 2) {
       const int bits = count % 2 * 16;
 #pragma unroll
@@ -45,49 +34,54 @@ struct Raw {
         words[i] = uint32_t((uint64_t(words[i + 1]) << 32 | words[i]) >> bits);
     }
   }
+
+ private:
+  template <int kCount>
+  __device__ __forceinline__ void drop_words(bool does) {
+    // With masks, because a choice between two elements would put them into memory.
+    const uint32_t moves = does ? ~0u : 0u;
+#pragma unroll
+    for (int i = 0; i + kCount < kWords; ++i)
+      words[i] = (words[i + kCount] & moves) | (words[i] & ~moves);
+  }
 };
 
-// Rows of a plane, filtered along x to V outputs. They are read in aligned vectors, wherever the
-// rows begin; what belongs to other rows is cleared.
-template <class T, int kUp, int kDown>
+// Rows of a plane that are whole vectors, filtered along x to V neighbours.
+template <class T, int V, int kUp, int kDown>
 class PlaneRows {
  public:
   static constexpr int kColumns = kUp == 2 ? V / 2 + 2 : (V - 1) * kDown + 4;
   static constexpr int kVectors = (V - 1 + kColumns + V - 1) / V;
-  using Fetched = Raw<T, kVectors>;
+  using Fetched = Raw<T, V, kVectors>;
 
-  __device__ PlaneRows(const UpfirdnArgs& a, const Plan& plan, const Taps& taps, int64_t image,
-                       int64_t vector)
-      : width_(int(a.in_w)), whole_(plan.whole_in), even_(a.pad_x % 2 == 0) {
-    first_ = int(first_tap(vector * V, kUp, kDown, a.pad_x).pixel);
-    plane_ = static_cast<const T*>(a.x) + image * a.in_h * a.in_w;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) taps_[k] = kUp == 2 && !even_ ? taps.x[k ^ 1] : taps.x[k];
+  __device__ PlaneRows(const UpfirdnArgs& a, const Plan&, int64_t image, unsigned vector)
+      : width_(unsigned(a.in_w)), even_(a.pad_x % 2 == 0) {
+    const int first = int(first_tap(int64_t(vector) * V, kUp, kDown, a.pad_x).pixel);
+    past_ = first & (V - 1);
+    begin_ = first - past_;
+    from_ = static_cast<const T*>(a.x) + image * a.in_h * a.in_w + begin_;
   }
-
-  __device__ __forceinline__ Fetched fetch(int row) const {
-    Fetched raw = {};
-    const T* const from = plane_ + int64_t(row) * width_ + first_;
-    const T* const begin = from - past(from);
+  __device__ __forceinline__ void set(const float (&taps)[4]) {
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int column = first_ - int(from - begin) + i * V;
-      const bool touches = column > -V && column < width_;
-      // A vector that begins before the first row or ends after the last is still inside of what
-      // the allocator gave: it aligns to more than a vector.
-      if (touches) raw.put_vector(i, begin + i * V);
-    }
+    for (int k = 0; k < 4; ++k) taps_[k] = kUp == 2 && !even_ ? taps[k ^ 1] : taps[k];
+  }
+  // Whether there are pixels in the reach of the taps.
+  __device__ __forceinline__ bool any() const { return true; }
+
+  __device__ __forceinline__ Fetched fetch(unsigned row) const {
+    Fetched raw = {};
+    const T* const from = from_ + row * width_;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i)
+      if (unsigned(begin_ + i * V) < width_) raw.put(i, from + i * V);
     return raw;
   }
 
-  __device__ __forceinline__ void filter(Fetched raw, int row, float (&to)[V]) const {
-    raw.drop(past(plane_ + int64_t(row) * width_ + first_));
+  __device__ __forceinline__ void filter(Fetched raw, float (&to)[V]) const {
+    raw.drop(past_);
     float columns[kColumns];
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      columns[i] = raw.at(i);
-      if (!whole_ && unsigned(first_ + i) >= unsigned(width_)) columns[i] = 0.0f;
-    }
+    for (int i = 0; i < kColumns; ++i) columns[i] = raw.at(i);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       if constexpr (kUp == 1) {
@@ -104,56 +98,56 @@ class PlaneRows {
   }
 
  private:
-  // Elements between the begin of a vector and `place`.
-  static __device__ __forceinline__ int past(const T* place) {
-    return int(reinterpret_cast<uintptr_t>(place) / sizeof(T) % V);
-  }
-
-  const int width_;
-  const bool whole_, even_;
-  const T* plane_;
-  int first_;  // column
+  const unsigned width_;
+  const bool even_;
+  const T* from_;
+  int begin_, past_;  // column where the vectors begin, elements of them before the first tap
   float taps_[4];
 };
 
-// The same where channels come last: V channels of one output column.
-template <class T, int kUp, int kDown>
+// V channels of one output column where channels come last, or single elements wherever they lie.
+template <class T, int V, int kUp, int kDown>
 class PixelRows {
  public:
   static constexpr int kTaps = 4 / kUp;
-  using Fetched = Raw<T, kTaps>;
+  using Fetched = Raw<T, V, kTaps>;
 
-  __device__ PixelRows(const UpfirdnArgs& a, const Plan& plan, const Taps& taps, int64_t image,
-                       int64_t vector)
-      : width_(int(a.in_w)), whole_(plan.whole_in), step_(a.c) {
+  __device__ PixelRows(const UpfirdnArgs& a, const Plan& plan, int64_t image, unsigned vector) {
+    const int step = a.channels_last ? int(a.c) : 1, width = int(a.in_w);
     const FirstTap first = first_tap(vector / plan.vectors_of_pixel, kUp, kDown, a.pad_x);
-    const int64_t channel = vector % plan.vectors_of_pixel * V;
-    left_ = int(min(int64_t(V), a.c - channel));
+    plane_ = static_cast<const T*>(a.x) + image * a.in_h * a.in_w * step +
+             vector % plan.vectors_of_pixel * V;
+    row_ = unsigned(width * step);
     first_ = int(first.pixel);
-    plane_ = static_cast<const T*>(a.x) + image * a.in_h * a.in_w * a.c + channel;
-#pragma unroll
-    for (int t = 0; t < kTaps; ++t)
-      taps_[t] = kUp == 2 && first.tap ? taps.x[t * kUp + kUp - 1] : taps.x[t * kUp];
-  }
-
-  __device__ __forceinline__ Fetched fetch(int row) const {
-    Fetched raw = {};
-    const T* const from = plane_ + (int64_t(row) * width_ + first_) * step_;
+    odd_ = kUp == 2 && first.tap;
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
-      if (unsigned(first_ + t) >= unsigned(width_)) continue;
-      if (whole_) {
-        raw.put_vector(t, from + t * step_);
-      } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i)
-          if (i < left_) raw.put_element(t * V + i, from[t * step_ + i]);
-      }
+      // Beside the row, the nearest pixel is read, and multiplied by 0.
+      const int nearest = min(max(first_ + t, 0), width - 1);
+      places_[t] = unsigned(nearest * step);
+      inside_[t] = nearest == first_ + t;
     }
+  }
+  __device__ __forceinline__ void set(const float (&taps)[4]) {
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t)
+      taps_[t] = !inside_[t] ? 0.0f : odd_ ? taps[t * kUp + kUp - 1] : taps[t * kUp];
+  }
+  __device__ __forceinline__ bool any() const {
+    bool any = false;
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) any |= inside_[t];
+    return any;
+  }
+
+  __device__ __forceinline__ Fetched fetch(unsigned row) const {
+    Fetched raw;
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) raw.put(t, plane_ + (row * row_ + places_[t]));
     return raw;
   }
 
-  __device__ __forceinline__ void filter(const Fetched& raw, int, float (&to)[V]) const {
+  __device__ __forceinline__ void filter(const Fetched& raw, float (&to)[V]) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       to[i] = taps_[0] * raw.at(i);
@@ -163,20 +157,19 @@ class PixelRows {
   }
 
  private:
-  const int width_;
-  const bool whole_;
-  const int64_t step_;
   const T* plane_;
-  int first_;  // column
-  int left_;   // channels
+  unsigned row_, places_[kTaps];  // elements of a row, and before a pixel of it
+  int first_;                     // column
+  bool odd_, inside_[kTaps];
   float taps_[kTaps];
 };
 
 // Filtered rows, some of them fetched before they are asked for; zeros outside of [0, end).
-template <class Rows>
+template <class Rows, int V>
 class Queue {
  public:
-  __device__ Queue(const Rows& rows, int row, int end) : rows_(rows), row_(row), end_(end) {
+  __device__ Queue(const Rows& rows, int row, int end)
+      : rows_(rows), row_(row), end_(rows.any() ? end : 0) {
 #pragma unroll
     for (int i = 0; i < kRowsAhead; ++i) ahead_[i] = fetch(row + i);
   }
@@ -185,16 +178,17 @@ class Queue {
     const typename Rows::Fetched raw = ahead_[0];
 #pragma unroll
     for (int i = 0; i + 1 < kRowsAhead; ++i) ahead_[i] = ahead_[i + 1];
-    ahead_[kRowsAhead - 1] = fetch(row_ + kRowsAhead);
-    rows_.filter(raw, row_++, to);
+    ahead_[kRowsAhead - 1] = fetch(row_++ + kRowsAhead);
+    rows_.filter(raw, to);
   }
 
  private:
   __device__ __forceinline__ typename Rows::Fetched fetch(int row) const {
-    return row >= 0 && row < end_ ? rows_.fetch(row) : typename Rows::Fetched{};
+    return row >= 0 && row < end_ ? rows_.fetch(unsigned(row)) : typename Rows::Fetched{};
   }
 
-  static constexpr int kRowsAhead = sizeof(typename Rows::Fetched) > 48 ? 1 : 2;
+  static constexpr int kBytes = sizeof(typename Rows::Fetched);
+  static constexpr int kRowsAhead = kBytes > 48 ? 1 : kBytes > 16 ? 2 : 4;
 
   const Rows& rows_;
   int row_, end_;

@@ -1,11 +1,11 @@
 // FIR resampling on the GPU.
 //
-// Filters of four taps with factors 1 and 2: a thread takes four neighbours of an output row and
-// walks down the rows below it. Each row of the input is filtered along x once, from vectors that
-// neighbouring threads read too and the first-level cache holds; the last rows stay in registers for
-// the taps along y, and the next ones are on their way. Whether the filter is a product of two lines
-// is found out here, so that nobody waits for its values; other filters and factors are summed up
-// tap by tap.
+// Filters of four taps with factors 1 and 2: a thread takes 16 bytes of an output row and walks down
+// the rows below it. Each row of the input is filtered along x once, from vectors that neighbouring
+// threads read too and the first-level cache holds; the last rows stay in registers for the taps
+// along y, and the next ones are on their way. Where rows, or the channels that come last, are no
+// whole vectors, a thread takes one element. Whether the filter is a product of two lines is found
+// out here, so that nobody waits for its values; other filters and factors are summed up tap by tap.
 #include "fir_output.h"
 #include "fir_rows.h"
 
@@ -15,7 +15,9 @@ namespace {
 
 constexpr int kThreads = 128;
 // Rows of a walk. More of them read fewer rows twice, fewer of them keep a large GPU busy.
-constexpr int64_t kLeastRows = 8, kMostRows = 32, kEnoughThreads = 1 << 18;
+constexpr int64_t kLeastRows = 8, kMostRows = 64, kEnoughThreads = 1 << 18;
+// What is counted in 32 bits.
+constexpr int64_t kMostThreads = 1ll << 31, kMostElements = 1ll << 32;  // of an image
 
 // Whether the filter is y * x up to rounding, and these factors; all threads of a block take part.
 __device__ __forceinline__ bool factorise(const UpfirdnArgs& a, Taps& taps) {
@@ -24,8 +26,13 @@ __device__ __forceinline__ bool factorise(const UpfirdnArgs& a, Taps& taps) {
   if (i < 16) plane[i] = tap_at(a, i / 4, i % 4);
   __syncthreads();
   int top = 0;
-  for (int k = 1; k < 16; ++k)
-    if (fabsf(plane[k]) > fabsf(plane[top])) top = k;
+  float most = fabsf(plane[0]);
+#pragma unroll
+  for (int k = 1; k < 16; ++k) {
+    const float size = fabsf(plane[k]);
+    top = size > most ? k : top;
+    most = size > most ? size : most;
+  }
   const float* const row = plane + top / 4 * 4;
   const float* const column = plane + top % 4;
   bool fits = true;
@@ -44,7 +51,7 @@ __device__ __forceinline__ bool factorise(const UpfirdnArgs& a, Taps& taps) {
   return __syncthreads_and(fits);
 }
 
-template <int kRows>
+template <int kRows, int V>
 __device__ __forceinline__ void move_up(float (&window)[kRows][V], int by) {
 #pragma unroll
   for (int k = 0; k + by < kRows; ++k)
@@ -52,8 +59,8 @@ __device__ __forceinline__ void move_up(float (&window)[kRows][V], int by) {
     for (int i = 0; i < V; ++i) window[k][i] = window[k + by][i];
 }
 
-template <int kDown, class Rows, class To>
-__device__ __forceinline__ void walk(const Taps& taps, Queue<Rows>& queue, const To& to, int y,
+template <int kDown, int V, class Rows, class To>
+__device__ __forceinline__ void walk(const Taps& taps, Queue<Rows, V>& queue, const To& to, int y,
                                      int end) {
   float window[4][V];
 #pragma unroll
@@ -72,12 +79,10 @@ __device__ __forceinline__ void walk(const Taps& taps, Queue<Rows>& queue, const
   }
 }
 
-// Two output rows at a time, from an even one on.
-template <class Rows, class To>
-__device__ __forceinline__ void walk_up(const Taps& taps, bool even, Queue<Rows>& queue,
-                                        const To& to, int y, int end) {
-  const float even0 = even ? taps.y[0] : taps.y[1], even1 = even ? taps.y[2] : taps.y[3];
-  const float odd0 = even ? taps.y[1] : taps.y[0], odd1 = even ? taps.y[3] : taps.y[2];
+// Two output rows at a time that end with the same input row; the first may lie before `begin`.
+template <int V, class Rows, class To>
+__device__ __forceinline__ void walk_up(const Taps& taps, Queue<Rows, V>& queue, const To& to,
+                                        int y, int begin, int end) {
   float window[3][V];
   queue.next(window[1]);
   queue.next(window[2]);
@@ -87,38 +92,43 @@ __device__ __forceinline__ void walk_up(const Taps& taps, bool even, Queue<Rows>
     queue.next(window[2]);
     float v[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) v[i] = even0 * window[0][i] + even1 * window[1][i];
-    to.put(y, v);
-    if (y + 1 == end) break;
+    for (int i = 0; i < V; ++i) v[i] = taps.y[0] * window[0][i] + taps.y[2] * window[1][i];
+    if (y >= begin) to.put(y, v);
 #pragma unroll
-    for (int i = 0; i < V; ++i)
-      v[i] = odd0 * (even ? window[1][i] : window[0][i]) +
-             odd1 * (even ? window[2][i] : window[1][i]);
-    to.put(y + 1, v);
+    for (int i = 0; i < V; ++i) v[i] = taps.y[1] * window[1][i] + taps.y[3] * window[2][i];
+    if (y + 1 < end) to.put(y + 1, v);
   }
 }
 
-template <class T, int kUp, int kDown, bool kLast, bool kFused>
-__global__ void __launch_bounds__(kThreads, 4)
+template <class T, int V, int kUp, int kDown, bool kLast, bool kFused>
+__global__ void __launch_bounds__(kThreads, V == 1 ? 5 : 4)
     four_taps(const __grid_constant__ UpfirdnArgs a, const __grid_constant__ Plan plan) {
-  using Rows = std::conditional_t<kLast, PixelRows<T, kUp, kDown>, PlaneRows<T, kUp, kDown>>;
+  using Rows = std::conditional_t<kLast || V == 1, PixelRows<T, V, kUp, kDown>,
+                                  PlaneRows<T, V, kUp, kDown>>;
+  const unsigned index = blockIdx.x * kThreads + threadIdx.x;
+  const unsigned vector = index % plan.vectors, walk_index = index / plan.vectors;
+  const int64_t image = walk_index / plan.strips;
+  const int begin = int(walk_index % plan.strips * plan.rows);
+  const int past_end = int(min(int64_t(begin + plan.rows), a.out_h));
+  // Threads without work stay for the barriers.
+  const int end = walk_index < plan.walks ? past_end : begin;
+  const int y = kUp == 2 && a.pad_y % 2 ? begin - 1 : begin;
+  const int64_t past = first_tap(end - 1, kUp, kDown, a.pad_y).pixel + 4 / kUp;
+  Rows rows(a, plan, image, vector);
+  // The first rows are on their way while the taps are found out.
+  Queue<Rows, V> queue(rows, int(first_tap(y, kUp, kDown, a.pad_y).pixel),
+                       begin < end ? int(min(past, a.in_h)) : 0);
   Taps taps;
   const bool separable = factorise(a, taps);
-  const int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t vector = index % plan.vectors, walk_index = index / plan.vectors;
-  const int64_t image = walk_index / plan.strips;
-  if (image >= plan.images) return;
-  const int y = int(walk_index % plan.strips * plan.rows), end = int(min(y + plan.rows, a.out_h));
-  const Output<T, kLast, kFused> to(a, plan, image, vector);
+  if (begin >= end) return;
+  rows.set(taps.x);
+  const Output<T, V, kLast, kFused> to(a, plan, image, vector);
   if (!separable) {
-    for (int i = y; i < end; ++i) to.put_sums(i);
+    for (int i = begin; i < end; ++i) to.put_sums(i);
     return;
   }
-  const Rows rows(a, plan, taps, image, vector);
-  const int64_t past = first_tap(end - 1, kUp, kDown, a.pad_y).pixel + 4 / kUp;
-  Queue<Rows> queue(rows, int(first_tap(y, kUp, kDown, a.pad_y).pixel), int(min(past, a.in_h)));
   if constexpr (kUp == 2)
-    walk_up(taps, a.pad_y % 2 == 0, queue, to, y, end);
+    walk_up(taps, queue, to, y, begin, end);
   else
     walk<kDown>(taps, queue, to, y, end);
 }
@@ -138,40 +148,54 @@ __global__ void __launch_bounds__(kThreads) any_taps(const __grid_constant__ Upf
 
 int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-template <class T>
+// How threads that take V elements of each row share the work; `walks` is 0 where it is too much.
+template <int V>
 Plan plan_of(const UpfirdnArgs& a) {
   const EpilogueArgs& e = a.epilogue;
   Plan plan{};
-  plan.images = a.channels_last ? a.n : a.n * a.c;
-  plan.vectors_of_pixel = quotient_up(a.c, V);
-  plan.vectors = a.channels_last ? a.out_w * plan.vectors_of_pixel : quotient_up(a.out_w, V);
-  const int64_t rows = plan.images * plan.vectors * a.out_h / kEnoughThreads / 2 * 2;
-  plan.rows = min(max(rows, kLeastRows), kMostRows);
-  plan.strips = quotient_up(a.out_h, plan.rows);
-  plan.whole_in = (a.channels_last ? a.c : a.in_w) % V == 0 && aligned(a.x, V * sizeof(T));
-  plan.whole_out = (a.channels_last ? a.c : a.out_w) % V == 0 && aligned(a.out, V * sizeof(T));
+  const int64_t images = a.channels_last ? a.n : a.n * a.c;
+  const int64_t of_pixel = a.channels_last ? a.c / V : 1;
+  const int64_t vectors = a.channels_last ? a.out_w * of_pixel : a.out_w / V;
+  const int64_t rows = images * vectors * a.out_h / kEnoughThreads / 2 * 2;
+  plan.rows = unsigned(min(max(rows, kLeastRows), kMostRows));
+  const int64_t strips = quotient_up(a.out_h, plan.rows), walks = images * strips;
+  const int64_t step = a.channels_last ? a.c : 1;
+  const bool fits = walks < kMostThreads && vectors < kMostThreads / walks &&
+                    max(a.in_h * a.in_w, a.out_h * a.out_w) * step < kMostElements;
+  plan.walks = fits ? unsigned(walks) : 0;
+  plan.strips = unsigned(strips);
+  plan.vectors = unsigned(vectors);
+  plan.vectors_of_pixel = unsigned(of_pixel);
   plan.aligned_noise = a.out_w % V == 0 && aligned(e.noise, 16);
   plan.relu = e.act == Act::relu;
-  plan.clamped = e.clamp >= 0;
   plan.gain = float(e.gain);
   plan.gain_below = float(e.act == Act::linear ? e.gain : e.gain * e.alpha);
-  plan.clamp = float(e.clamp);
+  plan.clamp = e.clamp >= 0 ? float(e.clamp) : INFINITY;
   return plan;
 }
 
-template <class T, int kUp, int kDown>
-void start(const UpfirdnArgs& a, void* stream) {
-  const Plan plan = plan_of<T>(a);
-  const int64_t blocks = quotient_up(plan.images * plan.strips * plan.vectors, kThreads);
-  const dim3 grid(static_cast<unsigned>(blocks));
+template <class T, int V, int kUp, int kDown>
+bool start(const UpfirdnArgs& a, void* stream) {
+  const Plan plan = plan_of<V>(a);
+  if (plan.walks == 0) return false;
+  const dim3 grid(unsigned(quotient_up(int64_t(plan.walks) * plan.vectors, kThreads)));
   if (a.channels_last && a.fused)
-    LAUNCH((four_taps<T, kUp, kDown, true, true>), grid, kThreads, 0, stream, a, plan);
+    LAUNCH((four_taps<T, V, kUp, kDown, true, true>), grid, kThreads, 0, stream, a, plan);
   else if (a.channels_last)
-    LAUNCH((four_taps<T, kUp, kDown, true, false>), grid, kThreads, 0, stream, a, plan);
+    LAUNCH((four_taps<T, V, kUp, kDown, true, false>), grid, kThreads, 0, stream, a, plan);
   else if (a.fused)
-    LAUNCH((four_taps<T, kUp, kDown, false, true>), grid, kThreads, 0, stream, a, plan);
+    LAUNCH((four_taps<T, V, kUp, kDown, false, true>), grid, kThreads, 0, stream, a, plan);
   else
-    LAUNCH((four_taps<T, kUp, kDown, false, false>), grid, kThreads, 0, stream, a, plan);
+    LAUNCH((four_taps<T, V, kUp, kDown, false, false>), grid, kThreads, 0, stream, a, plan);
+  return true;
+}
+
+template <class T, int kUp, int kDown>
+bool start_in_vectors(const UpfirdnArgs& a, void* stream) {
+  constexpr int V = kVectorLength<T>;
+  const bool whole = a.channels_last ? a.c % V == 0 : a.in_w % V == 0 && a.out_w % V == 0;
+  if (whole && aligned(a.x, 16) && aligned(a.out, 16)) return start<T, V, kUp, kDown>(a, stream);
+  return start<T, 1, kUp, kDown>(a, stream);
 }
 
 // Returns whether there is a kernel for these factors.
@@ -179,15 +203,10 @@ template <class T>
 bool start_four_taps(const UpfirdnArgs& a, void* stream) {
   const bool alike = a.up_x == a.up_y && a.down_x == a.down_y;
   if (!alike || a.f_w != 4 || upfirdn2d_taps_y(a) != 4) return false;
-  if (a.up_x == 1 && a.down_x == 1)
-    start<T, 1, 1>(a, stream);
-  else if (a.up_x == 1 && a.down_x == 2)
-    start<T, 1, 2>(a, stream);
-  else if (a.up_x == 2 && a.down_x == 1)
-    start<T, 2, 1>(a, stream);
-  else
-    return false;
-  return true;
+  if (a.up_x == 1 && a.down_x == 1) return start_in_vectors<T, 1, 1>(a, stream);
+  if (a.up_x == 1 && a.down_x == 2) return start_in_vectors<T, 1, 2>(a, stream);
+  if (a.up_x == 2 && a.down_x == 1) return start_in_vectors<T, 2, 1>(a, stream);
+  return false;
 }
 
 template <class T>

@@ -78,12 +78,47 @@ static __device__ __forceinline__ Vector<T, V> narrow(const float (&from)[V]) {
   return to;
 }
 
+// In one instruction: stores of single words, which compilers make of it where such a store is in
+// reach, take the second-level cache four times as long.
+template <class T, int V>
+static __device__ __forceinline__ void write(T* to, const Vector<T, V>& from) {
+  if constexpr (sizeof(from) == 16)
+    __stcg(reinterpret_cast<uint4*>(to),
+           make_uint4(from.words[0], from.words[1], from.words[2], from.words[3]));
+  else if constexpr (sizeof(from) == 8)
+    __stcg(reinterpret_cast<uint2*>(to), make_uint2(from.words[0], from.words[1]));
+  else
+    *reinterpret_cast<Vector<T, V>*>(to) = from;
+}
+
 // As the element type holds it.
 template <class T>
 static __device__ __forceinline__ float rounded_to(float value) {
   float wide[1] = {value};
   widen(narrow<T, 1>(wide), wide);
   return wide[0];
+}
+
+// Within [-bound, bound]; what is no number stays none.
+static __device__ __forceinline__ float limited(float v, float bound) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(v) : "f"(bound));
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(v) : "f"(-bound));
+  return v;
+#else
+  v = v > bound ? bound : v;
+  return v < -bound ? -bound : v;
+#endif
+}
+
+// 0 below 0; what is no number stays none.
+static __device__ __forceinline__ float rectified(float v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %0, 0f00000000;" : "+f"(v));
+  return v;
+#else
+  return v < 0.0f ? 0.0f : v;
+#endif
 }
 
 static inline bool aligned(const void* place, int64_t bytes) {

@@ -95,11 +95,12 @@ void run_epilogue(int (*start)(const EpilogueArgs*, void*), EpilogueArgs a, cons
   guards.write(a.out, bytes);
   guard_sides(guards, a);
   for (void** sum : {&a.sum_scale, &a.sum_strength, &a.sum_bias})
-    guards.write(*sum, a.n * epilogue_parts(a) * a.c * sizeof(float));
+    guards.write(*sum, a.n * epilogue_parts_on_gpu(a) * a.c * sizeof(float));
   guards.finish(start(&a, nullptr));
 }
 
 struct Emulated {
+  static int64_t parts(const EpilogueArgs& a) { return epilogue_parts_on_gpu(a); }
   static void epilogue(const EpilogueArgs& a, const Tensor& x) {
     run_epilogue(epilogue_cuda, a, x);
   }
