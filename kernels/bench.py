@@ -86,7 +86,6 @@ def _measured(
 
 def _prefer_speed() -> None:
     """For all arms alike, as training does."""
-    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
 

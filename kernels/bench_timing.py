@@ -64,6 +64,9 @@ PASSES = {FORWARD: forward, BACKWARD: backward, DOUBLE: double}
 def measure(case: Case, place: Place, rounds: int) -> Iterator[Result]:
     """Each pass of a case, in at most so many rounds."""
     problem = case.make()
+    # Among the algorithms for the many groups of a filter's convolution, cuDNN would search for
+    # minutes; for plain ones, as long as a training run would.
+    torch.backends.cudnn.benchmark = case.operator == "modulated_conv2d"
     for step in problem.passes:
         runs, untimed = _warmed(problem, step, _tolerance(case.dtype, place), place.device)
         timed = {name: (problem.arms[name].mode, run) for name, run in runs.items()}

@@ -254,6 +254,29 @@ def test_upfirdn2d(emulated: SimpleNamespace, seed: int) -> None:
     assert agrees(y, fir.reference(x, f, *sampling), 4 * ROUNDING[case.dtype])
 
 
+@pytest.mark.parametrize("seed", range(90))
+def test_four_taps(emulated: SimpleNamespace, seed: int) -> None:
+    """Vectors and single elements, and pixels that are no numbers at the borders."""
+    case = Case(seed)
+    up, down = case.any([(1, 1), (1, 2), (2, 1)])
+    width = case.any([8, 16, 17, 24, 0]) if seed % 9 == 0 else case.any([8, 16, 24, 31])
+    x = case.images(case.any([1, 3]), case.any([1, 6, 8, 16]), case.any([8, 13, 40]), width)
+    if width and case.maybe():
+        x[..., 0] = case.any([math.inf, -math.inf, math.nan])
+        x[..., -1, :] = math.inf
+    padding = [case.any([-1, 0, 1, 2, 3, 7]) for _ in range(4)]
+    padding[0] += 4 * (width == 0)
+    # Right and left together keep rows of whole vectors whole.
+    padding[1] = 3 - padding[0] if case.maybe() and width else padding[1]
+    f = torch.rand(case.any([(4,), (4, 4)])) + 0.1
+    sampling = fir.Sampling([up, up], [down, down], padding, case.maybe(), 1.5)
+    emulated.order(case.order)
+    y = emulated.upfirdn2d(x, f, *sampling)
+    expected = fir.reference(x, f, *sampling)
+    rtol = 8 * ROUNDING[case.dtype]
+    torch.testing.assert_close(y, expected, rtol=rtol, atol=rtol, equal_nan=True)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_upfirdn2d_epilogue(emulated: SimpleNamespace, seed: int) -> None:
     case = Case(seed)

@@ -17,6 +17,10 @@ struct Raw {
 #pragma unroll
     for (int k = 0; k < V / kPerWord; ++k) words[i * V / kPerWord + k] = vector.words[k];
   }
+  __device__ __forceinline__ void clear(int i) {
+#pragma unroll
+    for (int k = 0; k < V / kPerWord; ++k) words[i * V / kPerWord + k] = 0;
+  }
   __device__ __forceinline__ float at(int i) const {
     if constexpr (std::is_same_v<T, float>) return bits_as<float>(words[i]);
     const float2 pair = widened<T>(words[i / kPerWord]);
@@ -118,27 +122,20 @@ class PixelRows {
     plane_ = static_cast<const T*>(a.x) + image * a.in_h * a.in_w * step +
              vector % plan.vectors_of_pixel * V;
     row_ = unsigned(width * step);
-    first_ = int(first.pixel);
     odd_ = kUp == 2 && first.tap;
+    // Beside the row, the nearest pixel is read, and cleared.
+    const int column = int(first.pixel), last = width - 1;
+    any_ = width > 0 && column <= last && column + kTaps > 0;
+    left_ = max(-column, 0);
+    right_ = max(column + kTaps - width, 0);
 #pragma unroll
-    for (int t = 0; t < kTaps; ++t) {
-      // Beside the row, the nearest pixel is read, and multiplied by 0.
-      const int nearest = min(max(first_ + t, 0), width - 1);
-      places_[t] = unsigned(nearest * step);
-      inside_[t] = nearest == first_ + t;
-    }
+    for (int t = 0; t < kTaps; ++t) places_[t] = unsigned(min(max(column + t, 0), last) * step);
   }
   __device__ __forceinline__ void set(const float (&taps)[4]) {
 #pragma unroll
-    for (int t = 0; t < kTaps; ++t)
-      taps_[t] = !inside_[t] ? 0.0f : odd_ ? taps[t * kUp + kUp - 1] : taps[t * kUp];
+    for (int t = 0; t < kTaps; ++t) taps_[t] = odd_ ? taps[t * kUp + kUp - 1] : taps[t * kUp];
   }
-  __device__ __forceinline__ bool any() const {
-    bool any = false;
-#pragma unroll
-    for (int t = 0; t < kTaps; ++t) any |= inside_[t];
-    return any;
-  }
+  __device__ __forceinline__ bool any() const { return any_; }
 
   __device__ __forceinline__ Fetched fetch(unsigned row) const {
     Fetched raw;
@@ -147,7 +144,8 @@ class PixelRows {
     return raw;
   }
 
-  __device__ __forceinline__ void filter(const Fetched& raw, float (&to)[V]) const {
+  __device__ __forceinline__ void filter(Fetched raw, float (&to)[V]) const {
+    if (left_ + right_ > 0) clear_beside(raw);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       to[i] = taps_[0] * raw.at(i);
@@ -157,10 +155,20 @@ class PixelRows {
   }
 
  private:
+  __device__ __forceinline__ void clear_beside(Fetched& raw) const {
+#ifdef __CUDA_ARCH__
+    // Few threads come here; without this, all of them would choose word by word.
+    asm volatile("");
+#endif
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t)
+      if (t < left_ || t >= kTaps - right_) raw.clear(t);
+  }
+
   const T* plane_;
   unsigned row_, places_[kTaps];  // elements of a row, and before a pixel of it
-  int first_;                     // column
-  bool odd_, inside_[kTaps];
+  int left_, right_;              // taps beside the row
+  bool any_, odd_;
   float taps_[kTaps];
 };
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kThreads = 128;
 // Rows of a walk. More of them read fewer rows twice, fewer of them keep a large GPU busy.
-constexpr int64_t kLeastRows = 8, kMostRows = 64, kEnoughThreads = 1 << 18;
+constexpr int64_t kLeastRows = 8, kMostRows = 16, kEnoughThreads = 1 << 18;
 // What is counted in 32 bits.
 constexpr int64_t kMostThreads = 1ll << 31, kMostElements = 1ll << 32;  // of an image
 

@@ -78,15 +78,14 @@ static __device__ __forceinline__ Vector<T, V> narrow(const float (&from)[V]) {
   return to;
 }
 
-// In one instruction: stores of single words, which compilers make of it where such a store is in
-// reach, take the second-level cache four times as long.
+// In one instruction: the stores of single words that compilers may make of it take the
+// second-level cache four times as long. Nothing here reads the memory again, so that the caches are
+// told to keep other lines.
 template <class T, int V>
 static __device__ __forceinline__ void write(T* to, const Vector<T, V>& from) {
   if constexpr (sizeof(from) == 16)
-    __stcg(reinterpret_cast<uint4*>(to),
+    __stcs(reinterpret_cast<uint4*>(to),
            make_uint4(from.words[0], from.words[1], from.words[2], from.words[3]));
-  else if constexpr (sizeof(from) == 8)
-    __stcg(reinterpret_cast<uint2*>(to), make_uint2(from.words[0], from.words[1]));
   else
     *reinterpret_cast<Vector<T, V>*>(to) = from;
 }

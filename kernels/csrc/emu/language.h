@@ -58,10 +58,6 @@ template <class T>
 void __stcs(T* place, T value) {
   *place = value;
 }
-template <class T>
-void __stcg(T* place, T value) {
-  *place = value;
-}
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __expf(float v) { return expf(v); }
 inline float __fdividef(float a, float b) { return a / b; }
