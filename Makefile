@@ -67,10 +67,13 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 	done
 	@$(MAKE) --no-print-directory report
 
+# Processes that share out the tests, each of one thread.
+SPREAD := --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: $(READY) $(BUILT) ## the tests that CI runs
 	@$(RUNNER) -m ruff check --quiet .
 	@$(RUNNER) -m ruff format --check --quiet .
-	@$(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error)
+	@OMP_NUM_THREADS=1 $(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error $(SPREAD))
 
 test-slow: $(READY) $(BUILT) ## the tests that take minutes
 	@$(RUNNER) -m pytest -q -m "slow" $(ARGS)

@@ -1,7 +1,8 @@
 """Watches every error that the tests provoke: each has its form, and no place is left untried.
 
 A plugin: it checks the form of all errors. With ``--every-error`` the session also fails when a
-place in the product that makes a `UserError` was reached by no test of this process.
+place in the product that makes a `UserError` was reached by no test of this process, or of the
+processes that pytest-xdist has started for it.
 """
 
 import ast
@@ -61,8 +62,21 @@ def pytest_unconfigure() -> None:
     UserError.__init__ = _original
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Adds up what a process of pytest-xdist has seen."""
+    seen = getattr(node, "workeroutput", {}).get("errors", {"raised": {}, "faults": []})
+    for path, lines in seen["raised"].items():
+        _raised.setdefault(Path(path), set()).update(lines)
+    _faults.update(seen["faults"])
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and _complaints(session.config):
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        raised = {str(path): sorted(lines) for path, lines in _raised.items()}
+        output["errors"] = {"raised": raised, "faults": sorted(_faults)}
+    elif session.exitstatus == pytest.ExitCode.OK and _complaints(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -66,6 +66,7 @@ def check(tmp_path: Path) -> Callable[..., int]:
     return call
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_the_cuda_operators_pass(capfd: pytest.CaptureFixture) -> None:
     code = cuda_check.main([])
