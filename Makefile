@@ -67,13 +67,14 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 	done
 	@$(MAKE) --no-print-directory report
 
-# Processes that share out the tests, each of one thread.
+# Processes that share out the tests, each of one thread, where ARGS chooses none of them.
 SPREAD := --numprocesses auto --maxprocesses 8 --dist worksteal
+THREADS = $(if $(ARGS),,OMP_NUM_THREADS=1)
 
 test: $(READY) $(BUILT) ## the tests that CI runs
 	@$(RUNNER) -m ruff check --quiet .
 	@$(RUNNER) -m ruff format --check --quiet .
-	@OMP_NUM_THREADS=1 $(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error $(SPREAD))
+	@$(THREADS) $(RUNNER) -m pytest -q -m "not slow and not faults" $(or $(ARGS),--every-error $(SPREAD))
 
 test-slow: $(READY) $(BUILT) ## the tests that take minutes
 	@$(RUNNER) -m pytest -q -m "slow" $(ARGS)

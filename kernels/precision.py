@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+# Asked once, because torch.compile of 2.11 cannot look into the question.
+_WITH_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu")))
+
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
     """Type of sums and products, and of the small tensors beside ``x``."""
@@ -14,18 +17,12 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Within it, convolutions and products keep the types of their inputs."""
     kind = x.device.type
-    known = _has_autocast(kind)
+    known = kind in _WITH_AUTOCAST
     return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def convolves_in_float16(x: Tensor) -> bool:
     """Whether a convolution of ``x`` will be computed in float16."""
     kind = x.device.type
-    cast = _has_autocast(kind) and torch.is_autocast_enabled(kind)
+    cast = kind in _WITH_AUTOCAST and torch.is_autocast_enabled(kind)
     return x.dtype == torch.float16 or (cast and torch.get_autocast_dtype(kind) == torch.float16)
-
-
-@torch.compiler.assume_constant_result
-def _has_autocast(kind: str) -> bool:
-    """A graph takes it as it is: torch.compile of 2.11 cannot look into the question."""
-    return torch.amp.is_autocast_available(kind)

@@ -1,8 +1,10 @@
 import common  # noqa: F401  isort: skip  (repairs the torchvision import before Lightning's)
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,9 +55,12 @@ def workspace(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a headless browser; where apt may, it is installed."""
-    if shutil.which("chromium") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        for words in ("update -qq", "install -y -qq --no-install-recommends chromium"):
-            subprocess.run(["apt-get", *words.split()], capture_output=True, check=False)
+    # One process at a time: apt gives up where another one installs.
+    with (Path(tempfile.gettempdir()) / "chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if shutil.which("chromium") is None and shutil.which("apt-get") and os.geteuid() == 0:
+            for words in ("update -qq", "install -y -qq --no-install-recommends chromium"):
+                subprocess.run(["apt-get", *words.split()], capture_output=True, check=False)
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("needs chromium: apt-get install chromium")

@@ -365,12 +365,16 @@ def test_more_samples_than_a_grid_has_rows(name: str, layout: torch.memory_forma
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("name", ["bias_act", "blur and crop"])
-def test_more_elements_than_31_bits_count(name: str, layout: torch.memory_format) -> None:
+@pytest.mark.parametrize(
+    ("name", "taps"), [("bias_act", 0), ("blur and crop", 3), ("downsampling", 4)]
+)
+def test_more_elements_than_31_bits_count(
+    name: str, taps: int, layout: torch.memory_format
+) -> None:
     if torch.cuda.mem_get_info()[0] < 16 << 30:
         pytest.skip("needs 16 GiB of GPU memory")
     channels, side = 8, math.isqrt(2**31 // 8) + 40
-    b = {"b": torch.randn(channels, device=DEVICE)} if name == "bias_act" else {"f": _filter(3)}
+    b = {"f": _filter(taps)} if taps else {"b": torch.randn(channels, device=DEVICE)}
     x = torch.zeros(1, channels, side, side, dtype=torch.bfloat16, device=DEVICE)
     x = x.to(memory_format=layout)
     corner = (..., slice(-40, None), slice(-40, None))

@@ -5,6 +5,7 @@ that a read or write beyond one shows. That this is so is tested first, on plant
 """
 
 import ctypes
+import itertools
 import math
 import random
 import subprocess
@@ -28,6 +29,7 @@ SOURCES = Path(toolchain.__file__).parent / "csrc"
 ORDERS = {"ascending": 0, "descending": -1, "shuffled": 7}
 # Of one rounding to the type, beside what an order of summation makes.
 ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 FAULTS = {
     "race": None,
     "beyond": "index beyond an array at planted.cu:",
@@ -159,13 +161,13 @@ SHAPES = [
 class Case:
     """Random arguments; a seed is one case."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dtype: torch.dtype | None = None) -> None:
         self._draw = random.Random(seed)
         torch.manual_seed(seed)
         self.any = self._draw.choice
         self.order = self.any([*ORDERS.values()])
-        self.dtype = self.any([*ROUNDING])
-        self.layout = self.any([torch.contiguous_format, torch.channels_last])
+        self.dtype = dtype or self.any([*ROUNDING])
+        self.layout = self.any(LAYOUTS)
 
     def maybe(self) -> bool:
         return self.any([True, False])
@@ -254,27 +256,81 @@ def test_upfirdn2d(emulated: SimpleNamespace, seed: int) -> None:
     assert agrees(y, fir.reference(x, f, *sampling), 4 * ROUNDING[case.dtype])
 
 
-@pytest.mark.parametrize("seed", range(90))
-def test_four_taps(emulated: SimpleNamespace, seed: int) -> None:
-    """Vectors and single elements, and pixels that are no numbers at the borders."""
-    case = Case(seed)
-    up, down = case.any([(1, 1), (1, 2), (2, 1)])
-    width = case.any([8, 16, 17, 24, 0]) if seed % 9 == 0 else case.any([8, 16, 24, 31])
-    x = case.images(case.any([1, 3]), case.any([1, 6, 8, 16]), case.any([8, 13, 40]), width)
-    if width and case.maybe():
+FACTORS = {"blur": (1, 1), "down2": (1, 2), "up2": (2, 1)}
+every_four_taps = pytest.mark.parametrize(
+    ("how", "dtype", "layout", "whole"),
+    list(itertools.product(FACTORS, ROUNDING, LAYOUTS, [True, False])),
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+
+
+def four_taps(
+    case: Case, how: str, layout: torch.memory_format, whole: bool
+) -> tuple[Tensor, Tensor, fir.Sampling]:
+    """For the kernels of four taps along both axes; in vectors where ``whole``."""
+    shape = (case.any([1, 2]), case.any([8, 16]), case.any([8, 13, 40]), case.any([16, 32]))
+    if not whole:
+        shape = (shape[0], 6, shape[2], case.any([0, 17, 31]))
+    x = torch.randn(shape).to(case.dtype).contiguous(memory_format=layout)
+    if shape[3] and case.maybe():
         x[..., 0] = case.any([math.inf, -math.inf, math.nan])
         x[..., -1, :] = math.inf
-    padding = [case.any([-1, 0, 1, 2, 3, 7]) for _ in range(4)]
-    padding[0] += 4 * (width == 0)
-    # Right and left together keep rows of whole vectors whole.
-    padding[1] = 3 - padding[0] if case.maybe() and width else padding[1]
-    f = torch.rand(case.any([(4,), (4, 4)])) + 0.1
-    sampling = fir.Sampling([up, up], [down, down], padding, case.maybe(), 1.5)
-    emulated.order(case.order)
-    y = emulated.upfirdn2d(x, f, *sampling)
-    expected = fir.reference(x, f, *sampling)
-    rtol = 8 * ROUNDING[case.dtype]
-    torch.testing.assert_close(y, expected, rtol=rtol, atol=rtol, equal_nan=True)
+    left, top, bottom = (case.any([-1, 0, 1, 2, 3, 7]) for _ in range(3))
+    # What is cut or added keeps rows of whole vectors whole.
+    padding = [left, 3 - left, top, bottom] if shape[3] else [4, 4, top, bottom]
+    (up, down), line = FACTORS[how], torch.rand(4) + 0.1
+    f = case.any([line, line.outer(torch.rand(4) + 0.1), torch.rand(4, 4) + 0.1])
+    return x, f, fir.Sampling([up, up], [down, down], padding, case.maybe(), 1.5)
+
+
+@every_four_taps
+def test_four_taps(
+    emulated: SimpleNamespace,
+    how: str,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    whole: bool,
+) -> None:
+    """Where pixels beside the border are no numbers, too."""
+    for seed in range(4):
+        case = Case(seed, dtype)
+        x, f, sampling = four_taps(case, how, layout, whole)
+        arguments = (x, f, *sampling)
+        emulated.order(case.order)
+        found, expected = emulated.upfirdn2d(*arguments), fir.reference(*arguments)
+        near = 8 * ROUNDING[dtype]
+        torch.testing.assert_close(found, expected, rtol=near, atol=near, equal_nan=True)
+
+
+@every_four_taps
+def test_four_taps_and_an_epilogue(
+    emulated: SimpleNamespace,
+    how: str,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    whole: bool,
+) -> None:
+    for seed in range(4):
+        case = Case(seed, dtype)
+        x, f, sampling = four_taps(case, how, layout, whole)
+        sides, _ = case.epilogue(*x.shape[:2], *sampling.size(x, f))
+        act, clamp = case.any(["linear", "relu", "lrelu"]), case.any([None, 0.8, 256])
+        options = Options.checked(act, None, None, clamp)
+        arguments = (x, f, *sampling, *sides, *options)
+        emulated.order(case.order)
+        found, expected = (
+            emulated.upfirdn2d_epilogue(*arguments),
+            fused_resampling.reference(*arguments),
+        )
+        near = 8 * ROUNDING[dtype]
+        torch.testing.assert_close(found, expected, rtol=near, atol=near, equal_nan=True)
+
+
+def test_lengths_beyond_32_bits_are_left_to_the_other_kernel(emulated: SimpleNamespace) -> None:
+    x, f = torch.ones(1, 1, 8, 8), torch.tensor([1.0, 3.0, 3.0, 1.0])
+    for padding in ([2**32, 3 - 2**32, 2, 1], [2, 1, 2**32, 3 - 2**32]):
+        arguments = (x, f, [1, 1], [1, 1], padding, False, 1.0)
+        assert not emulated.upfirdn2d(*arguments).any()
 
 
 @pytest.mark.parametrize("seed", range(60))

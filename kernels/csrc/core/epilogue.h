@@ -7,7 +7,8 @@ struct EpilogueArgs {
   Dtype dtype;
   Act act;
   bool channels_last;  // memory order [n, p, c] instead of [n, c, p]
-  // Backward: `x` is the output y of the forward pass, whose sign tells the slope.
+  // Backward: `x` is the output y of the forward pass, whose sign tells the slope; there is neither
+  // a scale nor a sum for one.
   bool from_output;
   bool scaled;  // backward: the result is multiplied by `scale`
   int64_t n, c, p;

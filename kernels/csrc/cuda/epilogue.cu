@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kGridLimit = 65535;  // along y
 // As many blocks as a large GPU runs at once; with fewer of them they are made smaller.
-constexpr int64_t kEnoughBlocks = 512;
+constexpr int64_t kBlocksAtOnce = 512;
 constexpr int kLeastThreads = 64;
 // Where channels come last, sums of as many bytes along a row are formed by one block.
 constexpr int kSummedBytes = 128;
@@ -224,8 +224,8 @@ __device__ __forceinline__ void take_rows(const Common& all, int64_t n, int64_t 
 
 // The sums of a block: of its rows, or of its columns where channels come last.
 template <int V, bool kLast, int K, bool kOfScale>
-__device__ __forceinline__ void finish(Sums<K, kOfScale>& sums, const Common& all, int64_t first, int64_t row,
-                                       int64_t column) {
+__device__ __forceinline__ void finish(Sums<K, kOfScale>& sums, const Common& all, int64_t first,
+                                       int64_t row, int64_t column) {
   const Plan& plan = all.plan;
   if constexpr (kLast) {
     sums.collect(plan.first_step, threadIdx.y, blockDim.y, blockDim.x);
@@ -293,7 +293,7 @@ void start(const EpilogueArgs& a, Plan plan, void* stream) {
   const int64_t x = quotient_up(vectors, steps);
   int64_t y = min(kThreads / x, quotient_up(rows, kRows));
   while (!kOverRows && x * y > kLeastThreads && y > 1 &&
-         a.n * column_blocks * quotient_up(rows, y * kRows) < kEnoughBlocks)
+         a.n * column_blocks * quotient_up(rows, y * kRows) < kBlocksAtOnce)
     y = quotient_up(y, 2);
   plan.rows_per_block = kOverRows ? rows : y * kRows;
   plan.columns_per_block = kOverColumns ? columns : x * V;

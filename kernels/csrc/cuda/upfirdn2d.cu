@@ -16,8 +16,8 @@ namespace {
 constexpr int kThreads = 128;
 // Rows of a walk. More of them read fewer rows twice, fewer of them keep a large GPU busy.
 constexpr int64_t kLeastRows = 8, kMostRows = 16, kEnoughThreads = 1 << 18;
-// What is counted in 32 bits.
-constexpr int64_t kMostThreads = 1ll << 31, kMostElements = 1ll << 32;  // of an image
+// What is counted in 32 bits: threads, elements of an image, and its lengths and paddings.
+constexpr int64_t kMostThreads = 1ll << 31, kMostElements = 1ll << 32, kLongest = 1ll << 29;
 
 // Whether the filter is y * x up to rounding, and these factors; all threads of a block take part.
 __device__ __forceinline__ bool factorise(const UpfirdnArgs& a, Taps& taps) {
@@ -79,7 +79,8 @@ __device__ __forceinline__ void walk(const Taps& taps, Queue<Rows, V>& queue, co
   }
 }
 
-// Two output rows at a time that end with the same input row; the first may lie before `begin`.
+// Two output rows at a time, which meet in the middle one of three input rows; the first may lie
+// before `begin`.
 template <int V, class Rows, class To>
 __device__ __forceinline__ void walk_up(const Taps& taps, Queue<Rows, V>& queue, const To& to,
                                         int y, int begin, int end) {
@@ -160,8 +161,11 @@ Plan plan_of(const UpfirdnArgs& a) {
   plan.rows = unsigned(min(max(rows, kLeastRows), kMostRows));
   const int64_t strips = quotient_up(a.out_h, plan.rows), walks = images * strips;
   const int64_t step = a.channels_last ? a.c : 1;
+  const int64_t longest = max(max(a.in_h, a.in_w), max(a.out_h, a.out_w));
+  const int64_t padded = max(max(a.pad_x, -a.pad_x), max(a.pad_y, -a.pad_y));
   const bool fits = walks < kMostThreads && vectors < kMostThreads / walks &&
-                    max(a.in_h * a.in_w, a.out_h * a.out_w) * step < kMostElements;
+                    max(longest, padded) < kLongest &&
+                    max(a.in_h * a.in_w, a.out_h * a.out_w) < kMostElements / step;
   plan.walks = fits ? unsigned(walks) : 0;
   plan.strips = unsigned(strips);
   plan.vectors = unsigned(vectors);
