@@ -1,11 +1,11 @@
 """A run's generated images against the held-out split."""
 
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
@@ -13,11 +13,17 @@ from common.data.datamodule import PROJECT, ImageDataModule
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit, read_samples_manifest
-from common.metrics.evaluation import EvaluationContext, evaluate
+from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
+from common.metrics.features import Extractor
 from common.metrics.features import extractor as load_extractor
 from common.metrics.protocol import Record, write_records
 from common.preprocess.geometry import fit_to_canvas
+from common.progress import images_bar
 from common.runs.folder import RunFolder
+
+# More of them would tell no more about whether they come back, and cost as much as all the rest.
+MAX_TRAIN = 2000
+Seen = tuple[np.ndarray, Mapping[str, float]]
 
 # What both sides go through between grey values and extractor; part of every protocol hash.
 PREPROCESSING = (
@@ -43,8 +49,22 @@ def evaluate_run(
     network = load_extractor(extractor, weights)
     rows = read_samples_manifest(folder)
     labels = rows[0]["labels"]
-    real, biology_real = _real(data, labels)
-    fake, biology_fake = _fake(folder, data, rows)
+    train = _drawn(_chosen(data, "train", labels))
+    real = _chosen(data, "test", labels)
+    if not real:
+        raise UserError(
+            Exit.INPUT,
+            relative(data.prepared.folder),
+            f"holds no test image of class {labels}",
+            "generate another class, or --labels data",
+        )
+    sides = {
+        "held-out": _packed(data, "test", real, measured=True),
+        "generated": _generated(folder, data, rows),
+        "training": _packed(data, "train", train, measured=False),
+    }
+    totals = dict(zip(sides, (len(real), len(rows), len(train)), strict=True))
+    seen = {name: _look(name, side, totals[name], network) for name, side in sides.items()}
     low, high = data.facts["window"]
     context = EvaluationContext(
         split="test",
@@ -56,54 +76,60 @@ def evaluate_run(
         checkpoint_sha256=rows[0]["checkpoint_sha256"],
         commit=_commit(),
     )
-    records = evaluate(real, fake, network, context, biology_real, biology_fake)
+    records = evaluate(seen["held-out"], seen["generated"], network, context, seen["training"])
     write_records(folder.records, records)
     _show(records)
     return records
 
 
-def _real(data: ImageDataModule, labels: str) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """The test split; only one class of it where only that class was generated."""
-    dataset = data.prepared.dataset("test")
+def _chosen(data: ImageDataModule, split: str, labels: str) -> list[int]:
+    """Rows of a split; of one class only where that class alone was generated."""
+    alone = labels in data.facts["classes"]
+    rows = enumerate(data.prepared.samples(split))
+    return [index for index, sample in rows if not alone or sample.label == labels]
+
+
+def _drawn(rows: list[int]) -> list[int]:
+    if len(rows) <= MAX_TRAIN:
+        return rows
+    return sorted(np.random.default_rng(0).choice(rows, MAX_TRAIN, replace=False).tolist())
+
+
+def _look(name: str, side: Iterator[Seen], total: int, network: Extractor) -> Side:
+    with images_bar(f"{name} images", total) as bar:
+
+        def counted() -> Iterator[Seen]:
+            for seen in side:
+                yield seen
+                bar.update()
+
+        return look(counted(), network)
+
+
+def _packed(data: ImageDataModule, split: str, rows: list[int], measured: bool) -> Iterator[Seen]:
+    dataset = data.prepared.dataset(split)
     storage = data.facts["storage"]
-    images, measured = [], []
-    for sample, packed in zip(dataset.samples, dataset.pixels, strict=True):
-        if labels in data.facts["classes"] and sample.label != labels:
-            continue
-        grey = packed.astype(np.float32) * storage["scale"] + storage["offset"]
+    for row in rows:
+        sample = dataset.samples[row]
+        grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
         unit = grey_to_unit(grey, data.facts["window"])
         size = unit.shape[-1]
         mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
-        images.append(_to_uint8(unit))
-        measured.append(data.measure(crop_to_mask(unit, mask)))
-    if not images:
-        raise UserError(
-            Exit.INPUT,
-            relative(data.prepared.folder),
-            f"holds no test image of class {labels}",
-            "generate another class, or --labels data",
-        )
-    return torch.from_numpy(np.stack(images)), _columns(measured)
+        scalars = data.measure(crop_to_mask(unit, mask)) if measured else {}
+        yield _to_uint8(unit), scalars
 
 
-def _fake(
+def _generated(
     folder: RunFolder, data: ImageDataModule, rows: list[dict[str, str]]
-) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    images, measured = [], []
+) -> Iterator[Seen]:
     for row in rows:
         image = read_image(folder.samples / row["name"], root=folder.samples)
         unit = grey_to_unit(planes(image, data.card), data.facts["window"])
-        images.append(_to_uint8(fit_to_canvas(unit, data.facts["image_size"])))
-        measured.append(data.measure(unit))
-    return torch.from_numpy(np.stack(images)), _columns(measured)
+        yield _to_uint8(fit_to_canvas(unit, data.facts["image_size"])), data.measure(unit)
 
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(unit * 255).astype(np.uint8)
-
-
-def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def _commit() -> str:

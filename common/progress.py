@@ -72,23 +72,28 @@ class ImagesProgress(ProgressBar):
         self._close()
 
     def _open(self, name: str, total: int | None, initial: int) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=name,
-            unit=" images",
-            disable=not self._enabled,
-            mininterval=0.5 if terminal else _LOG_INTERVAL_S,
-            maxinterval=60,
-            bar_format=_FORMAT,
-            file=sys.stderr if terminal else _Lines(),
-        )
+        self._bar = images_bar(name, total, initial, self._enabled)
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def images_bar(name: str, total: int | None, initial: int = 0, shown: bool = True) -> tqdm:
+    """A bar in images, redrawn in a terminal and a line every ten seconds elsewhere."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=name,
+        unit=" images",
+        disable=not shown,
+        mininterval=0.5 if terminal else _LOG_INTERVAL_S,
+        maxinterval=60,
+        bar_format=_FORMAT,
+        file=sys.stderr if terminal else _Lines(),
+    )
 
 
 class _Lines:

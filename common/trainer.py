@@ -94,7 +94,7 @@ class ExperimentTrainer(pl.Trainer):
         self,
         model: pl.LightningModule,
         datamodule: ImageDataModule,
-        extractor: str = "random-conv",
+        extractor: str = "efficientnet-lite0",
         extractor_weights: str | None = None,
     ) -> None:
         """Compares the run's `samples` with the held-out split and writes `records.jsonl`.

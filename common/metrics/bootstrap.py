@@ -46,6 +46,21 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def share_interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact binomial interval of a share (Clopper and Pearson 1934).
+
+    Args:
+        count: images with a property.
+        of: all images, at least one.
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        The lower and the upper end.
+    """
+    found = stats.binomtest(count, of).proportion_ci(level)
+    return float(found.low), float(found.high)
+
+
 def kernel_interval(
     real: Tensor,
     fake: Tensor,

@@ -1,21 +1,23 @@
 """All numbers of one run: synthetic images against a held-out split, refused ones included."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from common.errors import UserError
 from common.metrics import bootstrap, distributions, fidelity
-from common.metrics.features import Extractor
-from common.metrics.protocol import MetricRefused, Record
+from common.metrics.features import Extractor, embed
+from common.metrics.manifold import COVERING, covering
+from common.metrics.memorization import REPEATING, repeating
+from common.metrics.protocol import Measured, MetricRefused, Record
 
 # Share of images on which a biological scalar may be unmeasurable before it is refused.
 MAX_LOST = 0.2
+_NAMES = {covering: COVERING, repeating: REPEATING}
 _REFUSALS = (MetricRefused, UserError, ImportError, MemoryError, np.linalg.LinAlgError)
 
 
@@ -49,109 +51,156 @@ class EvaluationContext:
         )
 
 
+@dataclass(frozen=True)
+class Side:
+    """One set of images as it was seen; the images themselves are not kept.
+
+    Attributes:
+        count: images.
+        shape: [C, H, W] of each.
+        features: [N, D], None where there can be none, and `refusal` says why.
+        biology: biological scalars by name, one value an image.
+        refusal: one sentence, or "".
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    features: Tensor | None
+    biology: Mapping[str, np.ndarray]
+    refusal: str = ""
+
+
+def look(images: Iterable[tuple[np.ndarray, Mapping[str, float]]], extractor: Extractor) -> Side:
+    """Takes in images one by one.
+
+    Args:
+        images: uint8 [C, H, W] of one shape, each with its biological scalars.
+        extractor: what turns them into features.
+    """
+    shapes, scalars = [], []
+
+    def pixels() -> Iterator[np.ndarray]:
+        for image, measured in images:
+            shapes.append(image.shape)
+            scalars.append(measured)
+            yield image
+
+    stream = pixels()
+    try:
+        features, refusal = embed(stream, extractor), ""
+    except _REFUSALS as refused:
+        features, refusal = None, _sentence(refused)
+        for _ in stream:
+            pass
+    names = scalars[0] if scalars else {}
+    biology = {name: np.array([row[name] for row in scalars]) for name in names}
+    return Side(len(shapes), shapes[0] if shapes else (), features, biology, refusal)
+
+
 def evaluate(
-    real: Tensor,
-    fake: Tensor,
+    real: Side,
+    fake: Side,
     extractor: Extractor,
     context: EvaluationContext,
-    biology_real: Mapping[str, np.ndarray] | None = None,
-    biology_fake: Mapping[str, np.ndarray] | None = None,
+    train: Side | None = None,
 ) -> list[Record]:
     """Measures every distance; one that cannot be given is a record without value, with a note.
 
     Args:
-        real: uint8 [N, C, H, W] of the held-out split.
-        fake: uint8 [M, C, H, W], made uint8 in the same way.
-        extractor: for the two image distances.
+        real: of the held-out split.
+        fake: synthetic images, made uint8 in the same way.
+        extractor: which gave the features.
         context: what the records say about data and run.
-        biology_real: biological scalars by name, [K] each, one value an image or an object.
-        biology_fake: the same measurements on the synthetic images.
+        train: of the images that the model was trained on; without it, whether it repeats them is
+            not asked.
 
     Returns:
-        Fréchet and kernel distance, the share of synthetic images on which the most difficult
-        biological scalar can be measured, then Wasserstein and Kolmogorov-Smirnov distance of each
-        scalar, in the order of its name.
+        Distances of the two sets, how they cover each other, how diverse they are, whether training
+        images come back; then the share of synthetic images on which the most difficult biological
+        scalar can be measured, and Wasserstein and Kolmogorov-Smirnov distance of each scalar, in
+        the order of its name.
     """
-    biology_real, biology_fake = biology_real or {}, biology_fake or {}
-    records = _image_records(real, fake, extractor, context)
-    record = partial(context.record, n_real=len(real), n_fake=len(fake))
-    if biology_fake:
-        records.append(record("measurable_share", **_measurable(biology_real, biology_fake)))
-    for name in sorted({*biology_real, *biology_fake}):
+    records = _image_records(real, fake, extractor, context, train)
+    record = partial(context.record, n_real=real.count, n_fake=fake.count)
+    if fake.biology:
+        records.append(record("measurable_share", **_measurable(real.biology, fake.biology)))
+    for name in sorted({*real.biology, *fake.biology}):
         records += _biology_records(
             name,
-            biology_real.get(name),
-            biology_fake.get(name),
+            real.biology.get(name),
+            fake.biology.get(name),
             context.units.get(name, ""),
             record,
         )
     return records
 
 
-class _Measured(NamedTuple):
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    rule: str = ""
-    note: str = ""
-
-
 def _image_records(
-    real: Tensor, fake: Tensor, extractor: Extractor, context: EvaluationContext
+    real: Side,
+    fake: Side,
+    extractor: Extractor,
+    context: EvaluationContext,
+    train: Side | None,
 ) -> list[Record]:
     record = partial(
         context.record,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
-        n_real=len(real),
-        n_fake=len(fake),
+        n_real=real.count,
+        n_fake=fake.count,
     )
-    published = fidelity.is_published(extractor.name, extractor.sha256, real.shape[1])
-    measures = {
+    published = bool(real.shape) and fidelity.is_published(
+        extractor.name, extractor.sha256, real.shape[0]
+    )
+    distances = {
         "FID" if published else "frechet_distance": _frechet,
         "KID" if published else "kernel_distance": _kernel,
     }
-    try:
-        features = _features(real, fake, extractor)
-    except _REFUSALS as refusal:
-        return [record(name, value=None, note=_sentence(refusal)) for name in measures]
-    return [record(name, **_attempt(m, *features)._asdict()) for name, m in measures.items()]
+    sides = [real, fake] if train is None else [real, fake, train]
+    if refusal := _refusal(sides):
+        return [record(name, value=None, note=refusal) for name in distances]
+    seen = [side.features for side in sides]
+    found = {name: _attempt(measure, *seen[:2]) for name, measure in distances.items()}
+    found |= _all_of(covering, *seen[:2])
+    if train is not None:
+        found |= _all_of(repeating, *seen)
+    return [record(name, **measured._asdict()) for name, measured in found.items()]
 
 
-def _features(real: Tensor, fake: Tensor, extractor: Extractor) -> tuple[Tensor, Tensor]:
-    if real.shape[1:] != fake.shape[1:]:
-        shapes = f"real ones are {tuple(real.shape[1:])}, synthetic ones {tuple(fake.shape[1:])}"
-        raise MetricRefused(f"Images of unlike shape cannot be compared; {shapes}.")
-    return extractor(real), extractor(fake)
+def _refusal(sides: Iterable[Side]) -> str:
+    """Why features cannot be compared, or ""."""
+    real, *others = sides
+    for side in others:
+        if side.shape != real.shape:
+            shapes = f"real ones are {real.shape}, synthetic ones {side.shape}"
+            return f"Images of unlike shape cannot be compared; {shapes}."
+    return next((side.refusal for side in sides if side.refusal), "")
 
 
-def _frechet(real: Tensor, fake: Tensor) -> _Measured:
+def _frechet(real: Tensor, fake: Tensor) -> Measured:
     """Without interval: resampling with replacement adds to the very bias that decides it."""
     note = fidelity.frechet_note(len(real), len(fake), real.shape[1])
-    return _Measured(fidelity.frechet_distance(real, fake), note=note)
+    return Measured(fidelity.frechet_distance(real, fake), note=note)
 
 
-def _kernel(real: Tensor, fake: Tensor) -> _Measured:
+def _kernel(real: Tensor, fake: Tensor) -> Measured:
     size = fidelity.kernel_subset_size(len(real), len(fake))
     subsets = 1 if size == len(real) == len(fake) else fidelity.SUBSETS
     value, deviation = fidelity.kernel_distance(real, fake, subsets, size)
     low, high = bootstrap.kernel_interval(real, fake, value, deviation / subsets**0.5)
-    return _Measured(value, low, high, f"subsets={subsets} subset_size={size}")
+    return Measured(value, low, high, f"subsets={subsets} subset_size={size}")
 
 
 def _measurable(real: Mapping[str, np.ndarray], fake: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Of the scalar that fails most often; needs no real image at all.
-
-    The interval is the exact binomial one (Clopper and Pearson 1934).
-    """
+    """Of the scalar that fails most often; needs no real image at all."""
     worst = min(fake, key=lambda name: np.isfinite(fake[name]).mean())
-    found = stats.binomtest(int(np.isfinite(fake[worst]).sum()), len(fake[worst]))
-    low, high = found.proportion_ci()
+    seen = np.isfinite(fake[worst])
+    low, high = bootstrap.share_interval(int(seen.sum()), len(seen))
     beside = f"; of the real images {np.isfinite(real[worst]).mean():.3f}" if worst in real else ""
     return {
-        "value": found.statistic,
-        "low": float(low),
-        "high": float(high),
+        "value": float(seen.mean()),
+        "low": low,
+        "high": high,
         "note": f"lowest for {worst}{beside}",
     }
 
@@ -175,7 +224,7 @@ def _biology_records(
     note = f"{counts}, {lost_real} and {lost_fake} more not measurable"
     # What is left would be the best of a set, and its distance no statement about the set.
     selected = any(_is_selected(*side) for side in ((real, lost_real), (fake, lost_fake)))
-    refused = _Measured(None, note=f"Measurable on too few images: {note}.")
+    refused = Measured(None, note=f"Measurable on too few images: {note}.")
     records = []
     for key, (distance, of) in measures.items():
         found = refused if selected else _attempt(_with_interval, distance, real, fake)
@@ -189,15 +238,22 @@ def _is_selected(values: np.ndarray, lost: int) -> bool:
 
 def _with_interval(
     distance: distributions.Distance, real: np.ndarray, fake: np.ndarray
-) -> _Measured:
-    return _Measured(distance(real, fake), *distributions.interval(distance, real, fake))
+) -> Measured:
+    return Measured(distance(real, fake), *distributions.interval(distance, real, fake))
 
 
-def _attempt(measure: Callable[..., _Measured], *args: Any) -> _Measured:
+def _all_of(measures: Callable[..., dict[str, Measured]], *args: Any) -> dict[str, Measured]:
+    try:
+        return measures(*args)
+    except _REFUSALS as refusal:
+        return dict.fromkeys(_NAMES[measures], Measured(None, note=_sentence(refusal)))
+
+
+def _attempt(measure: Callable[..., Measured], *args: Any) -> Measured:
     try:
         return measure(*args)
     except _REFUSALS as refusal:
-        return _Measured(None, note=_sentence(refusal))
+        return Measured(None, note=_sentence(refusal))
 
 
 def _sentence(refusal: BaseException) -> str:

@@ -6,16 +6,17 @@ so no extractor ever mixes or drops a channel, and C channels give C times the f
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import Exit, UserError, relative
-from common.metrics import fidelity
+from common.metrics import fidelity, pretrained
 from common.metrics.protocol import MetricRefused
 
 Factory = Callable[[Path | None], "Extractor"]
@@ -24,6 +25,7 @@ EXTRACTORS: dict[str, Factory] = {}
 # differently for another batch, and features must not depend on how many images there are.
 _CHUNK = 16
 _SMALLEST = 16
+_NOTHING = torch.zeros(0, 1, 0, 0, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,30 @@ class Extractor:
         return torch.cat(rows).reshape(count, channels * self.dim)
 
 
+def embed(images: Iterable[np.ndarray], extractor: Extractor) -> Tensor:
+    """Features of images that come one by one, of which only a few are held at a time.
+
+    Args:
+        images: uint8 [C, H, W], all of one shape.
+        extractor: what looks at them.
+
+    Returns:
+        float32 [N, C * dim]; the same as of all images at once.
+
+    Raises:
+        MetricRefused: there are no images, or they are smaller than 16 pixels.
+    """
+    rows, waiting = [], []
+    for image in images:
+        waiting.append(torch.from_numpy(image))
+        if len(waiting) == _CHUNK:
+            rows.append(extractor(torch.stack(waiting)))
+            waiting = []
+    if waiting or not rows:
+        rows.append(extractor(torch.stack(waiting) if waiting else _NOTHING))
+    return torch.cat(rows)
+
+
 def register(name: str) -> Callable[[Factory], Factory]:
     """Enters a factory under a name; it is called with the weights file or None."""
 
@@ -83,7 +109,8 @@ def extractor(name: str, weights: Path | None = None) -> Extractor:
     """Makes a registered extractor.
 
     Args:
-        name: "random-conv" (nothing needed), or "inception" (needs its weights file).
+        name: "efficientnet-lite0" and "random-conv" (nothing needed), or "inception" (needs its
+            weights file).
         weights: local file; nothing is ever downloaded.
 
     Raises:
@@ -95,11 +122,16 @@ def extractor(name: str, weights: Path | None = None) -> Extractor:
     return EXTRACTORS[name](weights)
 
 
+@register("efficientnet-lite0")
+def _efficientnet(weights: Path | None) -> Extractor:
+    _refuse(weights, "efficientnet-lite0 brings its own weights")
+    network, digest = pretrained.efficientnet_lite0()
+    return Extractor("efficientnet-lite0", pretrained.EFFICIENTNET_DIM, digest, network)
+
+
 @register("random-conv")
 def _random_conv(weights: Path | None) -> Extractor:
-    if weights is not None:
-        problem = "is not used: random-conv draws its own filters"
-        raise UserError(Exit.USAGE, relative(weights), problem, "leave the weights out")
+    _refuse(weights, "random-conv draws its own filters")
     network = RandomPyramid()
     digest = hashlib.sha256()
     for filters in network.buffers():
@@ -158,6 +190,12 @@ class RandomPyramid(nn.Module):
             deviation, mean = torch.std_mean(x, dim=(2, 3), correction=0)
             features += [mean, deviation]
         return torch.cat(features, 1)
+
+
+def _refuse(weights: Path | None, reason: str) -> None:
+    if weights is not None:
+        problem = f"is not used: {reason}"
+        raise UserError(Exit.USAGE, relative(weights), problem, "leave the weights out")
 
 
 def _padded(network: nn.Module, planes: Tensor) -> Tensor:

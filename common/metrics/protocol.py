@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.errors import Exit, UserError, relative
 from common.storage import whole_file
@@ -28,6 +28,16 @@ PROTOCOL_FIELDS = (
 
 class MetricRefused(ValueError):
     """A metric that cannot be given honestly for these data; the message is one sentence."""
+
+
+class Measured(NamedTuple):
+    """A number with its interval; the fields are those of `Record`."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    rule: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.errors import Exit, UserError
-from common.metrics.features import EXTRACTORS, Extractor, extractor, register
+from common.metrics.features import EXTRACTORS, Extractor, embed, extractor, register
 from common.metrics.fidelity import frechet_distance, kernel_distance
 from common.metrics.protocol import MetricRefused
 
@@ -182,8 +182,29 @@ def test_a_registered_extractor_is_found_by_its_name(monkeypatch: pytest.MonkeyP
     assert not found.requires_grad
 
 
+def test_efficientnet_sees_growing_damage_and_no_batch() -> None:
+    features = extractor("efficientnet-lite0")
+    assert (features.dim, features.sha256[:8]) == (1280, "57934424")
+    real, images = features(spots(12, 0)), spots(12, 1)
+    found = [
+        kernel_mean(real, features(spots(12, 1, blur=blur, noise=noise)))
+        for blur, noise in ((0, 0), (1, 0), (2, 0))
+    ]
+    assert found == sorted(found) and found[1] > 2 * abs(found[0])
+    assert torch.equal(features(images[3:4])[0], features(images)[3])
+
+
+def test_images_that_come_one_by_one_give_the_features_of_all_at_once() -> None:
+    features, images = extractor("random-conv"), spots(35, 0, channels=2)
+    assert torch.equal(embed(iter(images.numpy()), features), features(images))
+    with pytest.raises(MetricRefused, match="there are 0"):
+        embed(iter(()), features)
+
+
 def test_an_unknown_extractor_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="choose one of inception, random-conv") as refusal:
+    with pytest.raises(
+        UserError, match="choose one of efficientnet-lite0, inception, random-conv"
+    ) as refusal:
         extractor("dinov2")
     assert refusal.value.code is Exit.USAGE
 

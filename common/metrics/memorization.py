@@ -1,0 +1,134 @@
+"""Whether synthetic images repeat the images that a model was trained on.
+
+The yardstick is the held-out split: those images come from the same source, and no model has seen
+them. Training images are drawn down to their number, because the nearest of more is nearer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.metrics.bootstrap import bootstrap_interval
+from common.metrics.manifold import nearest, reach, share, usable
+from common.metrics.protocol import Measured
+
+# Of the held-out images, so many are as near to a training image as what is called a copy.
+CHANCE = 0.01
+# Fewer held-out images say nothing about a share of that size.
+FEWEST = 100
+REPEATING = ("copied_share", "authentic_share", "nearest_ratio", "membership_auc")
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """What is known of each synthetic image.
+
+    Attributes:
+        to_train: [M] distance to the nearest training image.
+        index: [M] which that is.
+        ratio: [M] that distance divided by the one to the nearest held-out image.
+        copied: [M] whether it is nearer than all but `CHANCE` of the held-out images are.
+        authentic: [M] whether it is farther from its training image than that is from others.
+    """
+
+    to_train: Tensor
+    index: Tensor
+    ratio: Tensor
+    copied: Tensor
+    authentic: Tensor
+
+
+def repeating(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[str, Measured]:
+    """The numbers of `REPEATING`.
+
+    Args:
+        held_out: features [H, D].
+        fake: features [M, D].
+        train: features [T, D].
+
+    Raises:
+        MetricRefused: fewer than 100 images in one of the two real sets, or no synthetic one.
+    """
+    found = memorization(train, held_out, fake)
+    rule = f"{len(train)} training images"
+    members, others = membership(train, held_out, fake)
+    chance = f"{CHANCE:g} of the held-out images are as near"
+    ratio, attack = found.ratio.numpy(), (members.numpy(), others.numpy())
+    return {
+        "copied_share": share(found.copied, rule)._replace(note=chance),
+        "authentic_share": share(found.authentic, rule),
+        "nearest_ratio": Measured(
+            float(np.median(ratio)), *bootstrap_interval(np.median, ratio), rule, "1 is chance"
+        ),
+        "membership_auc": Measured(
+            area(*attack), *bootstrap_interval(area, *attack), rule, "0.5 is chance"
+        ),
+    }
+
+
+def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -> Memorization:
+    """Compares synthetic images with those trained on and those held out.
+
+    Args:
+        train: features [T, D]; as many of them as there are held-out ones are drawn for `ratio`.
+        held_out: features [H, D].
+        fake: features [M, D].
+        seed: of the draw.
+
+    Raises:
+        MetricRefused: fewer than 100 images in one of the two real sets, or no synthetic one.
+    """
+    train, held_out = usable(train, held_out, fewest=FEWEST)
+    (fake,) = usable(fake, fewest=1)
+    to_train, index = nearest(fake, train)
+    threshold = nearest(held_out, train)[0].quantile(CHANCE)
+    drawn = _drawn(train, len(held_out), seed)
+    ratio = nearest(fake, drawn)[0] / nearest(fake, held_out)[0].clamp(min=1e-12)
+    # Alaa et al. 2022: authenticity.
+    authentic = to_train > reach(train, 1)[index]
+    return Memorization(to_train, index, ratio, to_train < threshold, authentic)
+
+
+def membership(
+    train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """How near the synthetic images come to each image trained on, and to each held out.
+
+    An attacker who sees synthetic images alone takes an image for a member if one of them is near
+    (Chen et al. 2020, GAN-Leaks, full black box). `area` tells how often he is right.
+
+    Args:
+        train: features [T, D], drawn down to the number of held-out ones.
+        held_out: features [H, D].
+        fake: features [M, D].
+        seed: of the draw.
+
+    Returns:
+        Distances of members and of others.
+    """
+    train, held_out, fake = usable(train, held_out, fake, fewest=2)
+    drawn = _drawn(train, len(held_out), seed)
+    return nearest(drawn, fake)[0], nearest(held_out, fake)[0]
+
+
+def area(members: np.ndarray, others: np.ndarray) -> float:
+    """Area under the curve of "nearer is a member": 0.5 is chance, 1 is certainty.
+
+    The share of pairs in which the member is nearer, ties counting half (Mann and Whitney 1947).
+
+    Args:
+        members: distances [N].
+        others: distances [M].
+    """
+    others = np.sort(others)
+    upto = np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")
+    return float(1 - upto.mean() / (2 * len(others)))
+
+
+def _drawn(features: Tensor, count: int, seed: int) -> Tensor:
+    if len(features) <= count:
+        return features
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    return features[order[:count]]

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.metrics.memorization import REPEATING, area, membership, memorization, repeating
+from common.metrics.protocol import MetricRefused
+
+
+def points(count: int, seed: int, dim: int = 6) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+TRAIN, HELD_OUT = points(600, 0), points(300, 1)
+
+
+def copies(share: float, count: int = 300) -> Tensor:
+    """Synthetic points, the first of which are training points with a little noise."""
+    fake = points(count, 2)
+    copied = round(share * count)
+    fake[:copied] = TRAIN[:copied] + 1e-3 * points(copied, 3)
+    return fake
+
+
+def test_a_model_that_copies_a_fifth_of_its_training_images_is_found_out() -> None:
+    found = repeating(HELD_OUT, copies(0.2), TRAIN)
+    share = found["copied_share"]
+    assert share.value == pytest.approx(0.2, abs=0.03)
+    assert share.low > 0.1
+    assert memorization(TRAIN, HELD_OUT, copies(0.2)).copied[:60].all()
+    assert found["membership_auc"].low > 0.5
+    assert (
+        found["authentic_share"].value
+        < repeating(HELD_OUT, copies(0), TRAIN)["authentic_share"].value
+    )
+
+
+def test_held_out_images_are_cleared() -> None:
+    """As if they were synthetic: other images of the same source, which no model has copied."""
+    found = repeating(HELD_OUT, points(300, 9), TRAIN)
+    assert found["copied_share"].low <= 0.01 <= found["copied_share"].high
+    assert found["membership_auc"].low < 0.5 < found["membership_auc"].high
+    assert found["nearest_ratio"].value == pytest.approx(1, abs=0.05)
+
+
+def test_the_more_is_copied_the_worse_every_number() -> None:
+    found = [repeating(HELD_OUT, copies(share), TRAIN) for share in (0, 0.1, 0.3, 0.6)]
+    for name, sign in (("copied_share", 1), ("authentic_share", -1), ("membership_auc", 1)):
+        values = [sign * measured[name].value for measured in found]
+        assert values == sorted(values) and values[0] < values[-1], name
+    assert found[-1]["nearest_ratio"].high < 1
+
+
+def test_authenticity_is_that_of_its_definition() -> None:
+    """Alaa et al. 2022, pair by pair."""
+    fake = copies(0.3, 40)
+    found = memorization(TRAIN, HELD_OUT, fake).authentic
+    for k, point in enumerate(fake):
+        distances = (TRAIN - point).double().norm(dim=1)
+        nearest = int(distances.argmin())
+        others = (TRAIN - TRAIN[nearest]).double().norm(dim=1)
+        others[nearest] = torch.inf
+        assert found[k] == (distances[nearest] > others.min())
+
+
+def test_more_training_than_held_out_images_are_no_advantage() -> None:
+    many = points(3000, 4)
+    members, others = membership(many, HELD_OUT, points(200, 5))
+    assert len(members) == len(others) == 300
+    ratio = memorization(many, HELD_OUT, points(200, 5)).ratio
+    assert float(ratio.median()) == pytest.approx(1, abs=0.08)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_area_is_the_share_of_pairs(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    members, others = draw.integers(0, 9, 23) * 1.0, draw.integers(0, 9, 31) * 1.0
+    pairs = [(m < o) + 0.5 * (m == o) for m in members for o in others]
+    assert area(members, others) == pytest.approx(np.mean(pairs), abs=1e-12)
+
+
+def test_numbers_come_with_interval_and_rule() -> None:
+    found = repeating(HELD_OUT, copies(0.1), TRAIN)
+    assert tuple(found) == REPEATING
+    for measured in found.values():
+        assert measured.low <= measured.value <= measured.high
+        assert measured.rule == "600 training images"
+    assert repeating(HELD_OUT, copies(0.1), TRAIN) == found
+
+
+def test_too_few_held_out_images_are_refused() -> None:
+    with pytest.raises(MetricRefused, match="At least 100 images"):
+        repeating(HELD_OUT[:99], copies(0), TRAIN)
