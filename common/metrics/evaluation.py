@@ -88,7 +88,7 @@ def look(images: Iterable[tuple[np.ndarray, Mapping[str, float]]], extractor: Ex
     stream = pixels()
     try:
         features, refusal = embed(stream, extractor), ""
-    except _REFUSALS as refused:
+    except MetricRefused as refused:
         features, refusal = None, _sentence(refused)
         for _ in stream:
             pass
