@@ -57,7 +57,7 @@ CONFIGURATIONS = {
     "alias bomb in a list": (f"trainer: {{devices: [{json.dumps(FLOW_BOMB)}]}}", "devices", ()),
     "alias bomb as argument": ("{}", "more than", ("--config", FLOW_BOMB)),
     "alias bomb in a further file": ("model: bomb.yaml", "bomb.yaml", ()),
-    "brackets": ("[" * 500_000, "more than", ()),
+    "brackets": ("[" * 500_000, "maximum nesting depth", ()),
     "5 MB": ("#" * 5_000_000, "more than", ()),
     "20 GB in a further file": ("model: huge.yaml", "huge.yaml", ()),
     "pipe": ("model: pipe", "pipe", ()),
