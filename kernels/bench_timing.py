@@ -64,8 +64,8 @@ PASSES = {FORWARD: forward, BACKWARD: backward, DOUBLE: double}
 def measure(case: Case, place: Place, rounds: int) -> Iterator[Result]:
     """Each pass of a case, in at most so many rounds."""
     problem = case.make()
-    # Among the algorithms for the many groups of a filter's convolution, cuDNN would search for
-    # minutes; for plain ones, as long as a training run would.
+    # As training does. Not for the filters of `upfirdn2d`: with the search for the best algorithm,
+    # the second derivatives of their grouped convolutions did not end within a minute.
     torch.backends.cudnn.benchmark = case.operator == "modulated_conv2d"
     for step in problem.passes:
         runs, untimed = _warmed(problem, step, _tolerance(case.dtype, place), place.device)

@@ -64,3 +64,13 @@ def open_page(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]
         [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def refuses(result: Result, code: int, *words: str) -> None:
+    """A command ended with ``code`` and one sentence that holds these words."""
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    lines = [line for line in result.err.splitlines() if line.startswith("error[")]
+    assert len(lines) == 1 and lines[0].startswith(f"error[{code}]: "), result.err
+    for word in words:
+        assert word in lines[0]

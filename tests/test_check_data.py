@@ -13,16 +13,7 @@ import pytest
 
 from common.data.image_io import find_images, read_image, write_png
 from common.data.manifest import read_manifest
-from running import ROOT, Cli, Result, call_cli, smoke
-
-
-def refuses(result: Result, code: int, *words: str) -> None:
-    assert result.code == code, result.err
-    lines = [line for line in result.err.splitlines() if line.startswith("error[")]
-    assert len(lines) == 1 and lines[0].startswith(f"error[{code}]: "), result.err
-    assert "Traceback" not in result.err
-    for word in words:
-        assert word in lines[0]
+from running import ROOT, Cli, Result, call_cli, refuses, smoke
 
 
 @pytest.fixture(scope="session")

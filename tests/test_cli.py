@@ -12,16 +12,7 @@ import yaml
 
 from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
 from common.runs.lock import TRAINING, RunLock
-from running import ROOT, Cli, Result, at, smoke
-
-
-def refuses(result: Result, code: int, *words: str) -> None:
-    assert result.code == code, result.err
-    assert "Traceback" not in result.err
-    lines = [line for line in result.err.splitlines() if line.startswith("error[")]
-    assert len(lines) == 1 and lines[0].startswith(f"error[{code}]: "), result.err
-    for word in words:
-        assert word in lines[0]
+from running import ROOT, Cli, at, refuses, smoke
 
 
 @pytest.fixture

@@ -158,7 +158,8 @@ def _image_records(
     }
     sides = [real, fake] if train is None else [real, fake, train]
     if refusal := _refusal(sides):
-        return [record(name, value=None, note=refusal) for name in distances]
+        names = [*distances, *COVERING, *(REPEATING if train is not None else ())]
+        return [record(name, value=None, note=refusal) for name in names]
     seen = [side.features for side in sides]
     found = {name: _attempt(measure, *seen[:2]) for name, measure in distances.items()}
     found |= _all_of(covering, *seen[:2])

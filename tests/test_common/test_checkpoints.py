@@ -12,17 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
+from saved_checkpoints import checkpoint_of, flip, names, replace, save, value_of
 
 from common.errors import Exit, UserError
 from common.runs.checkpoints import (
-    DurableCheckpointIO,
     keep_generation,
     load_checkpoint,
-    load_weights,
     promote_previous,
     sha256_of,
 )
@@ -40,37 +37,6 @@ def full_disk(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def checkpoint_of(value: float, size: int = 10) -> dict[str, Any]:
-    return {"state_dict": {"w": torch.full((size,), value)}, "hyper_parameters": {"a": 1}}
-
-
-def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    DurableCheckpointIO().save_checkpoint(checkpoint, str(path))
-
-
-def value_of(path: Path) -> float | None:
-    """What a checkpoint holds; None if there is none. A refused one fails the test."""
-    return float(load_checkpoint(path)["state_dict"]["w"][0]) if path.exists() else None
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-@pytest.fixture
-def last(tmp_path: Path) -> Path:
-    """`last.ckpt` with 2.0 beside `previous.ckpt` with 1.0."""
-    path = tmp_path / "last.ckpt"
-    replace(path, 1.0)
-    replace(path, 2.0)
-    return path
-
-
-def replace(path: Path, value: float) -> None:
-    """What a run does when it saves."""
-    save(path, checkpoint_of(value))
 
 
 def test_a_saved_checkpoint_comes_back_and_leaves_its_digest_beside_it(tmp_path: Path) -> None:
@@ -339,129 +305,3 @@ def test_an_infinite_number_that_training_does_not_change_may_be_written(tmp_pat
     finite = {"state_dict": {"w": torch.tensor([3e38, -3e38]), "steps": torch.tensor(3)}}
     save(tmp_path / "last.ckpt", checkpoint_of(1.0) | finite | best_so_far)
     assert load_checkpoint(tmp_path / "last.ckpt")["callbacks"]["best"] == math.inf
-
-
-class _Bomb:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.marker,)
-
-
-def with_digest(path: Path) -> Path:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
-    return path
-
-
-@pytest.mark.parametrize("environment", ["", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_a_hostile_checkpoint_is_refused_and_not_executed(
-    tmp_path: Path, environment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, marker = tmp_path / "best.ckpt", tmp_path / "marker"
-    if environment:
-        monkeypatch.setenv(environment, "1")
-    torch.save(checkpoint_of(1.0) | {"callbacks": _Bomb(marker)}, path)
-    with_digest(path)
-    for load in (
-        lambda: load_checkpoint(path),
-        lambda: DurableCheckpointIO().load_checkpoint(str(path), weights_only=False),
-    ):
-        with pytest.raises(UserError, match=r"best\.ckpt") as caught:
-            load()
-        assert caught.value.code == Exit.CHECKPOINT
-    assert not marker.exists()
-    torch.load(path, weights_only=False)
-    assert marker.exists(), "the checkpoint was not hostile"
-
-
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], None, torch.ones(3)])
-def test_a_file_of_torch_that_is_no_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "best.ckpt")
-    with pytest.raises(UserError, match=r"error\[4\].* no checkpoint of"):
-        load_checkpoint(with_digest(tmp_path / "best.ckpt"))
-
-
-def test_going_on_needs_more_than_the_weights(last: Path) -> None:
-    assert load_checkpoint(last)
-    with pytest.raises(UserError, match=r"last\.ckpt: is no checkpoint of a run: callbacks is"):
-        load_checkpoint(last, to_resume=True)
-
-
-def flip(path: Path, bit: int) -> None:
-    """In a file of its own: another generation may share the old one."""
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.unlink()
-    path.write_bytes(content)
-
-
-def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "best.ckpt"
-    save(path, checkpoint_of(1.0))
-    for bit in np.random.default_rng(0).integers(0, 8 * path.stat().st_size, 300).tolist():
-        flip(path, bit)
-        with pytest.raises(UserError, match=r"best\.ckpt: is damaged: .* best\.ckpt\.sha256"):
-            load_checkpoint(path)
-        flip(path, bit)
-    assert value_of(path) == 1.0
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def lose_digest(path: Path) -> None:
-    path.with_name(f"{path.name}.sha256").unlink()
-
-
-def swap_digest(path: Path) -> None:
-    path.with_name(f"{path.name}.sha256").write_text(f"{'0' * 64}  {path.name}\n")
-
-
-def spoil_digest(path: Path) -> None:
-    path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\0 no digest")
-
-
-@pytest.mark.parametrize("damage", [cut, Path.unlink, lose_digest, swap_digest, spoil_digest])
-def test_a_damaged_checkpoint_is_refused_and_the_previous_one_is_offered_if_whole(
-    last: Path, damage: Callable[[Path], None]
-) -> None:
-    damage(last)
-    with pytest.raises(UserError, match=r"last\.ckpt: .*previous\.ckpt is whole") as caught:
-        load_checkpoint(last)
-    assert caught.value.code == Exit.CHECKPOINT and "--resume previous" in str(caught.value)
-    previous = last.with_name("previous.ckpt")
-    content = previous.read_bytes()
-    promote_previous(last)
-    assert value_of(last) == value_of(previous) == 1.0 and last.read_bytes() == content
-    damage(last)
-    flip(previous, 3000)
-    with pytest.raises(UserError, match=r"last\.ckpt: .*another checkpoint") as caught:
-        load_checkpoint(last)
-    assert "previous" not in str(caught.value)
-    with pytest.raises(UserError, match=r"previous\.ckpt: is damaged"):
-        load_checkpoint(previous)
-
-
-def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        load_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(UserError, match=r"error\[4\]"):
-        load_checkpoint(tmp_path)
-
-
-def test_a_removed_checkpoint_takes_its_digest_along(last: Path) -> None:
-    DurableCheckpointIO().remove_checkpoint(str(last))
-    assert names(last.parent) == {"previous.ckpt", "previous.ckpt.sha256"}
-    DurableCheckpointIO().remove_checkpoint(str(last))
-
-
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    model = nn.Linear(3, 2)
-    checkpoint = {"state_dict": {name: value + 1 for name, value in model.state_dict().items()}}
-    load_weights(model, checkpoint, tmp_path / "best.ckpt")
-    assert torch.equal(model.weight, checkpoint["state_dict"]["weight"])
-    with pytest.raises(UserError, match=r"error\[4\]: .*best\.ckpt.* another model"):
-        load_weights(nn.Linear(3, 4), checkpoint, tmp_path / "best.ckpt")

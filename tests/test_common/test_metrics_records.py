@@ -276,8 +276,9 @@ def test_images_of_unlike_shape_are_refused_and_biology_is_still_measured() -> N
             biology,
         )
     )
-    assert found["frechet_distance"].value is None
-    assert "(1, 16, 16), synthetic ones (1, 24, 24)" in found["kernel_distance"].note
+    for name in ("frechet_distance", "kernel_distance", *COVERING):
+        assert found[name].value is None
+        assert "(1, 16, 16), synthetic ones (1, 24, 24)" in found[name].note
     assert found["wasserstein/length"].value == 0
 
 

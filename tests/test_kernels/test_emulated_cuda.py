@@ -283,6 +283,7 @@ def four_taps(
     return x, f, fir.Sampling([up, up], [down, down], padding, case.maybe(), 1.5)
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["alone", "with an epilogue"])
 @every_four_taps
 def test_four_taps(
     emulated: SimpleNamespace,
@@ -290,39 +291,22 @@ def test_four_taps(
     dtype: torch.dtype,
     layout: torch.memory_format,
     whole: bool,
+    fused: bool,
 ) -> None:
     """Where pixels beside the border are no numbers, too."""
     for seed in range(4):
         case = Case(seed, dtype)
         x, f, sampling = four_taps(case, how, layout, whole)
         arguments = (x, f, *sampling)
+        run, reference = emulated.upfirdn2d, fir.reference
+        if fused:
+            sides, _ = case.epilogue(*x.shape[:2], *sampling.size(x, f))
+            act, clamp = case.any(["linear", "relu", "lrelu"]), case.any([None, 0.8, 256])
+            arguments += (*sides, *Options.checked(act, None, None, clamp))
+            run, reference = emulated.upfirdn2d_epilogue, fused_resampling.reference
         emulated.order(case.order)
-        found, expected = emulated.upfirdn2d(*arguments), fir.reference(*arguments)
         near = 8 * ROUNDING[dtype]
-        torch.testing.assert_close(found, expected, rtol=near, atol=near, equal_nan=True)
-
-
-@every_four_taps
-def test_four_taps_and_an_epilogue(
-    emulated: SimpleNamespace,
-    how: str,
-    dtype: torch.dtype,
-    layout: torch.memory_format,
-    whole: bool,
-) -> None:
-    for seed in range(4):
-        case = Case(seed, dtype)
-        x, f, sampling = four_taps(case, how, layout, whole)
-        sides, _ = case.epilogue(*x.shape[:2], *sampling.size(x, f))
-        act, clamp = case.any(["linear", "relu", "lrelu"]), case.any([None, 0.8, 256])
-        options = Options.checked(act, None, None, clamp)
-        arguments = (x, f, *sampling, *sides, *options)
-        emulated.order(case.order)
-        found, expected = (
-            emulated.upfirdn2d_epilogue(*arguments),
-            fused_resampling.reference(*arguments),
-        )
-        near = 8 * ROUNDING[dtype]
+        found, expected = run(*arguments), reference(*arguments)
         torch.testing.assert_close(found, expected, rtol=near, atol=near, equal_nan=True)
 
 
