@@ -3,7 +3,6 @@
 import inspect
 import logging
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,7 @@ from common.runs.lock import SAMPLES, TRAINING, RunLock
 from common.runs.ranks import RankTimeout, lost_ranks, watch_ranks_ourselves
 from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
+from common.signposts import Signposts
 from common.tracking import Tracking, make_loggers
 from common.trainer import ExperimentTrainer
 from common.untrusted_yaml import load_yaml
@@ -53,10 +53,9 @@ from common.untrusted_yaml import load_yaml
 BASE_CONFIG = Path(__file__).parent / "configs/base.yaml"
 
 
-class ExperimentCLI(LightningCLI):
+class ExperimentCLI(Signposts, LightningCLI):
     """LightningCLI with the verbs, groups and forced callbacks of this project."""
 
-    folder: RunFolder
     _resumed_from: str | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -236,55 +235,20 @@ class ExperimentCLI(LightningCLI):
         measured = bool(self.config_init["fit"]["checkpoint"].best_model_path)
         saved = ("best", "last") if measured else ("last",)
         refuse_vanished(self.folder, saved)
-        self._say("checkpoint", self.folder.checkpoint(saved[0]))
+        self.say("checkpoint", self.folder.checkpoint(saved[0]))
         if previews:
-            self._say("preview", previews[-1])
-        self._next("generate", "N=100")
+            self.say("preview", previews[-1])
+        self.point_to("generate", "N=100")
 
     @rank_zero_only
     def before_generate(self) -> None:
         """No two of them write the same samples."""
         self.lock.acquire()
 
-    def after_generate(self) -> None:
-        """Says where the images are and what comes next."""
-        self._say("samples", self.folder.samples)
-        self._next("evaluate")
-
-    def after_evaluate(self) -> None:
-        """Says where the numbers are and what comes next."""
-        self._say("records", self.folder.records)
-        self._next("report")
-
-    def after_check(self) -> None:
-        """Says what comes next."""
-        self._next("prepare", *self._data_words())
-
-    def after_prepare(self) -> None:
-        """Says what comes next."""
-        self._next("train", *self._data_words())
-
     @property
     def experiment(self) -> str:
         """Name of the experiment's folder."""
         return Path(inspect.getfile(self._datamodule_class)).parent.name
-
-    def _data_words(self) -> list[str]:
-        """Without them the next command would simulate other data."""
-        root = self.config[self.subcommand]["data"]["root"]
-        return [f"DATA={shlex.quote(os.path.relpath(root))}"] if root else []
-
-    @rank_zero_only
-    def _say(self, noun: str, path: Path) -> None:
-        print(f"{noun + ':':12}{self.folder.shown(path)}", flush=True)
-
-    @rank_zero_only
-    def _next(self, verb: str, *words: str) -> None:
-        run = [f"RUN={self.folder.run_id}"] if self.folder.run_id and verb != "report" else []
-        elsewhere = self.folder.workspace != PROJECT
-        args = [f'ARGS="--workspace {self.folder.workspace}"'] if elsewhere else []
-        target = ["report"] if verb == "report" else [verb, f"EXP={self.experiment}"]
-        print(f"{'next:':12}make {' '.join([*target, *run, *words, *args])}", flush=True)
 
     def _link_model(self, parser: LightningArgumentParser) -> None:
         """Gives the module what the data fix, where it has such an argument."""
