@@ -113,6 +113,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "prepare": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
+            "utility": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:
@@ -244,6 +245,9 @@ class ExperimentCLI(Signposts, LightningCLI):
     def before_generate(self) -> None:
         """No two of them write the same samples."""
         self.lock.acquire()
+
+    # Nor the same records.
+    before_evaluate = before_utility = before_generate
 
     @property
     def experiment(self) -> str:

@@ -1,36 +1,26 @@
 """A run's generated images against the held-out split."""
 
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from common.data.canvas import crop_to_mask, extent, rectangle_mask
-from common.data.check import planes
-from common.data.datamodule import PROJECT, ImageDataModule
-from common.data.image_io import read_image
+from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative
-from common.generation import grey_to_unit, read_samples_manifest
-from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
+from common.generation import read_samples_manifest
+from common.metrics.evaluation import Side, evaluate, look
 from common.metrics.features import Extractor
 from common.metrics.features import extractor as load_extractor
-from common.metrics.protocol import Record, write_records
-from common.preprocess.geometry import fit_to_canvas
+from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
 from common.runs.folder import RunFolder
+from common.sides import Seen, evaluation_context, generated_images, packed_images
 
 # Four minutes on two cores. Copies of images that are not drawn go unseen; the records say how many
 # were looked at.
 MAX_TRAIN = 10_000
-Seen = tuple[np.ndarray, Mapping[str, float]]
-
-# What both sides go through between grey values and extractor; part of every protocol hash.
-PREPROCESSING = (
-    "canvas {size} px by area/cubic, edge-padded; "
-    "window {low:g} to {high:g}; uint8; labels: {labels}"
-)
+# How the metrics of the augmentation ledger begin.
+UTILITY = "utility/"
 
 
 def evaluate_run(
@@ -59,28 +49,32 @@ def evaluate_run(
             f"holds no test image of class {labels}",
             "generate another class, or --labels data",
         )
-    sides = {
-        "held-out": _packed(data, "test", real, measured=True),
-        "generated": _generated(folder, data, rows),
-        "training": _packed(data, "train", train, measured=False),
-    }
-    totals = dict(zip(sides, (len(real), len(rows), len(train)), strict=True))
-    seen = {name: _look(name, side, totals[name], network) for name, side in sides.items()}
-    low, high = data.facts["window"]
-    context = EvaluationContext(
-        split="test",
-        data=data.facts["manifest_sha256"],
-        preprocessing=PREPROCESSING.format(
-            size=data.facts["image_size"], low=low, high=high, labels=labels
-        ),
-        seed=int(rows[0]["seed"]),
-        checkpoint_sha256=rows[0]["checkpoint_sha256"],
-        commit=_commit(),
-    )
-    records = evaluate(seen["held-out"], seen["generated"], network, context, seen["training"])
-    write_records(folder.records, records)
-    _show(records)
+    held_out = _look("held-out", packed_images(data, "test", real), len(real), network, data)
+    fake = _look("generated", generated_images(folder, data, rows), len(rows), network, data)
+    known = _look("training", packed_images(data, "train", train), len(train), network)
+    records = evaluate(held_out, fake, network, evaluation_context(folder, data), known)
+    update_records(folder, records)
+    show(records)
     return records
+
+
+def update_records(folder: RunFolder, records: list[Record], utility: bool = False) -> None:
+    """Writes records in place of those of the same verb; what the other verb measured stays.
+
+    Args:
+        folder: of the run.
+        records: all that one verb measured.
+        utility: whether that is the verb `utility`, whose metrics begin with its name.
+    """
+    before = read_records(folder.records) if folder.records.is_file() else []
+    others = [r for r in before if r.metric.startswith(UTILITY) != utility]
+    write_records(folder.records, [*others, *records] if utility else [*records, *others])
+
+
+def show(records: Iterable[Record]) -> None:
+    """Prints one line a record."""
+    for record in records:
+        print(f"{record.metric:34} {_value(record)}")
 
 
 def _chosen(data: ImageDataModule, split: str, labels: str) -> list[int]:
@@ -96,61 +90,25 @@ def _drawn(rows: list[int]) -> list[int]:
     return sorted(np.random.default_rng(0).choice(rows, MAX_TRAIN, replace=False).tolist())
 
 
-def _look(name: str, side: Iterator[Seen], total: int, network: Extractor) -> Side:
+def _look(
+    name: str,
+    side: Iterator[Seen],
+    total: int,
+    network: Extractor,
+    data: ImageDataModule | None = None,
+) -> Side:
+    """Features of one side, and what a biologist measures where ``data`` say how."""
     with images_bar(f"{name} images", total) as bar:
 
-        def counted() -> Iterator[Seen]:
+        def counted() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
             for seen in side:
-                yield seen
+                yield seen.canvas, data.measure(seen.image) if data else {}
                 bar.update()
 
         return look(counted(), network)
 
 
-def _packed(data: ImageDataModule, split: str, rows: list[int], measured: bool) -> Iterator[Seen]:
-    dataset = data.prepared.dataset(split)
-    storage = data.facts["storage"]
-    for row in rows:
-        sample = dataset.samples[row]
-        grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
-        unit = grey_to_unit(grey, data.facts["window"])
-        size = unit.shape[-1]
-        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
-        scalars = data.measure(crop_to_mask(unit, mask)) if measured else {}
-        yield _to_uint8(unit), scalars
-
-
-def _generated(
-    folder: RunFolder, data: ImageDataModule, rows: list[dict[str, str]]
-) -> Iterator[Seen]:
-    for row in rows:
-        image = read_image(folder.samples / row["name"], root=folder.samples)
-        unit = grey_to_unit(planes(image, data.card), data.facts["window"])
-        yield _to_uint8(fit_to_canvas(unit, data.facts["image_size"])), data.measure(unit)
-
-
-def _to_uint8(unit: np.ndarray) -> np.ndarray:
-    return np.rint(unit * 255).astype(np.uint8)
-
-
-def _commit() -> str:
-    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
-    if not (PROJECT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
-
-
-def _show(records: list[Record]) -> None:
-    for record in records:
-        print(f"{record.metric:34} {_value(record)}")
-
-
-def _value(record: Any) -> str:
+def _value(record: Record) -> str:
     if record.value is None:
         return f"refused: {record.note}"
     interval = f" [{record.low:.4g}, {record.high:.4g}]" if record.low is not None else ""

@@ -44,6 +44,8 @@ class Signposts:
         self.say("records", self.folder.records)
         self.point_to("report")
 
+    after_utility = after_evaluate
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

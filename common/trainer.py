@@ -18,7 +18,7 @@ from common.runs.folder import RunFolder
 
 
 class ExperimentTrainer(pl.Trainer):
-    """Adds `check`, `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+    """Adds the verbs before and after `fit`; the command line sets the attributes.
 
     Attributes:
         folder: of the run; `check` and `prepare` have none.
@@ -107,12 +107,38 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.evaluate import evaluate_run
 
+        self._set_up_for_judging(datamodule)
+        path = Path(extractor_weights) if extractor_weights else None
+        evaluate_run(self.folder, datamodule, extractor, path)
+
+    def utility(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        seeds: PositiveInt = 3,
+        images_seen: PositiveInt = 12_000,
+        width: PositiveInt = 16,
+    ) -> None:
+        """Trains the experiment's task model with and without the run's `samples`.
+
+        Args:
+            model: not used; the samples on disk are what is judged.
+            datamodule: whose training and test splits are read; it names the task.
+            seeds: models of each way to train.
+            images_seen: training images of one model, repeats counted.
+            width: of the task model.
+        """
+        from common.utility.verb import measure_utility
+
+        self._set_up_for_judging(datamodule)
+        device = self.strategy.root_device
+        measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
+
+    def _set_up_for_judging(self, datamodule: ImageDataModule) -> None:
         datamodule.prepare_data()
         datamodule.setup("test")
         best = self.folder.checkpoint("best")
         datamodule.refuse_other_data(load_checkpoint(best), best)
-        path = Path(extractor_weights) if extractor_weights else None
-        evaluate_run(self.folder, datamodule, extractor, path)
 
 
 class Signals(_SignalConnector):

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,6 +22,9 @@ from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import Prepared
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, relative, require_positive
+
+if TYPE_CHECKING:
+    from common.utility.ledger import Task
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -114,6 +117,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""
         return {}
+
+    def task(self, width: int, images_seen: int, device: torch.device) -> "Task | None":
+        """What these images are wanted for, as a judge of others; None where nothing is named."""
+        return None
 
     # What the verbs use.
 

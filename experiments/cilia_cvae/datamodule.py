@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import find_images
 from common.data.manifest import Sample
 from common.data.splits import SPLIT_FOLDERS, group_of
 from common.errors import Exit, UserError, relative
+from common.utility.classification import Classification
 from experiments.cilia_cvae import biology
 
 
@@ -44,6 +46,10 @@ class CiliaDataModule(ImageDataModule):
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Doublets, central pair and dynein arms; see `biology`."""
         return biology.measure(image)
+
+    def task(self, width: int, images_seen: int, device: torch.device) -> Classification:
+        """Which class a cross-section shows."""
+        return Classification(self.classes, device, width, images_seen)
 
     def _class_of(self, name: Path) -> str | None:
         """Class by the first folder, or by the second where that names a split."""

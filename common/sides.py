@@ -1,0 +1,117 @@
+"""Held-out, training and generated images of a run, brought to one form by one path.
+
+Whatever compares the sides takes them from here: a difference in preprocessing would be the first
+thing that it finds.
+"""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.data.canvas import crop_to_mask, extent, rectangle_mask
+from common.data.check import planes
+from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.image_io import read_image
+from common.generation import grey_to_unit, read_samples_manifest
+from common.metrics.evaluation import EvaluationContext
+from common.preprocess.geometry import fit_to_canvas
+from common.runs.folder import RunFolder
+
+# What every image goes through between grey values and uint8; part of every protocol hash.
+PREPROCESSING = (
+    "canvas {size} px by area/cubic, edge-padded; "
+    "window {low:g} to {high:g}; uint8; labels: {labels}"
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of either side.
+
+    Attributes:
+        name: of the generated file, or of the raw file that was packed.
+        label: name of the class, "" without classes.
+        canvas: uint8 [C, S, S], 255 at the top of the window.
+        image: float32 [C, H, W] in [0, 1], without what the canvas adds at the edges.
+    """
+
+    name: str
+    label: str
+    canvas: np.ndarray
+    image: np.ndarray
+
+
+def packed_images(data: ImageDataModule, split: str, rows: list[int]) -> Iterator[Seen]:
+    """Images of a split, in the order of ``rows``.
+
+    Args:
+        data: set up.
+        split: "train", "val" or "test"; no other one's pixels are opened.
+        rows: positions within the split.
+    """
+    dataset = data.prepared.dataset(split)
+    storage = data.facts["storage"]
+    for row in rows:
+        sample = dataset.samples[row]
+        grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
+        unit = grey_to_unit(grey, data.facts["window"])
+        size = unit.shape[-1]
+        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
+        yield Seen(sample.name, sample.label or "", _to_uint8(unit), crop_to_mask(unit, mask))
+
+
+def generated_images(
+    folder: RunFolder, data: ImageDataModule, rows: list[Mapping[str, str]]
+) -> Iterator[Seen]:
+    """Generated images, in the order of rows of ``samples/manifest.csv``.
+
+    Raises:
+        UserError: a file is missing or is not what was written.
+    """
+    for row in rows:
+        image = read_image(folder.samples / row["name"], root=folder.samples)
+        unit = grey_to_unit(planes(image, data.card), data.facts["window"])
+        canvas = _to_uint8(fit_to_canvas(unit, data.facts["image_size"]))
+        yield Seen(row["name"], row["label"], canvas, unit)
+
+
+def evaluation_context(
+    folder: RunFolder, data: ImageDataModule, labels: str | None = None
+) -> EvaluationContext:
+    """What all numbers about a run's samples share.
+
+    Args:
+        folder: of the run, with samples.
+        data: set up.
+        labels: rule by which the labels were chosen; None takes it from the samples.
+    """
+    first = read_samples_manifest(folder)[0]
+    low, high = data.facts["window"]
+    return EvaluationContext(
+        split="test",
+        data=data.facts["manifest_sha256"],
+        preprocessing=PREPROCESSING.format(
+            size=data.facts["image_size"], low=low, high=high, labels=labels or first["labels"]
+        ),
+        seed=int(first["seed"]),
+        checkpoint_sha256=first["checkpoint_sha256"],
+        commit=_commit(),
+    )
+
+
+def _to_uint8(unit: np.ndarray) -> np.ndarray:
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+def _commit() -> str:
+    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
+    if not (PROJECT / ".git").exists():
+        return ""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()

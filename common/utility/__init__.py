@@ -1,0 +1,1 @@
+"""Whether generated images help with the task that images are wanted for."""
