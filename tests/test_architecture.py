@@ -1,6 +1,7 @@
 """The rules of the house, so that they stay rules."""
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,13 @@ def test_every_public_signature_is_typed() -> None:
             bare = [a.arg for a in arguments if a.annotation is None and a.arg not in _IMPLICIT]
             assert not bare, f"{name(path)}:{function.name} {bare}"
             assert function.returns is not None, f"{name(path)}:{function.name}"
+
+
+def test_no_code_asks_for_the_version_of_a_library() -> None:
+    for path in SOURCES:
+        compared = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Compare)]
+        asked = re.compile(r"__version__|metadata\.version|\bversion\(")
+        assert not [c for c in map(ast.unparse, compared) if asked.search(c)], name(path)
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:
