@@ -13,8 +13,8 @@ from common.metrics.features import Extractor
 from common.metrics.features import extractor as load_extractor
 from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
+from common.run_images import Seen, evaluation_context, generated_images, packed_images
 from common.runs.folder import RunFolder
-from common.sides import Seen, evaluation_context, generated_images, packed_images
 
 # Four minutes on two cores. Copies of images that are not drawn go unseen; the records say how many
 # were looked at.

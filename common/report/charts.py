@@ -13,6 +13,7 @@ from common.errors import visible
 
 COLOURS = 7
 _WIDTH, _HEIGHT = 380, 240
+_HISTOGRAM_HEIGHT = 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 24, 10, 38
 _LETTER_HEIGHT = 12
 _MOST_POINTS = 160
@@ -136,6 +137,50 @@ def interval_chart(
         _add(svg, "line", f"main c{run % COLOURS}", x1=x(low), x2=x(high), y1=y, y2=y)
         _add(svg, "circle", f"dot c{run % COLOURS}", cx=x(value), cy=y, r=3.5)
     return _markup(svg)
+
+
+def histogram_chart(
+    edges: Sequence[float],
+    real: Sequence[float],
+    runs: Sequence[tuple[int, str, Sequence[float]]],
+    title: str,
+    identity: str,
+) -> Markup:
+    """Draws how a scalar is distributed: held-out images as an area, each run as an outline.
+
+    Args:
+        edges: [B + 1] rising, of the bins.
+        real: [B] share of the held-out images in each bin.
+        runs: (run, name, [B] shares), at least one.
+        title: what a screen reader says about the chart.
+        identity: unique on the page, for the title's id.
+    """
+    top = max([*real, *(share for _, _, shares in runs for share in shares)]) * 1.06
+    x = Axis(edges[0], edges[-1], _LEFT, _WIDTH - 10)
+    y = Axis(0, top or 1, _HISTOGRAM_HEIGHT - 22, _TOP)
+    svg = _svg(_WIDTH, _HISTOGRAM_HEIGHT, title, identity)
+    for value in y.ticks():
+        _add(svg, "line", "grid", x1=x.start, x2=x.end, y1=y(value), y2=y(value))
+        _text(svg, "tick end", x.start - 7, y(value) + 3.5, f"{100 * value:.0f} %")
+    for value in x.ticks():
+        _text(svg, "tick middle", x(value), _HISTOGRAM_HEIGHT - 6, _tick(value))
+    base = f"L{x.end:.1f} {y.start:.1f}L{x.start:.1f} {y.start:.1f}Z"
+    _add(svg, "path", "held-out", d=_path(_steps(edges, real, x, y)) + base)
+    for run, name, shares in runs:
+        group = _add(svg, "g", f"main c{run % COLOURS}")
+        ET.SubElement(group, "title").text = visible(name)
+        _add(group, "path", "stroke", d=_path(_steps(edges, shares, x, y)))
+    _add(svg, "line", "axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start)
+    return _markup(svg)
+
+
+def _steps(
+    edges: Sequence[float], shares: Sequence[float], x: Axis, y: Axis
+) -> list[tuple[float, float]]:
+    points = []
+    for (left, right), share in zip(pairwise(edges), shares, strict=True):
+        points += [(x(left), y(share)), (x(right), y(share))]
+    return points
 
 
 def _axes(lines: Sequence[Line]) -> tuple[Axis, Axis]:

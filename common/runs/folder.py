@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "records.jsonl"
 
     @property
+    def evaluation(self) -> Path:
+        """What `evaluate` saw of each image, and the nearest ones side by side."""
+        return self.path / "evaluation"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"

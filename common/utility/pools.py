@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data.augment import augment
 
 if TYPE_CHECKING:
-    from common.sides import Seen
+    from common.run_images import Seen
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from common.evaluate import show, update_records
 from common.generation import read_samples_manifest
 from common.metrics.protocol import Record
 from common.progress import images_bar
+from common.run_images import evaluation_context, generated_images, packed_images
 from common.runs.folder import RunFolder
-from common.sides import evaluation_context, generated_images, packed_images
 from common.utility.ledger import ledger_records, lines, run_ledger
 from common.utility.pools import Pool, gather
 
