@@ -12,6 +12,8 @@ from markupsafe import Markup
 from common.errors import visible
 
 COLOURS = 7
+# Beyond this a chart is of no use, and its arithmetic overflows.
+LARGEST = 1e30
 _WIDTH, _HEIGHT = 380, 240
 _HISTOGRAM_HEIGHT = 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 24, 10, 38

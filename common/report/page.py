@@ -15,7 +15,7 @@ from common.report import charts
 from common.report.configs import data_set, differing_keys
 from common.report.pictures import Album, Picture, choose_samples, filmstrip
 from common.report.records import Row, comparable_rows, why_apart
-from common.report.runs import LARGEST, Run
+from common.report.runs import Run
 from common.storage import whole_file
 
 _HERE = Path(__file__).parent
@@ -213,7 +213,7 @@ def _interval_plot(row: Row, identity: str) -> Markup | None:
     for place, record in enumerate(row.cells):
         if record and record.value is not None:
             low, high = (record.value if v is None else v for v in (record.low, record.high))
-            if max(abs(low), abs(record.value), abs(high)) <= LARGEST:
+            if max(abs(low), abs(record.value), abs(high)) <= charts.LARGEST:
                 points.append((place, record.value, low, high))
     if len(points) < 2:
         return None

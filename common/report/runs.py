@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.errors import Exit, UserError, relative
 from common.metrics.protocol import Record, read_records
+from common.report.charts import LARGEST
 from common.report.configs import Setting, read_config
 from common.report.text_files import damaged, whole_rows
 from common.tables import named_cells
@@ -18,8 +19,6 @@ MISSING = {
     "samples/manifest.csv": "seeds and labels of the samples are unknown",
     "records.jsonl": "make evaluate writes it",
 }
-# Beyond this a chart is of no use, and its arithmetic overflows.
-LARGEST = 1e30
 _COLUMNS = ("images_seen", "epoch", "step", "name", "value")
 
 
