@@ -7,6 +7,7 @@ import numpy as np
 
 from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative
+from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.evaluation import Side, evaluate, look
 from common.metrics.features import Extractor
@@ -52,10 +53,11 @@ def evaluate_run(
     held_out = _look("held-out", packed_images(data, "test", real), len(real), network, data)
     fake = _look("generated", generated_images(folder, data, rows), len(rows), network, data)
     known = _look("training", packed_images(data, "train", train), len(train), network)
-    records = evaluate(held_out, fake, network, evaluation_context(folder, data), known)
-    update_records(folder, records)
-    show(records)
-    return records
+    found = evaluate(held_out, fake, network, evaluation_context(folder, data), known)
+    update_records(folder, found.records)
+    write_evaluation(folder, data, Judged(held_out, fake, real, rows, train, found.neighbours))
+    show(found.records)
+    return found.records
 
 
 def update_records(folder: RunFolder, records: list[Record], utility: bool = False) -> None:
@@ -98,14 +100,16 @@ def _look(
     data: ImageDataModule | None = None,
 ) -> Side:
     """Features of one side, and what a biologist measures where ``data`` say how."""
+    labels = []
     with images_bar(f"{name} images", total) as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
             for seen in side:
+                labels.extend([seen.label] if seen.label else [])
                 yield seen.canvas, data.measure(seen.image) if data else {}
                 bar.update()
 
-        return look(counted(), network)
+        return look(counted(), network, labels)
 
 
 def _value(record: Record) -> str:

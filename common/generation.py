@@ -1,5 +1,6 @@
 """Generated images on disk: their table, and reading them back."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,11 @@ class SampleSet:
 
 
 def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
-    """Removes what an earlier `generate` wrote and the records that describe it."""
+    """Removes what an earlier `generate` wrote and what was measured on it."""
     if not is_global_zero:
         return
+    if folder.evaluation.is_dir():
+        shutil.rmtree(folder.evaluation)
     folder.samples.mkdir(parents=True, exist_ok=True)
     folder.records.unlink(missing_ok=True)
     for path in sorted(folder.samples.iterdir()):

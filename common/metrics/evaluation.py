@@ -1,9 +1,9 @@
 """All numbers of one run: synthetic images against a held-out split, refused ones included."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,15 +12,22 @@ from common.metrics.biology_records import biology_records, measurable
 from common.metrics.conditional import class_kernel_distance
 from common.metrics.features import Embedder
 from common.metrics.manifold import COVERING, covering, spread
-from common.metrics.memorization import REPEATING, repeating
+from common.metrics.memorization import REPEATING, Memorization, memorization, repeating
 from common.metrics.names import Names, names
 from common.metrics.protocol import REFUSALS, Measured, Record, attempt, sentence
 from common.metrics.sides import Side, look, look_at_clips
 
-__all__ = ["EvaluationContext", "Side", "evaluate", "evaluate_clips", "look", "look_at_clips"]
+__all__ = [
+    "Evaluation",
+    "EvaluationContext",
+    "Side",
+    "evaluate",
+    "evaluate_clips",
+    "look",
+    "look_at_clips",
+]
 
 CLASS_DISTANCE = "class_kernel_distance"
-_NAMES = {covering: COVERING, repeating: REPEATING}
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,25 @@ class EvaluationContext:
         )
 
 
+class Evaluation(NamedTuple):
+    """What one evaluation gives.
+
+    Attributes:
+        records: the numbers.
+        neighbours: of each synthetic image; None where that was not asked or was refused.
+    """
+
+    records: list[Record]
+    neighbours: Memorization | None
+
+
 def evaluate(
     real: Side,
     fake: Side,
     extractor: Embedder,
     context: EvaluationContext,
     train: Side | None = None,
-) -> list[Record]:
+) -> Evaluation:
     """Measures every distance; one that cannot be given is a record without value, with a note.
 
     Args:
@@ -73,22 +92,24 @@ def evaluate(
             not asked.
 
     Returns:
-        Distances of the two sets, the kernel distance first where there are fewer than 5,000
-        images, those of each channel alone and of the classes; the classifier score of each
-        channel; how the sets cover each other, how diverse they are, whether training images come
-        back. Then the share of synthetic images on which the most difficult biological scalar can
-        be measured, and Wasserstein and Kolmogorov-Smirnov distance of each scalar, in the order of
-        its name.
+        Records and neighbours. The records: distances of the two sets, the kernel distance first
+        where there are fewer than 5,000 images, those of each channel alone and of the classes; the
+        classifier score of each channel; how the sets cover each other, how diverse they are,
+        whether training images come back. Then the share of synthetic images on which the most
+        difficult biological scalar can be measured, and Wasserstein and Kolmogorov-Smirnov distance
+        of each scalar, in the order of its name.
     """
     seen = _Seen(real, fake, extractor, context)
     sides = [real, fake] if train is None else [real, fake, train]
+    neighbours = None
     if refusal := _refusal(sides):
         found = seen.refused(refusal, [*COVERING, *(REPEATING if train is not None else ())])
     else:
         features = [side.features for side in sides]
-        found = seen.distances() | seen.classes() | seen.scores() | _all_of(covering, *features[:2])
+        found = seen.distances() | seen.classes() | seen.scores() | _covering(*features[:2])
         if train is not None:
-            found |= _all_of(repeating, *features)
+            neighbours, measured = _repeats(*features)
+            found |= measured
     records = seen.records(found)
     record = partial(context.record, n_real=real.count, n_fake=fake.count)
     if fake.biology:
@@ -101,7 +122,7 @@ def evaluate(
             context.units.get(name, ""),
             record,
         )
-    return records
+    return Evaluation(records, neighbours)
 
 
 def evaluate_clips(
@@ -250,8 +271,18 @@ def _score(real: Tensor, fake: Tensor, splits: int) -> Measured:
     return Measured(value, *ends, rule, note)
 
 
-def _all_of(measures: Callable[..., dict[str, Measured]], *args: Any) -> dict[str, Measured]:
+def _covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
     try:
-        return measures(*args)
+        return covering(real, fake)
     except REFUSALS as refusal:
-        return dict.fromkeys(_NAMES[measures], Measured(None, note=sentence(refusal)))
+        return dict.fromkeys(COVERING, Measured(None, note=sentence(refusal)))
+
+
+def _repeats(
+    real: Tensor, fake: Tensor, train: Tensor
+) -> tuple[Memorization | None, dict[str, Measured]]:
+    try:
+        neighbours = memorization(train, real, fake)
+        return neighbours, repeating(real, fake, train, neighbours)
+    except REFUSALS as refusal:
+        return None, dict.fromkeys(REPEATING, Measured(None, note=sentence(refusal)))

@@ -28,30 +28,38 @@ class Memorization:
     Attributes:
         to_train: [M] distance to the nearest training image.
         index: [M] which that is.
-        ratio: [M] that distance divided by the one to the nearest held-out image.
+        to_held_out: [M] distance to the nearest held-out image.
+        held_out_index: [M] which that is.
+        ratio: [M] distance to the nearest training image divided by that to the nearest held-out
+            one, of equally many.
         copied: [M] whether it is nearer than all but `CHANCE` of the held-out images are.
         authentic: [M] whether it is farther from its training image than that is from others.
     """
 
     to_train: Tensor
     index: Tensor
+    to_held_out: Tensor
+    held_out_index: Tensor
     ratio: Tensor
     copied: Tensor
     authentic: Tensor
 
 
-def repeating(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[str, Measured]:
+def repeating(
+    held_out: Tensor, fake: Tensor, train: Tensor, found: Memorization | None = None
+) -> dict[str, Measured]:
     """The numbers of `REPEATING`.
 
     Args:
         held_out: features [H, D].
         fake: features [M, D].
         train: features [T, D].
+        found: of `memorization`, where it is known.
 
     Raises:
         MetricRefused: fewer than 100 images in one of the two real sets, or no synthetic one.
     """
-    found = memorization(train, held_out, fake)
+    found = found or memorization(train, held_out, fake)
     rule = f"{len(train)} training images"
     members, others = membership(train, held_out, fake)
     chance = f"{CHANCE:g} of the held-out images are as near"
@@ -85,10 +93,12 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
     to_train, index = nearest(fake, train)
     threshold = nearest(held_out, train)[0].quantile(CHANCE)
     drawn = _drawn(train, len(held_out), seed)
-    ratio = nearest(fake, drawn)[0] / nearest(fake, held_out)[0].clamp(min=1e-12)
+    to_held_out, held_out_index = nearest(fake, held_out)
+    ratio = nearest(fake, drawn)[0] / to_held_out.clamp(min=1e-12)
     # Alaa et al. 2022: authenticity.
     authentic = to_train > reach(train, 1)[index]
-    return Memorization(to_train, index, ratio, to_train < threshold, authentic)
+    copied = to_train < threshold
+    return Memorization(to_train, index, to_held_out, held_out_index, ratio, copied, authentic)
 
 
 def membership(

@@ -113,7 +113,7 @@ def test_the_more_images_are_damaged_the_greater_the_distances(
     levels = [fake["Normal"], *(features(network, images) for images in damaged(kind))]
     sides = [Side(EACH, (1, 64, 64), level, {}) for level in levels]
     truth = Side(EACH, (1, 64, 64), real["Normal"], {})
-    found = [by_name(evaluate(truth, each, network, CONTEXT)) for each in sides]
+    found = [by_name(evaluate(truth, each, network, CONTEXT).records) for each in sides]
     kernel = [records["kernel_distance"] for records in found]
     assert grows([record.value for record in kernel])
     assert grows([records["frechet_distance"].value for records in found])
@@ -166,7 +166,7 @@ def spotted(fake: np.ndarray, train: np.ndarray | None = None) -> dict[str, Reco
     network = extractor("random-conv")
     known = None if train is None else side(network, train)
     return by_name(
-        evaluate(side(network, spots(120, 0)), side(network, fake), network, CONTEXT, known)
+        evaluate(side(network, spots(120, 0)), side(network, fake), network, CONTEXT, known).records
     )
 
 

@@ -202,7 +202,7 @@ def sides(
     biology_fake: Biology | None = None,
 ) -> list[Record]:
     seen = side(real, features, biology_real), side(fake, features, biology_fake)
-    return evaluate(*seen, features, CONTEXT)
+    return evaluate(*seen, features, CONTEXT).records
 
 
 def test_all_numbers_come_with_their_protocol() -> None:
@@ -338,7 +338,7 @@ def test_each_channel_alone_may_bear_the_names_of_the_published_network() -> Non
     features = Extractor("inception", 2, fidelity.FID_WEIGHTS_SHA256, Corners(), classes=2)
     real, fake = (noise_images(30, seed, 2) for seed in (0, 1))
     context = replace(CONTEXT, channels=("BF", "GFP"))
-    found = by_name(evaluate(side(real, features), side(fake, features), features, context))
+    found = by_name(evaluate(side(real, features), side(fake, features), features, context).records)
     assert list(found)[:8] == [
         *("kernel_distance", "frechet_distance", "KID/BF", "FID/BF", "KID/GFP", "FID/GFP"),
         *("IS/BF", "IS/GFP"),
@@ -436,7 +436,7 @@ def test_labels_are_asked_about_only_where_they_differ() -> None:
     def metrics(real: list[str], fake: list[str]) -> dict[str, Record]:
         pairs = zip(images, (real, fake), strict=True)
         seen = [look(((i, {}) for i in each.numpy()), features, names) for each, names in pairs]
-        return by_name(evaluate(*seen, features, CONTEXT))
+        return by_name(evaluate(*seen, features, CONTEXT).records)
 
     record = metrics(labels, labels)["class_kernel_distance"]
     assert record.low < record.value < record.high
