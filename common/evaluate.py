@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from common.data.canvas import crop_to_mask, extent, rectangle_mask
-from common.data.check import planes
 from common.data.datamodule import PROJECT, ImageDataModule
-from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative
-from common.generation import grey_to_unit, read_samples_manifest
+from common.generation import read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
 from common.metrics.features import extractor as load_extractor
 from common.metrics.protocol import Record, write_records
-from common.preprocess.geometry import fit_to_canvas
 from common.progress import images_bar
 from common.runs.folder import RunFolder
+from common.two_sides import generated_images, packed_images
 
 # Four minutes on two cores. Copies of images that are not drawn go unseen; the records say how many
 # were looked at.
@@ -108,29 +105,15 @@ def _look(name: str, side: Iterator[Seen], total: int, network: Extractor) -> Si
 
 
 def _packed(data: ImageDataModule, split: str, rows: list[int], measured: bool) -> Iterator[Seen]:
-    dataset = data.prepared.dataset(split)
-    storage = data.facts["storage"]
-    for row in rows:
-        sample = dataset.samples[row]
-        grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
-        unit = grey_to_unit(grey, data.facts["window"])
-        size = unit.shape[-1]
-        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
-        scalars = data.measure(crop_to_mask(unit, mask)) if measured else {}
-        yield _to_uint8(unit), scalars
+    for canvas, image in packed_images(data, split, rows):
+        yield canvas, data.measure(image) if measured else {}
 
 
 def _generated(
     folder: RunFolder, data: ImageDataModule, rows: list[dict[str, str]]
 ) -> Iterator[Seen]:
-    for row in rows:
-        image = read_image(folder.samples / row["name"], root=folder.samples)
-        unit = grey_to_unit(planes(image, data.card), data.facts["window"])
-        yield _to_uint8(fit_to_canvas(unit, data.facts["image_size"])), data.measure(unit)
-
-
-def _to_uint8(unit: np.ndarray) -> np.ndarray:
-    return np.rint(unit * 255).astype(np.uint8)
+    for canvas, image in generated_images(folder, data, rows):
+        yield canvas, data.measure(image)
 
 
 def _commit() -> str:

@@ -18,7 +18,9 @@ from common.runs.folder import RunFolder
 
 
 class ExperimentTrainer(pl.Trainer):
-    """Adds `check`, `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+    """Adds `check`, `prepare`, `generate`, `evaluate` and `quiz`.
+
+    The command line sets the attributes.
 
     Attributes:
         folder: of the run; `check` and `prepare` have none.
@@ -107,12 +109,36 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.evaluate import evaluate_run
 
+        self._open_held_out(datamodule)
+        path = Path(extractor_weights) if extractor_weights else None
+        evaluate_run(self.folder, datamodule, extractor, path)
+
+    def quiz(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        n: PositiveInt = 20,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        """Writes a page on which people tell the run's `samples` from held-out images.
+
+        Args:
+            model: not used; the samples on disk are what is judged.
+            datamodule: whose test split is read.
+            n: number of images of either kind.
+            seed: of the choice of images and of their order.
+        """
+        from common.quiz.page import write_quiz
+
+        self._open_held_out(datamodule)
+        write_quiz(self.folder, datamodule, n, seed)
+
+    def _open_held_out(self, datamodule: ImageDataModule) -> None:
+        """Only data that the run was trained on have a split that it has not seen."""
         datamodule.prepare_data()
         datamodule.setup("test")
         best = self.folder.checkpoint("best")
         datamodule.refuse_other_data(load_checkpoint(best), best)
-        path = Path(extractor_weights) if extractor_weights else None
-        evaluate_run(self.folder, datamodule, extractor, path)
 
 
 class Signals(_SignalConnector):
