@@ -51,7 +51,7 @@ def _measures(found: Score) -> Iterator[str]:
     yield _line("hit rate (generated called generated)", found.hit_rate)
     yield _line("false-alarm rate (real called generated)", found.false_alarm_rate)
     yield _line("d'", found.d_prime)
-    yield f"  {'criterion':42} {found.criterion:.4f}"
+    yield _line("criterion", found.criterion)
 
 
 def _classes(answers: Sequence[Answer]) -> Iterator[str]:

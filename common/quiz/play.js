@@ -133,11 +133,10 @@ function measures(found) {
     ["False-alarm rate", "real images called generated", found.falseAlarmRate, percent],
     ["d′", "distance of real and generated in standard deviations, 0 where they look the same; "
       + "log-linear correction", found.dPrime, decimal],
-    ["Criterion c", "above 0 leans to real, below 0 to generated", [found.criterion], decimal],
+    ["Criterion c", "above 0 leans to real, below 0 to generated", found.criterion, decimal],
   ];
   return rows.map(([name, meaning, [value, low, high], shown]) => {
-    const interval = low === undefined ? "—" : `${shown(low)} to ${shown(high)}`;
-    const row = tableRow(name, shown(value), interval);
+    const row = tableRow(name, shown(value), `${shown(low)} to ${shown(high)}`);
     row.firstChild.append(element("span", meaning, "unit"));
     return row;
   });
@@ -171,8 +170,8 @@ function outcomes(rows) {
     if (truth !== said) gallery.classList.add("wrong");
     gallery.append(...group.map(figure));
     const mark = truth === said ? "✓" : "✗";
-    const title = `${mark} ${truth} images called ${said}: ${group.length}`;
-    return [element("h3", title), gallery];
+    const title = `${truth === "real" ? "Real" : "Generated"} images called ${said}: ${group.length}`;
+    return [element("h3", `${mark} ${title}`), gallery];
   });
 }
 

@@ -7,16 +7,19 @@ function score(counts) {
   const generated = counts.hits + counts.misses;
   const real = counts.falseAlarms + counts.correctRejections;
   const zHit = zScore(counts.hits, generated), zFalseAlarm = zScore(counts.falseAlarms, real);
-  const error = Math.sqrt(zVariance(counts.hits, generated) + zVariance(counts.falseAlarms, real));
-  const reach = normalQuantile((1 + LEVEL) / 2) * error;
-  const dPrime = zHit - zFalseAlarm;
+  const variance = zVariance(counts.hits, generated) + zVariance(counts.falseAlarms, real);
+  const reach = normalQuantile((1 + LEVEL) / 2) * Math.sqrt(variance);
   return {
     accuracy: share(counts.hits + counts.correctRejections, generated + real),
     hitRate: share(counts.hits, generated),
     falseAlarmRate: share(counts.falseAlarms, real),
-    dPrime: [dPrime, dPrime - reach, dPrime + reach],
-    criterion: -(zHit + zFalseAlarm) / 2,
+    dPrime: around(zHit - zFalseAlarm, reach),
+    criterion: around(-(zHit + zFalseAlarm) / 2, reach / 2),
   };
+}
+
+function around(value, reach) {
+  return [value, value - reach, value + reach];
 }
 
 // A share with its exact interval (Clopper and Pearson 1934): at the ends, a result as far out
