@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,8 +70,7 @@ def play(page: Page, say: Callable[[int, np.ndarray], str]) -> int:
     total = int(page.locator("#progress").get_attribute("max"))
     page.locator("#begin").click()
     for position in range(1, total + 1):
-        page.wait_for_function(f"byId('place').textContent === 'Image {position} of {total}'")
-        page.wait_for_timeout(300)
+        wait_for_image(page, position)
         word = say(position, pixels_of(page.locator("#stage img").get_attribute("src")))
         if word.endswith("?"):
             page.keyboard.press("ArrowUp")
@@ -80,6 +80,15 @@ def play(page: Page, say: Callable[[int, np.ndarray], str]) -> int:
             page.locator(f"#{word.removesuffix('?')}").click()
     page.locator("#result").wait_for()
     return total
+
+
+def wait_for_image(page: Page, position: int) -> None:
+    """Until an answer to it counts; Playwright's own waiting needs `eval`, which the page forbids."""
+    shown = f"byId('place').textContent.startsWith('Image {position} ')"
+    deadline = time.monotonic() + 60
+    while not page.evaluate(f"{shown} && shownAt && performance.now() - shownAt > FASTEST_MS"):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 def save_answers(page: Page, path: Path) -> Path:

@@ -106,7 +106,7 @@ def test_a_player_gets_the_score_that_the_answers_deserve(
     z = {kind: stats.norm.ppf((pairs[kind, "generated"] + 0.5) / (N + 1)) for kind in _KINDS}
     d_prime = z["generated"] - z["real"]
     low, high = stats.binomtest(sum(right), 2 * N).proportion_ci(method="exact")
-    for number in (f"{100 * low:.1f} %", f"{100 * high:.1f} %", f"{d_prime:.2f}"):
+    for number in (f"{100 * low:.1f} to {100 * high:.1f} %", f"{d_prime:.2f}"):
         assert number.replace("-", "−") in shown
     capfd.readouterr()
     quiz_score.main([str(saved)])

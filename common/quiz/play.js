@@ -136,7 +136,7 @@ function measures(found) {
     ["Criterion c", "above 0 leans to real, below 0 to generated", found.criterion, decimal],
   ];
   return rows.map(([name, meaning, [value, low, high], shown]) => {
-    const row = tableRow(name, shown(value), `${shown(low)} to ${shown(high)}`);
+    const row = tableRow(name, shown(value), interval(low, high, shown));
     row.firstChild.append(element("span", meaning, "unit"));
     return row;
   });
@@ -151,7 +151,7 @@ function showClasses(rows) {
     return tableRow(
       name || "—",
       ofThese(mine.filter(isRight), mine),
-      `${percent(low)} to ${percent(high)}`,
+      interval(low, high, percent),
       `${counts.hits} of ${counts.hits + counts.misses}`,
       `${counts.falseAlarms} of ${counts.falseAlarms + counts.correctRejections}`,
     );
@@ -237,6 +237,11 @@ function isRight(row) {
 
 function ofThese(some, all) {
   return `${some.length} of ${all.length}`;
+}
+
+// The unit stands once.
+function interval(low, high, shown) {
+  return `${shown(low).replace(" %", "")} to ${shown(high)}`;
 }
 
 function percent(value) {

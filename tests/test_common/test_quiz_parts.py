@@ -19,7 +19,7 @@ from common.quiz.draw import Shown, can_pair, paired_draw
 from common.quiz.page import Quiz, render
 from common.quiz.scoring import Counts, count, mean_over_players, score
 from common.tables import from_csv, to_csv
-from quiz_player import content_of, pixels_of, play, save_answers, visit
+from quiz_player import content_of, pixels_of, play, save_answers, visit, wait_for_image
 
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "<!--<script>",
@@ -170,16 +170,14 @@ def test_a_key_held_down_or_struck_twice_is_one_answer(tmp_path: Path, chromium:
     with visit(chromium, written(tmp_path, [""] * 4)) as seen:
         page = seen.page
         page.locator("#begin").click()
-        page.wait_for_timeout(400)
+        wait_for_image(page, 1)
         for _ in range(5):
             page.keyboard.down("ArrowLeft")
         page.keyboard.up("ArrowLeft")
-        page.wait_for_timeout(400)
-        assert page.locator("#place").inner_text() == "Image 2 of 4"
+        wait_for_image(page, 2)
         page.keyboard.press("Control+ArrowLeft")
         page.locator("#real").dblclick()
-        page.wait_for_timeout(400)
-        assert page.locator("#place").inner_text() == "Image 3 of 4"
+        wait_for_image(page, 3)
 
 
 def test_the_policy_lets_the_one_script_and_the_one_style_through(tmp_path: Path) -> None:
