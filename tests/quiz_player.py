@@ -83,7 +83,7 @@ def play(page: Page, say: Callable[[int, np.ndarray], str]) -> int:
 
 
 def wait_for_image(page: Page, position: int) -> None:
-    """Until an answer to it counts; Playwright's own waiting needs `eval`, which the page forbids."""
+    """Until an answer counts; Playwright's own way to wait needs `eval`, which the page forbids."""
     shown = f"byId('place').textContent.startsWith('Image {position} ')"
     deadline = time.monotonic() + 60
     while not page.evaluate(f"{shown} && shownAt && performance.now() - shownAt > FASTEST_MS"):

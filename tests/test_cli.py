@@ -154,7 +154,7 @@ def test_all_bad_images_are_counted_at_once(
 
 
 def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
-    for verb in ("fit", "check", "prepare", "generate", "evaluate"):
+    for verb in ("fit", "check", "prepare", "generate", "evaluate", "quiz"):
         result = cli(experiment, verb, "--help")
         assert result.code == 0 and "--data.root" in result.out
 
