@@ -172,6 +172,9 @@ def test_a_quiz_without_enough_images_says_what_to_do(
     refuses(cli(*quiz), 2, "holds no generated images", "make generate")
     assert cli(experiment, "generate", *at(workspace, "first"), "--n", "1").code == 0
     refuses(cli(*quiz, "--n", "2"), 3, "samples", "make generate EXP=", "RUN=first N=20")
+    result = cli(*quiz, "--n", "1000")
+    refuses(result, 3, "1000 are needed")
+    assert "make generate" not in result.err or "show N=" not in result.err
     refuses(cli(*quiz, "--n", "2000000"), 2, "--n 2000000", "show at most N=")
     assert not (run_folder(workspace, experiment, "first") / "quiz").exists()
 

@@ -1,12 +1,13 @@
 """Scores the answers that quiz pages have saved, one file a player."""
 
 import argparse
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import Exit, UserError, exit_on_user_error, relative, visible
 from common.quiz.answers import Answer, Play, read_play
-from common.quiz.scoring import Estimate, Score, count, mean_over_players, score, share
+from common.quiz.scoring import Estimate, Score, count, score, share
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,9 +67,12 @@ def _means(plays: Mapping[Path, Play], scores: Sequence[Score]) -> Iterator[str]
     if len(quizzes) > 1:
         yield f"no means: the files are of {len(quizzes)} different quizzes"
         return
-    yield f"mean of {len(scores)} players, interval over players:"
-    yield _line("accuracy", mean_over_players([found.accuracy.value for found in scores]))
-    yield _line("d'", mean_over_players([found.d_prime.value for found in scores]))
+    yield f"mean and standard deviation over {len(scores)} players:"
+    for name, values in (
+        ("accuracy", [found.accuracy.value for found in scores]),
+        ("d'", [found.d_prime.value for found in scores]),
+    ):
+        yield f"  {name:42} {statistics.mean(values):.4f}, {statistics.stdev(values):.4f}"
 
 
 def _line(name: str, found: Estimate) -> str:

@@ -21,7 +21,7 @@ _CELLS = {
     "run": _TEXT,
     "checkpoint_sha256": _TEXT,
     "images_per_side": r"[1-9][0-9]{0,5}",
-    "draw_seed": r"[0-9]{1,20}",
+    "draw_seed": r"[0-9]{1,100}",
     "position": r"[1-9][0-9]{0,6}",
     "image": _TEXT,
     "class": _TEXT,

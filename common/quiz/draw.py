@@ -122,7 +122,8 @@ def _refuse_too_few(
     by_class = any(labels[0])
     balanced = ' ARGS="--labels balanced"' if by_class else ""
     more = f"make generate EXP={folder.experiment} RUN={folder.run_id} N={10 * count}{balanced}"
-    ways = [f"generate more with {more}"] * (pairs < real) + [f"show N={pairs}"] * (pairs > 0)
+    helps = pairs < real and (real >= count or not pairs)
+    ways = [f"generate more with {more}"] * helps + [f"show N={pairs}"] * (pairs > 0)
     raise UserError(
         Exit.INPUT,
         relative(folder.samples),

@@ -113,7 +113,8 @@ def _content(quiz: Quiz, files: Sequence[bytes]) -> dict[str, object]:
         "run": visible(quiz.run),
         "checkpoint_sha256": visible(quiz.checkpoint_sha256),
         "images_per_side": len(quiz.images) // 2,
-        "draw_seed": quiz.seed,
+        # As text: a script would round a large one.
+        "draw_seed": str(quiz.seed),
     }
     truths = [
         {

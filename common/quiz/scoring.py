@@ -4,11 +4,10 @@ Generated is the signal. Calling a generated image generated is a hit, calling a
 a false alarm. `scoring.js` computes the same in the page.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 from scipy import stats
 
 from common.metrics.bootstrap import share_interval
@@ -96,15 +95,6 @@ def score(counts: Counts) -> Score:
 def share(number: int, of: int) -> Estimate:
     """A share with its exact interval (`share_interval`)."""
     return Estimate(number / of, *share_interval(number, of, LEVEL))
-
-
-def mean_over_players(values: Sequence[float]) -> Estimate:
-    """Mean of at least two players who judged the same images, with Student's t interval.
-
-    It speaks of other players and the same images.
-    """
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * float(stats.sem(values))
-    return _around(float(np.mean(values)), reach)
 
 
 def _around(value: float, reach: float) -> Estimate:

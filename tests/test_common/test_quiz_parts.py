@@ -17,7 +17,7 @@ from common.quiz.__main__ import main
 from common.quiz.answers import COLUMNS, read_play
 from common.quiz.draw import Shown, can_pair, paired_draw
 from common.quiz.page import Quiz, render
-from common.quiz.scoring import Counts, count, mean_over_players, score
+from common.quiz.scoring import Counts, count, score
 from common.tables import from_csv, to_csv
 from quiz_player import content_of, pixels_of, play, save_answers, visit, wait_for_image
 
@@ -74,12 +74,6 @@ def test_answers_are_counted_with_generated_as_the_signal() -> None:
     truths = [True, True, True, False, False, False, False]
     answers = [True, True, False, True, False, False, False]
     assert count(truths, answers) == Counts(2, 1, 1, 3)
-
-
-def test_the_mean_over_players_is_that_of_a_t_test() -> None:
-    values = [0.3, 1.1, 0.9, 1.4]
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert mean_over_players(values) == pytest.approx((np.mean(values), *expected))
 
 
 def test_the_page_computes_what_python_computes(tmp_path: Path, chromium: str) -> None:
@@ -206,10 +200,8 @@ def test_a_saved_file_is_scored_and_several_give_a_mean(
     low, high = stats.binomtest(7, 8).proportion_ci(0.95)
     assert f"accuracy 0.8750 [{low:.4f}, {high:.4f}]" in told
     assert "accuracy, class a 0.7500" in told and "n=4" in told
-    low, high = stats.ttest_1samp([7 / 8, 6 / 8], 0).confidence_interval(0.95)
-    assert f"mean of 2 players, interval over players: accuracy 0.8125 [{low:.4f}, {high:.4f}]" in (
-        told
-    )
+    deviation = np.std([7 / 8, 6 / 8], ddof=1)
+    assert f"over 2 players: accuracy 0.8125, {deviation:.4f} d' " in told
     main([str(files[0]), str(answers(tmp_path / "other.csv", quiz="b" * 16))])
     assert "no means: the files are of 2 different quizzes" in capsys.readouterr().out
 
