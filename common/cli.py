@@ -114,6 +114,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},
+            "quiz": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:

@@ -5,7 +5,7 @@ thing that it finds.
 """
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class Seen:
     image: np.ndarray
 
 
-def packed_images(data: ImageDataModule, split: str, rows: list[int]) -> Iterator[Seen]:
+def packed_images(data: ImageDataModule, split: str, rows: Sequence[int]) -> Iterator[Seen]:
     """Images of a split, in the order of ``rows``.
 
     Args:
@@ -63,7 +63,7 @@ def packed_images(data: ImageDataModule, split: str, rows: list[int]) -> Iterato
 
 
 def generated_images(
-    folder: RunFolder, data: ImageDataModule, rows: list[Mapping[str, str]]
+    folder: RunFolder, data: ImageDataModule, rows: Sequence[Mapping[str, str]]
 ) -> Iterator[Seen]:
     """Generated images, in the order of rows of ``samples/manifest.csv``.
 

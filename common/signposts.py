@@ -46,6 +46,11 @@ class Signposts:
 
     after_utility = after_evaluate
 
+    def after_quiz(self) -> None:
+        """Says where the page is and what to do with it."""
+        self.say("quiz", self.folder.quiz)
+        print("next:       open it in a browser; make quiz-score FILES=... reads what it saves")
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 # What makes a spreadsheet compute instead of show; the apostrophe is here so that one which was
 # there from the start can be told from one that was added.
-_GUARDED = tuple("=+-@\t\r\n'＝＋－＠")
+GUARDED = tuple("=+-@\t\r\n'＝＋－＠")
 # File names need not be UTF-8; Python's own way to carry such bytes in text.
 _ERRORS = "surrogateescape"
 
@@ -42,4 +42,4 @@ def named_cells(rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 
 
 def _guarded(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_GUARDED) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(GUARDED) else cell

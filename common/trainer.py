@@ -107,7 +107,7 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.evaluate import evaluate_run
 
-        self._set_up_for_judging(datamodule)
+        self._open_held_out(datamodule)
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
 
@@ -130,11 +130,32 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.utility.verb import measure_utility
 
-        self._set_up_for_judging(datamodule)
+        self._open_held_out(datamodule)
         device = self.strategy.root_device
         measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
 
-    def _set_up_for_judging(self, datamodule: ImageDataModule) -> None:
+    def quiz(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        n: PositiveInt = 20,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        """Writes a page on which people tell the run's `samples` from held-out images.
+
+        Args:
+            model: not used; the samples on disk are what is judged.
+            datamodule: whose test split is read.
+            n: number of images of either kind.
+            seed: of the choice of images and of their order.
+        """
+        from common.quiz.page import write_quiz
+
+        self._open_held_out(datamodule)
+        write_quiz(self.folder, datamodule, n, seed)
+
+    def _open_held_out(self, datamodule: ImageDataModule) -> None:
+        """Only data that the run was trained on have a split that it has not seen."""
         datamodule.prepare_data()
         datamodule.setup("test")
         best = self.folder.checkpoint("best")

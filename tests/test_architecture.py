@@ -22,7 +22,7 @@ DOORS = {
     "albumentations": {"common/data/augment.py"},
     "torch_fidelity": {"common/metrics/fidelity.py"},
     "wandb": {"common/tracking.py"},
-    "jinja2": {"common/report/page.py"},
+    "jinja2": {"common/web_page.py"},
     "tifffile": IMAGE_FILES,
     "PIL": IMAGE_FILES,
 }

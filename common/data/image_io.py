@@ -11,6 +11,7 @@ The content decides what a file is. Its name only decides whether `find_images` 
 
 import errno
 import hashlib
+import io
 import math
 import os
 import stat
@@ -153,14 +154,22 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
         UserError: the file cannot be written.
         ValueError: other shapes or types.
     """
-    plane = pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels
-    colour = plane.ndim == 3 and len(plane) == 3
-    if not (plane.ndim == 2 or colour) or plane.dtype not in (("u1",) if colour else ("u1", "u2")):
-        raise ValueError(f"no PNG from {pixels.dtype} {pixels.shape}")
-    image = PillowImage.fromarray(
-        np.ascontiguousarray(np.moveaxis(plane, 0, -1) if colour else plane)
-    )
+    image = _png_image(pixels)
     _write(Path(path), lambda stream: image.save(stream, "PNG"))
+
+
+def stored_png(pixels: np.ndarray) -> bytes:
+    """An uncompressed PNG file: its size depends on the image's size alone, not on what it shows.
+
+    Args:
+        pixels: as `write_png` takes them.
+
+    Raises:
+        ValueError: other shapes or types.
+    """
+    stream = io.BytesIO()
+    _png_image(pixels).save(stream, "PNG", compress_level=0)
+    return stream.getvalue()
 
 
 def write_ome_tiff(
@@ -206,6 +215,16 @@ def write_ome_tiff(
     _write(
         Path(path),
         lambda stream: tifffile.imwrite(stream, pixels, ome=True, bigtiff=big, **options),
+    )
+
+
+def _png_image(pixels: np.ndarray) -> PillowImage.Image:
+    plane = pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels
+    colour = plane.ndim == 3 and len(plane) == 3
+    if not (plane.ndim == 2 or colour) or plane.dtype not in (("u1",) if colour else ("u1", "u2")):
+        raise ValueError(f"no PNG from {pixels.dtype} {pixels.shape}")
+    return PillowImage.fromarray(
+        np.ascontiguousarray(np.moveaxis(plane, 0, -1) if colour else plane)
     )
 
 

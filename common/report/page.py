@@ -1,22 +1,19 @@
 """The page: what the template shows, gathered from runs; rendering and writing."""
 
-import base64
-import hashlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.errors import visible
 from common.report import charts
 from common.report.configs import data_set, differing_keys
 from common.report.pictures import Album, Picture, choose_samples, filmstrip
 from common.report.records import Row, comparable_rows, why_apart
 from common.report.runs import Run
 from common.storage import whole_file
+from common.web_page import page_template, source, style_with
 
 _HERE = Path(__file__).parent
 _MOST_IMAGE_BYTES = 64 * 2**20
@@ -82,15 +79,14 @@ def render(runs: Sequence[Run]) -> str:
     for run in runs:
         groups.setdefault(run.experiment, []).append(run)
     album = Album(_MOST_IMAGE_BYTES)
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = style_with(_HERE / "style.css")
     experiments = [
         _experiment(name, f"e{index}", group, album)
         for index, (name, group) in enumerate(groups.items(), start=1)
     ]
-    template = _environment().get_template("template.html.j2")
-    return template.render(
-        style=Markup(style), style_hash=digest, num_runs=len(runs), experiments=experiments
+    template = _HERE / "template.html.j2"
+    return page_template(template, number=charts.short_number, of=_counted).render(
+        style=Markup(style), style_source=source(style), num_runs=len(runs), experiments=experiments
     )
 
 
@@ -100,27 +96,6 @@ def unit_of(quantity: str) -> str:
     if per:
         return f"{counted}/{time}"
     return _UNITS.get(quantity.rpartition("_")[2], "unit as logged")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = charts.short_number
-    environment.filters["of"] = _counted
-    return environment
-
-
-def _shown(value: object) -> object:
-    """Absent values as a dash; texts without control and direction characters."""
-    if value is None or value == "":
-        return "—"
-    return value if hasattr(value, "__html__") or not isinstance(value, str) else visible(value)
 
 
 def _counted(number: int, noun: str) -> str:

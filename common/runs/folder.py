@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def quiz(self) -> Path:
+        """Page on which people judge `samples` beside held-out images."""
+        return self.path / "quiz/index.html"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"

@@ -152,6 +152,7 @@ def printed(user: User) -> str:
             user.call(*cli, "fit", *smoke, *mine, *run, *key, "--tracking.wandb", "offline"),
             user.call(*cli, "generate", *run, "--n", "20"),
             user.call(*cli, "evaluate", *run),
+            user.call(*cli, "quiz", *run, "--n", "2"),
             user.call(sys.executable, "-m", "common.report", "--workspace", user.workspace),
         ]
     )
