@@ -113,6 +113,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "prepare": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
+            "card": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:
@@ -243,6 +244,11 @@ class ExperimentCLI(Signposts, LightningCLI):
     @rank_zero_only
     def before_generate(self) -> None:
         """No two of them write the same samples."""
+        self.lock.acquire()
+
+    @rank_zero_only
+    def before_card(self) -> None:
+        """The samples must not change while they are described."""
         self.lock.acquire()
 
     @property

@@ -1,6 +1,5 @@
 """A run's generated images against the held-out split."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
-from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit, read_samples_manifest
@@ -19,6 +18,7 @@ from common.metrics.features import extractor as load_extractor
 from common.metrics.protocol import Record, write_records
 from common.preprocess.geometry import fit_to_canvas
 from common.progress import images_bar
+from common.runs.commit import commit
 from common.runs.folder import RunFolder
 
 # Four minutes on two cores. Copies of images that are not drawn go unseen; the records say how many
@@ -75,7 +75,7 @@ def evaluate_run(
         ),
         seed=int(rows[0]["seed"]),
         checkpoint_sha256=rows[0]["checkpoint_sha256"],
-        commit=_commit(),
+        commit=commit(),
     )
     records = evaluate(seen["held-out"], seen["generated"], network, context, seen["training"])
     write_records(folder.records, records)
@@ -131,18 +131,6 @@ def _generated(
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(unit * 255).astype(np.uint8)
-
-
-def _commit() -> str:
-    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
-    if not (PROJECT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def _show(records: list[Record]) -> None:

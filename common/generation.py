@@ -1,5 +1,6 @@
 """Generated images on disk: their table, and reading them back."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,12 @@ class SampleSet:
 
 
 def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
-    """Removes what an earlier `generate` wrote and the records that describe it."""
+    """Removes what an earlier `generate` wrote, and the records and cards that describe it."""
     if not is_global_zero:
         return
     folder.samples.mkdir(parents=True, exist_ok=True)
     folder.records.unlink(missing_ok=True)
+    shutil.rmtree(folder.card, ignore_errors=True)
     for path in sorted(folder.samples.iterdir()):
         if path.is_file():
             path.unlink()

@@ -44,6 +44,10 @@ class Signposts:
         self.say("records", self.folder.records)
         self.point_to("report")
 
+    def after_card(self) -> None:
+        """Says where the cards are."""
+        self.say("cards", self.folder.card)
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

@@ -18,7 +18,7 @@ from common.runs.folder import RunFolder
 
 
 class ExperimentTrainer(pl.Trainer):
-    """Adds `check`, `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+    """Adds the verbs beside `fit`; the command line sets the attributes.
 
     Attributes:
         folder: of the run; `check` and `prepare` have none.
@@ -113,6 +113,27 @@ class ExperimentTrainer(pl.Trainer):
         datamodule.refuse_other_data(load_checkpoint(best), best)
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
+
+    def card(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        creator: str = "",
+        published: str = "",
+    ) -> None:
+        """Writes model card, data card and Croissant metadata into the run's `card`.
+
+        Args:
+            model: not used; the checkpoint on disk is what is described.
+            datamodule: gets the facts of the checkpoint; its data need not be there.
+            creator: who publishes the samples; without it nobody is named.
+            published: day on which they are, YYYY-MM-DD.
+        """
+        from common.cards.write import write_cards
+
+        if not write_cards(self.folder, datamodule, creator, published):
+            run = f"EXP={self.folder.experiment} RUN={self.folder.run_id}"
+            print(f"note: no generated images, so the model card alone; make generate {run} N=1000")
 
 
 class Signals(_SignalConnector):

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "records.jsonl"
 
     @property
+    def card(self) -> Path:
+        """What `card` wrote: cards for people and machines, and the archive they describe."""
+        return self.path / "card"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"
