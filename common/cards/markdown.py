@@ -15,8 +15,10 @@ from common.privacy import without_paths
 
 # Longer texts are cut; a name that long is no name.
 _LONGEST = 300
-# Also what GitHub makes a link of without any brackets, and its formulas in dollar signs.
-_MEANING = re.compile(r"[&<>\[\]`*|\\#~$]|(?<!\w)_|_(?!\w)|:(?=//)|@|(?i:(?<=www)\.)")
+# Dollar signs enclose formulas.
+_MEANING = re.compile(r"[&<>\[\]`*|\\#~$]|(?<!\w)_|_(?!\w)")
+# What becomes a link without any brackets, references or not; a space without width prevents it.
+_LINKED = re.compile(r":(?=//)|@|(?i:(?<=www)(?=\.))")
 _AT_START = re.compile(r"^(?:[-+=]|\d+[.)])(?=\s|$)")
 _PLAIN = re.compile(r"[^`|\\<>&]+")
 _CODE, _BOLD, _LINK = r"`([^`]+)`", r"\*\*([^*]+)\*\*", r"\[([^\]]+)\]\([^)\s]*\)"
@@ -115,13 +117,8 @@ def _inline(line: str) -> str:
 
 
 def _escaped(line: str) -> str:
-    return _AT_START.sub(_last_as_reference, _MEANING.sub(_as_reference, line))
-
-
-def _as_reference(match: re.Match[str]) -> str:
-    reference = f"&#{ord(match[0])};"
-    # A mail address becomes a link even so; a space without width prevents it.
-    return f"{reference}&#8203;" if match[0] == "@" else reference
+    line = _LINKED.sub(r"\g<0>&#8203;", _MEANING.sub(_last_as_reference, line))
+    return _AT_START.sub(_last_as_reference, line)
 
 
 def _last_as_reference(match: re.Match[str]) -> str:
