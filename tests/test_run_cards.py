@@ -90,6 +90,12 @@ def contents(path: Path) -> dict[str, bytes]:
     return found
 
 
+def tables(markdown: str) -> list[set[int]]:
+    """Of each table, how many cells its rows have."""
+    found = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+    return [{line.count("|") for line in table.splitlines()} for table in found]
+
+
 def test_every_experiment_states_its_use_and_its_limits(experiment: str) -> None:
     text = (folder(experiment) / "README.md").read_text(encoding="utf-8")
     for heading in (INTENDED, OUT_OF_SCOPE, LIMITS):
@@ -475,6 +481,7 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
         kinds = ("model_card.md", "data_card.md")
         texts = [(path / kind).read_text(encoding="utf-8") for kind in kinds]
         assert all(isinstance(head_of(text)["tags"], list) for text in texts)
+        assert not [text for text in texts if any(len(widths) > 1 for widths in tables(text))]
         everything = "".join([*texts, (path / "croissant.json").read_text()])
         assert "/ann/" not in everything and "Users" not in everything
         seen[name] = [Shown(text) for text in texts]

@@ -16,10 +16,10 @@ from common.privacy import without_paths
 # Longer texts are cut; a name that long is no name.
 _LONGEST = 300
 # Dollar signs enclose formulas.
-_MEANING = re.compile(r"[&<>\[\]`*|\\#~$]|(?<!\w)_|_(?!\w)")
+_MEANING = re.compile(r"[&<>\[\]`*|\\#~$]|(?<![^\W_])_|_(?![^\W_])")
 # What becomes a link without any brackets, references or not; a space without width prevents it.
 _LINKED = re.compile(r":(?=//)|@|(?i:(?<=www)(?=\.))")
-_AT_START = re.compile(r"^(?:[-+=]|\d+[.)])(?=\s|$)")
+_AT_START = re.compile(r"^(?:[-+=]|\d+[.)])(?=[-=\s]|$)")
 _PLAIN = re.compile(r"[^`|\\<>&]+")
 _CODE, _BOLD, _LINK = r"`([^`]+)`", r"\*\*([^*]+)\*\*", r"\[([^\]]+)\]\([^)\s]*\)"
 _INLINE = re.compile(rf"{_CODE}|{_BOLD}|{_LINK}")
