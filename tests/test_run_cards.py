@@ -38,6 +38,8 @@ from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.metrics.protocol import read_records
 from common.report.configs import Setting
 from common.runs.checkpoints import sha256_of
+from common.runs.lock import SAMPLES as SAMPLES_LOCK
+from common.runs.lock import RunLock
 from common.tables import to_csv
 from running import ROOT, Cli, at, call_cli, folder, refuses, run_folder, smoke
 
@@ -384,6 +386,16 @@ def test_an_older_card_stays_until_the_new_one_is_whole(
     refuses(cli(experiment, "card", *at(copy, "first")), 5, "card", "No space left")
     assert contents(cards(copy, experiment)) == kept
     assert not [p for p in cards(copy, experiment).parent.glob(".card.*")]
+
+
+def test_samples_that_are_being_written_are_not_described(
+    copy: Path, experiment: str, cli: Cli
+) -> None:
+    lock = RunLock(run_folder(copy, experiment, "first"), SAMPLES_LOCK)
+    lock.acquire()
+    refuses(cli(experiment, "card", *at(copy, "first")), 5, "first")
+    lock.release()
+    assert cli(experiment, "card", *at(copy, "first")).code == 0
 
 
 def test_images_that_were_given_are_never_called_simulated(

@@ -53,12 +53,12 @@ def title(subject: Subject) -> str:
 
 def pixel_size(subject: Subject) -> str:
     """What is known of it."""
-    size = subject.facts["pixel_size_um"]
+    size, canvas = subject.facts["pixel_size_um"], subject.facts["image_size"]
     if size is None:
         return "unknown"
     return (
-        f"{size:g} µm in the files that the model was trained on; these were scaled to the canvas, "
-        "so it is another one here"
+        f"{size:g} µm in the files that the model was trained on; where their longer side was not "
+        f"{canvas} px they were scaled to it, and pixels are larger or smaller here accordingly"
     )
 
 

@@ -105,7 +105,7 @@ def evaluation(subject: Subject) -> list[str]:
         [
             f"real side: split {code(one.split)}, fingerprint {code(one.data[:16])}",
             f"both sides: {text(one.preprocessing)}",
-            f"code that measured: commit {code(one.commit or 'unknown')}",
+            f"code that measured: {_commit(one.commit)}",
         ]
     )
     measured = [record for record in subject.records if record.value is not None]
@@ -150,7 +150,7 @@ def provenance(subject: Subject) -> list[str]:
         f"{code(subject.facts['split']['seed'])}",
         f"seed of the training: {code(seed)}",
         f"trained with pytorch-lightning {text(subject.trained_with)}",
-        f"this card: commit {code(subject.commit or 'unknown')}; {text(versions)}",
+        f"code that wrote this card: {_commit(subject.commit)}; {text(versions)}",
     ]
     return ["## Provenance", bullets(lines)]
 
@@ -185,6 +185,10 @@ def _asked(subject: Subject) -> list[str]:
     if is_png != by_default:
         asked += ["--file_format", "png" if is_png else "tiff"]
     return asked if made.rule == "data" else [*asked, "--labels", made.rule]
+
+
+def _commit(name: str) -> str:
+    return f"commit {code(name)}" if name else "of unknown commit"
 
 
 def _row(record: Record) -> tuple[str, ...]:
