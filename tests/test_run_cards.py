@@ -183,7 +183,10 @@ def test_the_data_card_counts_what_lies_in_the_archive(described: Path, experime
 def test_mlcroissant_finds_no_error_and_reads_the_records(
     described: Path, experiment: str, mlc: ModuleType
 ) -> None:
-    data = mlc.Dataset(jsonld=cards(described, experiment) / "croissant.json")
+    path = cards(described, experiment)
+    # As the data card says it.
+    assert '.Dataset("croissant.json").records("images")' in (path / "data_card.md").read_text()
+    data = mlc.Dataset(path / "croissant.json")
     issues = data.metadata.ctx.issues
     assert not issues.errors
     # Nobody has published them.

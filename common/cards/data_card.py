@@ -31,7 +31,8 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             "## What it is",
             f"{len(made.rows):,} images in {code(archive)}, with their table `manifest.csv`, drawn "
             f"by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
-            "`croissant.json` describes them to programs.",
+            "`croissant.json` describes them to programs, in Python: "
+            '`mlcroissant.Dataset("croissant.json").records("images")`.',
             bullets(_what(subject, creator, published)),
             "## Classes",
             parts.labels(subject),
