@@ -115,6 +115,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},
             "quiz": {"model", "datamodule"},
+            "card": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:
@@ -247,8 +248,8 @@ class ExperimentCLI(Signposts, LightningCLI):
         """No two of them write the same samples."""
         self.lock.acquire()
 
-    # Nor the same records.
-    before_evaluate = before_utility = before_generate
+    # Nor do the files change that are read.
+    before_card = before_evaluate = before_utility = before_generate
 
     @property
     def experiment(self) -> str:

@@ -12,6 +12,8 @@ _SECRET = re.compile(r"(?:^|[_.-])(?:api)?(?:key|token|secret|password)(s?)$", r
 # Every path, URL and e-mail address holds one of these; only names of metrics do as well.
 _TELLING = re.compile(r"[/\\~@]|\.md$")
 _METRIC = re.compile(r"(train|val|test)/\w+")
+# Two names at least: a lone slash is a division. What a URL holds behind its host is none.
+_ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:)?(?:[/\\]+[^\s/\\:;,'\"()<>]+){2,}")
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -50,3 +52,8 @@ def public(value: Any, key: str = "") -> Any:
     text = str(value)
     told = key.rpartition(".")[2] == "root" or _TELLING.search(text)
     return PRIVATE if told and not _METRIC.fullmatch(text) else visible(text)
+
+
+def without_paths(text: str) -> str:
+    """The text with ``(private)`` in the place of every absolute path."""
+    return _ABSOLUTE.sub(PRIVATE, text)

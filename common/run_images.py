@@ -4,7 +4,6 @@ Whatever compares the sides takes them from here: a difference in preprocessing 
 thing that it finds.
 """
 
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,12 @@ import numpy as np
 
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
-from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.generation import grey_to_unit, read_samples_manifest
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
+from common.runs.commit import commit
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.
@@ -97,21 +97,9 @@ def evaluation_context(
         ),
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],
-        commit=_commit(),
+        commit=commit(),
     )
 
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(unit * 255).astype(np.uint8)
-
-
-def _commit() -> str:
-    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
-    if not (PROJECT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()

@@ -51,6 +51,10 @@ class Signposts:
         self.say("quiz", self.folder.quiz)
         print("next:       open it in a browser; make quiz-score FILES=... reads what it saves")
 
+    def after_card(self) -> None:
+        """Says where the cards are."""
+        self.say("cards", self.folder.card)
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

@@ -154,6 +154,27 @@ class ExperimentTrainer(pl.Trainer):
         self._open_held_out(datamodule)
         write_quiz(self.folder, datamodule, n, seed)
 
+    def card(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        creator: str = "",
+        published: str = "",
+    ) -> None:
+        """Writes model card, data card and Croissant metadata into the run's `card`.
+
+        Args:
+            model: not used; the checkpoint on disk is what is described.
+            datamodule: gets the facts of the checkpoint; its data need not be there.
+            creator: who publishes the samples; without it nobody is named.
+            published: day on which they are, YYYY-MM-DD.
+        """
+        from common.cards.write import write_cards
+
+        if not write_cards(self.folder, datamodule, creator, published):
+            run = f"EXP={self.folder.experiment} RUN={self.folder.run_id}"
+            print(f"note: no generated images, so the model card alone; make generate {run} N=1000")
+
     def _open_held_out(self, datamodule: ImageDataModule) -> None:
         """Only data that the run was trained on have a split that it has not seen."""
         datamodule.prepare_data()

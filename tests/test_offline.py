@@ -114,7 +114,7 @@ def test_no_verb_connects_to_another_machine(experiment: str, tmp_path: Path) ->
         ("fit", *smoke(experiment), *where, "--tracking.wandb", "offline"),
         ("generate", *where, "--n", "12"),
         ("evaluate", *where),
-        ("quiz", *where, "--n", "2"),
+        ("quiz", *where, "--n", "2", "card"),
     ):
         done = python(script, verb, *more, env=env)
         assert done.returncode == 0, done.stderr

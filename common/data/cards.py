@@ -62,11 +62,9 @@ def load_card(name: str, folder: Path | None = None) -> Card:
     Raises:
         UserError: no such card, or a key is missing, unknown or malformed.
     """
-    folder = folder or Path(common.__file__).parent.parent / "data_cards"
-    if name.endswith(".md"):
-        folder, name = Path(name).parent, Path(name).stem
-    known = sorted(path.stem for path in folder.glob("*.md") if path.stem != "README")
-    path = folder / f"{name}.md"
+    path = card_file(name, folder)
+    name = path.stem if name.endswith(".md") else name
+    known = sorted(other.stem for other in path.parent.glob("*.md") if other.stem != "README")
     if name not in known:
         problem = f"there is no such data card among {', '.join(known) or 'none'}"
         raise UserError(Exit.USAGE, relative(path), problem, f"choose one, or write it: {SCHEMA}")
@@ -85,6 +83,13 @@ def load_card(name: str, folder: Path | None = None) -> Card:
     if checked["name"] != name:
         raise _bad(path, f"name: {checked['name']!r} is not the name of the file")
     return Card(**checked)
+
+
+def card_file(name: str, folder: Path | None = None) -> Path:
+    """Where a card lies; arguments as in `load_card`."""
+    if name.endswith(".md"):
+        return Path(name)
+    return (folder or Path(common.__file__).parent.parent / "data_cards") / f"{name}.md"
 
 
 def _front_matter(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from common.data.augment import check_policy
 from common.data.canvas import extent_of_aspect, rectangle_mask
-from common.data.cards import Card, load_card
+from common.data.cards import Card, card_file, load_card
 from common.data.datasets import Batch, SeedDataset, as_batch
 from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
@@ -86,6 +86,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         )
         self.root = root
         self.card: Card = load_card(card or self.default_card)
+        self.card_file = card_file(card or self.default_card)
         self.image_size = image_size
         self.batch_size = batch_size
         self.val_fraction = val_fraction

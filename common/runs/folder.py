@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "quiz/index.html"
 
     @property
+    def card(self) -> Path:
+        """What `card` wrote: cards for people and machines, and the archive they describe."""
+        return self.path / "card"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"

@@ -1,0 +1,1 @@
+"""What a run made, described for people and machines who have only that description."""

@@ -1,0 +1,108 @@
+"""`data_card.md`: what a generated set of images is, and what it is not."""
+
+from typing import Any
+
+from common.cards import parts
+from common.cards.markdown import bullets, code, head, one_line, page, table, text
+from common.cards.origin import Origin
+from common.cards.subject import Subject
+
+_SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
+# As Hugging Face sorts them: number of images, and the name of the class that ends there.
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+
+def data_card(subject: Subject, archive: str, creator: str = "", published: str = "") -> str:
+    """The whole card in Markdown.
+
+    Args:
+        subject: a run with samples.
+        archive: name of the file that holds them.
+        creator: who publishes them, "" where nobody does.
+        published: day of it, "" where it is not.
+    """
+    run, made = subject.folder, subject.samples
+    return page(
+        [
+            head(_head(subject)),
+            f"# {text(title(subject))}",
+            f"> **{_SYNTHETIC}**",
+            f"> **{subject.origin.value}**",
+            "## What it is",
+            f"{len(made.rows):,} images in {code(archive)}, with their table `manifest.csv`, drawn "
+            f"by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
+            "`croissant.json` describes them to programs, in Python: "
+            '`mlcroissant.Dataset("croissant.json").records("images")`.',
+            bullets(_what(subject, creator, published)),
+            "## Classes",
+            parts.labels(subject),
+            _classes(subject),
+            *parts.use(subject),
+            *parts.evaluation(subject),
+            "## Limits",
+            bullets(parts.limits(subject)),
+            *parts.provenance(subject),
+            *parts.again(subject),
+        ]
+    )
+
+
+def title(subject: Subject) -> str:
+    """Name of the set, for people."""
+    return f"Synthetic images of {subject.folder.experiment}, run {subject.folder.run_id}"
+
+
+def pixel_size(subject: Subject) -> str:
+    """What is known of it."""
+    size, canvas = subject.facts["pixel_size_um"], subject.facts["image_size"]
+    if size is None:
+        return "unknown"
+    return (
+        f"{size:g} µm in the files that the model was trained on; where their longer side was not "
+        f"{canvas} px they were scaled to it, and pixels are larger or smaller here accordingly"
+    )
+
+
+def _head(subject: Subject) -> dict[str, Any]:
+    count = len(subject.samples.rows)
+    size = next((name for end, name in _SIZES if count < end), "n>1M")
+    return {
+        "pretty_name": one_line(title(subject)),
+        **subject.licence.head,
+        "annotations_creators": ["machine-generated"],
+        "size_categories": [size],
+        "tags": ["synthetic", "microscopy", subject.folder.experiment],
+    }
+
+
+def _what(subject: Subject, creator: str, published: str) -> list[str]:
+    made, facts = subject.samples, subject.facts
+    low, high = facts["window"]
+    kind = "PNG" if made.suffix == ".png" else "OME-TIFF"
+    derived = subject.origin is Origin.SIMULATED
+    inherited = "" if derived else " (inherited from the training data)"
+    words = ["--creator", "NAME", "--published", "YYYY-MM-DD"]
+    ask = f"nobody yet; to state it: {code(parts.command(subject, 'card', args=words))}"
+    return [
+        f"files: {kind}, {code(made.dtype)}, channels {', '.join(map(code, facts['channels']))}",
+        f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, cut from a canvas of "
+        f"{facts['image_size']} px",
+        f"grey values: {low:g} to {high:g} is the window of the training data",
+        f"pixel size: {text(pixel_size(subject))}",
+        f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
+        f"licence{inherited}: {text(subject.licence.text, 600)}",
+        f"published by: {text(' on '.join(filter(None, (creator, published)))) or ask}",
+    ]
+
+
+def _span(sizes: tuple[int, int]) -> str:
+    low, high = sizes
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _classes(subject: Subject) -> str:
+    counts = subject.samples.counts
+    if not subject.facts["classes"]:
+        return ""
+    rows = [(code(name), str(counts.get(name, 0))) for name in subject.facts["classes"]]
+    return table(("class", "images"), rows)

@@ -1,0 +1,176 @@
+"""`model_card.md`: what a model is, what it was trained on, and how far it can be trusted."""
+
+from typing import Any
+
+from common.cards import parts
+from common.cards.markdown import block, bullets, code, head, one_line, page, prose, table, text
+from common.cards.origin import Origin
+from common.cards.subject import Subject
+from common.data.manifest import SPLITS
+from common.metrics.protocol import Record
+from common.privacy import PRIVATE
+
+# Of the configuration, what made the model; the rest is about this machine or this start.
+_PROCEDURE = (
+    *("seed_everything", "skip_bad", "model.", "data.", "hardware.", "ema.", "budget."),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.precision", "trainer.max_epochs", "trainer.max_steps"),
+    *("trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.deterministic"),
+)
+_TAGS = {
+    Origin.SIMULATED: ["simulated-training-data"],
+    Origin.UNKNOWN: ["origin-of-training-data-unknown"],
+    Origin.GIVEN: [],
+}
+_NOT_SHOWN = ("data.root", "data.workspace", "data.card", "data.seed", "data.skip_bad")
+
+
+def model_card(subject: Subject) -> str:
+    """The whole card in Markdown."""
+    run = subject.folder
+    return page(
+        [
+            head(_head(subject)),
+            f"# {text(run.experiment)}, run {text(run.run_id)}",
+            f"> **{subject.origin.value}**",
+            "## What it is",
+            prose(subject.readme.get("", "")),
+            bullets(_what(subject)),
+            *parts.use(subject),
+            *_training_data(subject),
+            *_training(subject),
+            *parts.evaluation(subject),
+            "## Limits",
+            bullets(parts.limits(subject)),
+            *parts.provenance(subject),
+            *_repeated(subject),
+            *parts.again(subject),
+        ]
+    )
+
+
+def data_set_name(subject: Subject) -> str:
+    """Title of the data set, or that it was simulated in its place."""
+    simulated = subject.origin is Origin.SIMULATED
+    return one_line(f"{'simulated stand-in for: ' if simulated else ''}{subject.card.title}")
+
+
+def _head(subject: Subject) -> dict[str, Any]:
+    run = subject.folder
+    results = _results(subject)
+    index = {"name": f"{run.experiment}/{run.run_id}", "results": results}
+    return {
+        **subject.licence.head,
+        "library_name": "pytorch-lightning",
+        "tags": ["microscopy", "image-generation", run.experiment, *_TAGS[subject.origin]],
+        **({"model-index": [index]} if results else {}),
+    }
+
+
+def _results(subject: Subject) -> list[dict[str, Any]]:
+    """The numbers as Hugging Face lists them; a protocol tells what may be compared with each."""
+    name, by_split = one_line(subject.card.name), dict[str, list[Record]]()
+    for record in subject.records:
+        if record.value is not None:
+            by_split.setdefault(record.split, []).append(record)
+    return [
+        {
+            "task": {"type": "image-generation"},
+            "dataset": {"type": name, "name": data_set_name(subject), "split": one_line(split)},
+            "metrics": [_metric(record) for record in records],
+        }
+        for split, records in by_split.items()
+    ]
+
+
+def _metric(record: Record) -> dict[str, Any]:
+    beside = f"{record.extractor}, " if record.extractor else ""
+    name = one_line(f"{record.metric} ({beside}protocol {record.protocol})")
+    return {"type": one_line(record.metric), "value": record.value, "name": name}
+
+
+def _what(subject: Subject) -> list[str]:
+    facts, config = subject.facts, subject.config
+    path = config["model.class_path"].shown if "model.class_path" in config else "unknown"
+    size, low, high = facts["image_size"], *facts["window"]
+    classes = ", ".join(map(code, facts["classes"]))
+    return [
+        f"model: {code(path.rpartition('.')[2])}, {subject.parameters:,} numbers in its weights",
+        f"images: canvas of {size} x {size} px, pixel type {code(facts['storage']['source'])}, "
+        f"grey values {low:g} to {high:g}",
+        f"channels: {', '.join(map(code, facts['channels']))}",
+        f"classes: {classes or 'none'}",
+        f"licence: {text(subject.licence.text, 600)}",
+    ]
+
+
+def _training_data(subject: Subject) -> list[str]:
+    card = subject.card
+    group = f"{code(card.group_kind)}; a group lies whole in one split"
+    said = bullets(
+        [
+            f"data card: {code(subject.card_name)}, {text(card.title)}",
+            f"published or described at: {code(card.url)}",
+            f"licence of the data set: {text(card.licence)}",
+            f"group: {group}",
+        ]
+    )
+    several = (
+        f"The run was trained on {subject.data_sets} data sets one after the other; what follows "
+        "is of the last one."
+    )
+    return [
+        "## Training data",
+        subject.origin.value,
+        said,
+        several if subject.data_sets > 1 else "",
+        _counts(subject),
+        "### Known problems of the data set",
+        _about_real(subject),
+        prose(subject.problems) or "The data card names none.",
+    ]
+
+
+def _about_real(subject: Subject) -> str:
+    """Simulated images have none of the problems that real ones have, and others instead."""
+    if subject.origin is not Origin.SIMULATED:
+        return ""
+    return (
+        "The data card describes the real data set. Its simulated stand-in, which this model was "
+        "trained on, shares layout and classes with it; which of these problems it imitates, the "
+        "simulator's source says."
+    )
+
+
+def _counts(subject: Subject) -> str:
+    counts = subject.facts["counts"]
+    names = subject.facts["classes"] or [""]
+    rows = [(code(name or "all"), *(counts[s].get(name, 0) for s in SPLITS)) for name in names]
+    if len(names) > 1:
+        rows.append(("all", *(sum(counts[split].values()) for split in SPLITS)))
+    header = ("class", "train", "validation", "test (held out)")
+    return table(header, [(name, *map(str, numbers)) for name, *numbers in rows])
+
+
+def _training(subject: Subject) -> list[str]:
+    seen, images = subject.images_seen, subject.train_images
+    rows = [
+        (code(key), code(setting.shown))
+        for key, setting in subject.config.items()
+        if key.startswith(_PROCEDURE) and key not in _NOT_SHOWN
+        if setting.value != "null" and setting.shown != PRIVATE
+    ]
+    return [
+        "## Training procedure",
+        f"{seen:,} images seen, {seen / images:.1f} times each of the {images:,} in the training "
+        "split. The settings, as `config.yaml` holds them; `auto` was decided by the machine, and "
+        "which machine that was is not told:",
+        table(("setting", "value"), rows),
+    ]
+
+
+def _repeated(subject: Subject) -> list[str]:
+    run = subject.folder
+    path = f"runs/{run.experiment}/{run.run_id}/config.yaml"
+    again = f"make train EXP={run.experiment} CONFIG={path} RUN=again"
+    return ["The training is repeated with:", block([again])]

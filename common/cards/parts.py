@@ -1,0 +1,207 @@
+"""What model card and data card both say: use, limits, numbers, where it comes from."""
+
+import shlex
+from collections.abc import Sequence
+
+from common.cards.markdown import block, bullets, code, paragraphs, plain, prose, table, text
+from common.cards.origin import Origin
+from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
+from common.metrics.memorization import CHANCE
+from common.metrics.protocol import Record
+
+_RULES = {
+    "data": "drawn for each seed, with the class frequencies of the training split",
+    "balanced": "the classes in turn",
+}
+_COPIED = "copied_share"
+_SIMULATED = (
+    "Simulated: distances are to simulated images that were held out. They tell how well the "
+    "simulator is imitated, not how real the images look."
+)
+_GROUP = (
+    "The group of the data set is the single image: images of one specimen can lie on both sides "
+    "of the split, so every held-out number is optimistic."
+)
+_GROUP_OF_SIMULATED = (
+    "The group of the data set is the single image. Simulated ones are independent of each other; "
+    "real ones of one specimen would lie on both sides of the split."
+)
+
+
+def command(subject: Subject, verb: str, *words: str, args: Sequence[str] = ()) -> str:
+    """A command as it is typed in a clone of the repository."""
+    run = subject.folder
+    joined = shlex.join(args)
+    plainly = not set(joined) & set('"$`\\!')
+    quoted = f'"{joined}"' if plainly else shlex.quote(joined.replace("$", "$$"))
+    more = [f"ARGS={quoted}"] if args else []
+    return " ".join([f"make {verb} EXP={run.experiment} RUN={run.run_id}", *words, *more])
+
+
+def stated(subject: Subject, heading: str) -> str:
+    """What the experiment's README says below a heading, or that it says nothing."""
+    nothing = f"The experiment's README has no section {code(heading)}."
+    return prose(subject.readme.get(heading, "")) or nothing
+
+
+def stated_plainly(subject: Subject, heading: str) -> list[str]:
+    """The same without mark-up, one text a paragraph."""
+    return plain(subject.readme.get(heading, ""))
+
+
+def use(subject: Subject) -> list[str]:
+    """Intended use, and what is none."""
+    intended, other = (stated(subject, heading) for heading in (INTENDED, OUT_OF_SCOPE))
+    return ["## Intended use", intended, "## Out-of-scope use", other]
+
+
+def limits(subject: Subject) -> list[str]:
+    """What a reader must not overlook, in Markdown: of the experiment, then of this run."""
+    own = subject.readme.get(LIMITS, "")
+    return [prose(line) for _, line in paragraphs(own)] + list(map(text, run_limits(subject)))
+
+
+def run_limits(subject: Subject) -> list[str]:
+    """What this run's own files show, as plain sentences."""
+    facts, records = subject.facts, subject.records
+    refused = sum(record.value is None for record in records)
+    unseen = [name for name in facts["classes"] if not facts["counts"]["train"].get(name)]
+    simulated, alone = subject.origin is Origin.SIMULATED, subject.card.group is None
+    found = (
+        (simulated, _SIMULATED),
+        (alone, _GROUP_OF_SIMULATED if simulated else _GROUP),
+        (unseen, f"No image of class {', '.join(unseen)} was trained on; none can be made."),
+        (facts["skipped"], f"{facts['skipped']} unusable files of the data set were left out."),
+        (facts["pixel_size_um"] is None, "The pixel size is unknown: nothing is in micrometres."),
+        (not records, "Nothing was measured on generated images."),
+        (refused, f"{refused} of {len(records)} metrics were refused; the evaluation says why."),
+    )
+    return [sentence for holds, sentence in found if holds] + copies(records)
+
+
+def copies(records: Sequence[Record]) -> list[str]:
+    """Whether training images come back, in one sentence; none where nothing was measured."""
+    if not records:
+        return []
+    found = next((r for r in records if r.metric == _COPIED and r.value is not None), None)
+    if found is None:
+        return ["Whether generated images repeat training images was not measured."]
+    share = f"{found.value:.2%} of the generated images lie as near to a training image as"
+    rest = f"{CHANCE:.0%} of the held-out images do"
+    if found.low is not None and found.low > CHANCE:
+        return [f"COPIES were found: {share} only {rest}."]
+    return [f"No more copies of training images than chance brings: {share} {rest}."]
+
+
+def evaluation(subject: Subject) -> list[str]:
+    """The records as a table, and the refused ones with their reasons."""
+    title = "## Evaluation"
+    if not subject.records:
+        first = [] if subject.samples else [command(subject, "generate", "N=1000")]
+        lines = block([*first, command(subject, "evaluate")])
+        return [title, "Nothing was measured. These commands measure:", lines]
+    one = subject.records[0]
+    how = bullets(
+        [
+            f"real side: split {code(one.split)}, fingerprint {code(one.data[:16])}",
+            f"both sides: {text(one.preprocessing)}",
+            f"code that measured: {_commit(one.commit)}",
+        ]
+    )
+    measured = [record for record in subject.records if record.value is not None]
+    refused = [record for record in subject.records if record.value is None]
+    header = ("metric", "value", "95 % interval", "n real / generated", "extractor", "split")
+    found = table((*header, "protocol", "note"), map(_row, measured))
+    reasons: dict[str, list[str]] = {}
+    for record in refused:
+        reasons.setdefault(record.note, []).append(code(record.metric))
+    return [
+        title,
+        "Numbers of different protocols must not be compared. An interval is about the images that "
+        "were measured, not about another training.",
+        how,
+        found if measured else "Every metric was refused.",
+        "Refused, with the reason:" if refused else "",
+        bullets(f"{', '.join(names)}: {text(note)}" for note, names in reasons.items()),
+    ]
+
+
+def labels(subject: Subject) -> str:
+    """How the labels of the samples were chosen."""
+    rule = subject.samples.rule
+    if not subject.facts["classes"]:
+        return "There are no classes."
+    chosen = _RULES.get(rule, f"all of class {code(rule)}")
+    return (
+        f"Labels: {chosen}. A label is the class that the model was asked for; nobody has looked "
+        "whether the image shows it."
+    )
+
+
+def provenance(subject: Subject) -> list[str]:
+    """Fingerprints, commits, seeds and versions."""
+    versions = ", ".join(f"{name} {number}" for name, number in subject.versions.items())
+    seed = subject.config["seed_everything"].shown if "seed_everything" in subject.config else "?"
+    lines = [
+        f"run: {code(f'{subject.folder.experiment}/{subject.folder.run_id}')}",
+        f"checkpoint: {code(f'checkpoints/{subject.checkpoint}.ckpt')}, SHA-256 "
+        f"{code(subject.sha256)}",
+        f"training data: fingerprint {code(subject.facts['manifest_sha256'])}, split seed "
+        f"{code(subject.facts['split']['seed'])}",
+        f"seed of the training: {code(seed)}",
+        f"trained with pytorch-lightning {text(subject.trained_with)}",
+        f"code that wrote this card: {_commit(subject.commit)}; {text(versions)}",
+    ]
+    return ["## Provenance", bullets(lines)]
+
+
+def again(subject: Subject) -> list[str]:
+    """The commands that make each image, or the whole set, once more."""
+    made = subject.samples
+    one = command(subject, "generate", "N=1", args=["--seed", "k", *_asked(subject)])
+    parts = [
+        "## How to make each image again",
+        "An image is a function of the checkpoint, its seed and its label alone, whatever is drawn "
+        "beside it; another kind of machine or another torch may round differently. The "
+        "following makes the image of seed k, which `manifest.csv` names for each file, from the "
+        "run's folder; it replaces what `samples/` holds.",
+        block([one]),
+    ]
+    if made is None:
+        return parts
+    args = ["--seed", str(made.seeds[0]), *_asked(subject)]
+    every = command(subject, "generate", f"N={len(made.rows)}", args=args)
+    return [*parts, f"All {len(made.rows)} images:", block([every])]
+
+
+def _asked(subject: Subject) -> list[str]:
+    """Options of `generate` that are not the default."""
+    made, kind = subject.samples, subject.facts["storage"]["source"]
+    asked = ["--weights", subject.checkpoint] if subject.checkpoint != "best" else []
+    if made is None:
+        return asked
+    is_png = made.suffix == ".png"
+    by_default = len(subject.facts["channels"]) == 1 and kind in ("uint8", "uint16")
+    if is_png != by_default:
+        asked += ["--file_format", "png" if is_png else "tiff"]
+    return asked if made.rule == "data" else [*asked, "--labels", made.rule]
+
+
+def _commit(name: str) -> str:
+    return f"commit {code(name)}" if name else "of unknown commit"
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    unit = f" {text(record.unit)}" if record.unit else ""
+    interval = f"{record.low:.4g} to {record.high:.4g}" if record.low is not None else ""
+    note = "; ".join(part for part in (record.rule, record.note) if part)
+    return (
+        code(record.metric),
+        f"{record.value:.4g}{unit}",
+        interval,
+        f"{record.n_real} / {record.n_fake}",
+        code(record.extractor) if record.extractor else "",
+        code(record.split),
+        code(record.protocol),
+        text(note),
+    )

@@ -1,0 +1,143 @@
+"""The generated set of a run: whether it still is what its table says, and all in one file."""
+
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.cards import Card
+from common.data.check import planes
+from common.data.image_io import read_image
+from common.errors import Exit, UserError, relative, visible
+from common.generation import read_samples_manifest
+from common.progress import images_bar
+from common.runs.checkpoints import sha256_of
+from common.runs.folder import RunFolder
+
+MANIFEST = "manifest.csv"
+# The earliest that a zip can hold: the same images give the same bytes on any day.
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `generate` left, every image read once.
+
+    Attributes:
+        rows: of the table, in its order.
+        suffix: of the image files, ".png" or ".ome.tiff".
+        dtype: pixel type.
+        heights: smallest and largest, in pixels.
+        widths: smallest and largest, in pixels.
+        manifest_sha256: of the table.
+    """
+
+    rows: Sequence[dict[str, str]]
+    suffix: str
+    dtype: str
+    heights: tuple[int, int]
+    widths: tuple[int, int]
+    manifest_sha256: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """In the order of the table."""
+        return [int(row["seed"]) for row in self.rows]
+
+    @property
+    def rule(self) -> str:
+        """By which the labels were chosen: "data", "balanced" or a class."""
+        return self.rows[0]["labels"]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Images of each class; of "" where there are no classes."""
+        return Counter(row["label"] for row in self.rows)
+
+
+def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Samples | None:
+    """Reads all images of a run; None where nothing was generated.
+
+    Args:
+        folder: of the run.
+        card: of the training data, for the number of channels.
+        classes: that the model knows.
+
+    Raises:
+        UserError: table and images are not what `generate` writes, or not those of each other.
+    """
+    table = folder.samples / MANIFEST
+    if not table.is_file():
+        return None
+    rows = read_samples_manifest(folder)
+    _refuse_strange(folder, rows, classes)
+    suffix = ".png" if rows[0]["name"].endswith(".png") else ".ome.tiff"
+    _refuse_changed(folder, [row["name"] for row in rows], suffix)
+    dtypes, heights, widths = set(), [], []
+    with images_bar("reading images", len(rows)) as bar:
+        for row in rows:
+            path = folder.samples / row["name"]
+            try:
+                pixels = planes(read_image(path, root=folder.samples), card)
+            except ValueError as error:
+                raise _changed(path, str(error), folder) from error
+            dtypes.add(str(pixels.dtype))
+            heights.append(pixels.shape[-2])
+            widths.append(pixels.shape[-1])
+            bar.update()
+    if len(dtypes) > 1:
+        raise _changed(folder.samples, f"mixes pixel types {', '.join(sorted(dtypes))}", folder)
+    sizes = (min(heights), max(heights)), (min(widths), max(widths))
+    return Samples(rows, suffix, dtypes.pop(), *sizes, sha256_of(table))
+
+
+def write_archive(samples: Samples, source: Path, folder: Path) -> Path:
+    """Writes table and images into one file named by its content, which is its path.
+
+    The name tells it from other archives, where a reader keeps what it has unpacked by name alone.
+    """
+    partial = folder / "samples.zip"
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for name in (MANIFEST, *(row["name"] for row in samples.rows)):
+            entry = zipfile.ZipInfo(name, _NO_DATE)
+            entry.external_attr = 0o644 << 16
+            entry.file_size = (source / name).stat().st_size
+            with (source / name).open("rb") as image, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(image, packed)
+    return partial.rename(folder / f"samples-{sha256_of(partial)[:16]}.zip")
+
+
+def _refuse_strange(
+    folder: RunFolder, rows: Sequence[dict[str, str]], classes: Sequence[str]
+) -> None:
+    """What no `generate` has written may be anything."""
+    first, known = rows[0], {*classes} or {""}
+    for number, row in enumerate(rows, 2):
+        same = all(row[key] == first[key] for key in ("labels", "checkpoint_sha256"))
+        seed = row["seed"].isdecimal() and len(row["seed"]) < 19
+        if not (same and seed and row["label"] in known):
+            problem = f"line {number} is not what make generate writes"
+            raise _changed(folder.samples / MANIFEST, problem, folder)
+    if first["labels"] not in ("data", "balanced", *classes):
+        problem = "names no rule by which labels are chosen"
+        raise _changed(folder.samples / MANIFEST, problem, folder)
+
+
+def _refuse_changed(folder: RunFolder, named: Sequence[str], suffix: str) -> None:
+    there = {path.name for path in folder.samples.glob(f"*{suffix}") if path.is_file()}
+    lacking, unnamed = sorted({*named} - there), sorted(there - {*named})
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        problem = f"lacks {visible(lacking[0])}{more}, which its {MANIFEST} names"
+        raise _changed(folder.samples, problem, folder)
+    if unnamed or len({*named}) < len(named):
+        what = f"holds {visible(unnamed[0])}, which" if unnamed else "holds images that"
+        times = "does not name" if unnamed else "names twice"
+        raise _changed(folder.samples, f"{what} its {MANIFEST} {times}", folder)
+
+
+def _changed(path: Path, problem: str, folder: RunFolder) -> UserError:
+    remedy = f"run make generate EXP={folder.experiment} RUN={folder.run_id} again"
+    return UserError(Exit.INPUT, relative(path), problem, remedy, "no card was written")
