@@ -35,15 +35,13 @@ class SampleSet:
 
 
 def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
-    """Removes what an earlier `generate` wrote and what was measured on it."""
-    """Removes what an earlier `generate` wrote, and the records and cards that describe it."""
+    """Removes what an earlier `generate` wrote, and all that was measured or told of it."""
     if not is_global_zero:
         return
-    if folder.evaluation.is_dir():
-        shutil.rmtree(folder.evaluation)
     folder.samples.mkdir(parents=True, exist_ok=True)
     folder.records.unlink(missing_ok=True)
-    shutil.rmtree(folder.card, ignore_errors=True)
+    for described in (folder.evaluation, folder.card, folder.quiz.parent):
+        shutil.rmtree(described, ignore_errors=True)
     for path in sorted(folder.samples.iterdir()):
         if path.is_file():
             path.unlink()
