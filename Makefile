@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare train generate evaluate report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare train generate evaluate export report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -55,6 +55,9 @@ generate: $(READY) known $(BUILT) ## N images from the newest run of EXP, or fro
 
 evaluate: $(READY) known $(BUILT) ## the generated images against the held-out split
 	@$(CLI) evaluate $(run) $(ARGS)
+
+export: $(READY) known $(BUILT) ## the model of RUN as safetensors, JSON and ONNX, for use without this project
+	@$(CLI) export $(run) $(ARGS)
 
 report: $(READY) ## all runs side by side in reports/index.html
 	@$(RUNNER) -m common.report $(ARGS)

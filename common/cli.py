@@ -113,6 +113,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "prepare": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
+            "export": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:

@@ -1,15 +1,15 @@
 """A run's generated images against the held-out split."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.code_version import commit
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
-from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit, read_samples_manifest
@@ -75,7 +75,7 @@ def evaluate_run(
         ),
         seed=int(rows[0]["seed"]),
         checkpoint_sha256=rows[0]["checkpoint_sha256"],
-        commit=_commit(),
+        commit=commit(),
     )
     records = evaluate(seen["held-out"], seen["generated"], network, context, seen["training"])
     write_records(folder.records, records)
@@ -131,18 +131,6 @@ def _generated(
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(unit * 255).astype(np.uint8)
-
-
-def _commit() -> str:
-    """Of the code that evaluates, "-dirty" where it was changed; "" where there is no checkout."""
-    if not (PROJECT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def _show(records: list[Record]) -> None:

@@ -44,6 +44,10 @@ class Signposts:
         self.say("records", self.folder.records)
         self.point_to("report")
 
+    def after_export(self) -> None:
+        """Says where the model is."""
+        self.say("export", self.folder.export)
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

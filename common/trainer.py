@@ -18,7 +18,7 @@ from common.runs.folder import RunFolder
 
 
 class ExperimentTrainer(pl.Trainer):
-    """Adds `check`, `prepare`, `generate` and `evaluate`; the command line sets the attributes.
+    """Adds the verbs that are not Lightning's; the command line sets the attributes.
 
     Attributes:
         folder: of the run; `check` and `prepare` have none.
@@ -114,6 +114,26 @@ class ExperimentTrainer(pl.Trainer):
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
 
+    def export(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        weights: Literal["best", "last", "previous"] = "best",
+    ) -> None:
+        """Writes the trained model into the run's `export`, for use without this project.
+
+        Args:
+            model: receives the weights of the checkpoint.
+            datamodule: says what the model is fed; its data need not be there.
+            weights: which of the run's checkpoints.
+        """
+        from common.export import export_run
+
+        if self.is_global_zero:
+            path = self.folder.checkpoint(weights)
+            checkpoint = _restore(model, datamodule, path)
+            export_run(self.folder, model, datamodule, checkpoint, path)
+
 
 class Signals(_SignalConnector):
     """Our handlers instead of Lightning's, which save in the middle of a step, or not at all."""
@@ -128,7 +148,8 @@ class Signals(_SignalConnector):
         interrupts.release()
 
 
-def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
+def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] = load_checkpoint(path)
     load_weights(model, checkpoint, path)
     datamodule.load_facts(checkpoint, path)
+    return checkpoint

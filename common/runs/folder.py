@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "records.jsonl"
 
     @property
+    def export(self) -> Path:
+        """What `export` wrote: the trained model for use elsewhere."""
+        return self.path / "export"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"
