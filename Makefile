@@ -66,7 +66,8 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 	@for exp in $(EXPERIMENTS); do \
 		$(MAKE) --no-print-directory train EXP=$$exp CONFIG=smoke && \
 		$(MAKE) --no-print-directory generate EXP=$$exp N=20 && \
-		$(MAKE) --no-print-directory evaluate EXP=$$exp || exit $$?; \
+		$(MAKE) --no-print-directory evaluate EXP=$$exp && \
+		$(MAKE) --no-print-directory export EXP=$$exp || exit $$?; \
 	done
 	@$(MAKE) --no-print-directory report
 

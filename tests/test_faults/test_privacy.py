@@ -152,6 +152,7 @@ def printed(user: User) -> str:
             user.call(*cli, "fit", *smoke, *mine, *run, *key, "--tracking.wandb", "offline"),
             user.call(*cli, "generate", *run, "--n", "20"),
             user.call(*cli, "evaluate", *run),
+            user.call(*cli, "export", *run),
             user.call(sys.executable, "-m", "common.report", "--workspace", user.workspace),
         ]
     )
@@ -193,6 +194,7 @@ def test_the_search_looks_into_every_kind_of_file(user: User, printed: str) -> N
     contents = dict(passed_on(user))
     kinds = {Path(name.partition(":")[0]).suffix for name in contents}
     assert kinds >= {".wandb", ".ckpt", ".csv", ".png", ".jsonl", ".html", ".yaml"}
+    assert kinds >= {".safetensors", ".json", ".onnx"}
     assert b"state_dict" in b"".join(c for n, c in contents.items() if n.endswith("data.pkl"))
     logged = [c for n, c in contents.items() if ".wandb:" in n]
     settings = [u.key for c in logged for u in WandbRecord.FromString(c).config.update]
