@@ -48,27 +48,31 @@ def write_graph(
         onnx.checker.check_model(proto, full_check=True)
         content = proto.SerializeToString(deterministic=True)
     except Exception as error:  # whatever the libraries make of a network
-        cause = _first_cause(error)
-        told = " ".join(str(cause).split())[:_SHOWN]
-        raise UserError(
-            Exit.BUG,
-            f"{type(module).__name__}.sampler",
-            f"cannot be written as ONNX ({type(cause).__name__}: {told})",
-            "build its network of operators that ONNX has, for any number of rows",
-        ) from error
+        problem = f"cannot be written as ONNX ({_told(error)})"
+        remedy = "build its network of operators that ONNX has, for any number of rows"
+        raise UserError(Exit.BUG, f"{type(module).__name__}.sampler", problem, remedy) from error
     path.write_bytes(content)
 
 
 def run_graph(path: Path, inputs: Mapping[str, Tensor], batch_sizes: Sequence[int]) -> Tensor:
-    """Output of a written network for ``inputs``, run on the CPU in batches of these sizes."""
+    """Output of a written network for ``inputs``, run on the CPU in batches of these sizes.
+
+    Raises:
+        UserError: the network cannot be read, or fails.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     batches = zip(*(tensor.split(list(batch_sizes)) for tensor in inputs.values()), strict=True)
-    outputs = [
-        session.run(None, {k: v.numpy() for k, v in zip(inputs, batch, strict=True)})[0]
-        for batch in batches
-    ]
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        outputs = [
+            session.run(None, {k: v.numpy() for k, v in zip(inputs, batch, strict=True)})[0]
+            for batch in batches
+        ]
+    except Exception as error:  # it has a class of its own for each kind, and no common one
+        problem = f"does not run in onnxruntime ({_told(error)})"
+        remedy = "use operators that it has, for any number of rows"
+        raise UserError(Exit.BUG, path.name, problem, remedy) from error
     return torch.cat([torch.from_numpy(output) for output in outputs])
 
 
@@ -85,8 +89,8 @@ class _Network(nn.Module):
 
 
 def _translated(network: _Network, sampler: Sampler) -> onnx_ir.Model:
-    # The exporter built on torch.export: the older one, built on TorchScript, is deprecated.
-    # strict: elsewhere `len(x)` of a tensor is a constant, and so would be the size of the batch.
+    # The older exporter, built on TorchScript, is deprecated. It takes `len(x)` of a tensor for a
+    # constant, and the size of the batch with it; so does torch.export where it is not strict.
     rows = tuple({0: torch.export.Dim(BATCH)} for _ in sampler.inputs)
     examples = tuple(sampler.inputs.values())
     graph = torch.export.export(network, examples, dynamic_shapes=(rows,), strict=True)
@@ -98,9 +102,8 @@ def _translated(network: _Network, sampler: Sampler) -> onnx_ir.Model:
         output_names=[sampler.output],
         dynamic_shapes=tuple({0: BATCH} for _ in sampler.inputs),
     )
-    # The names of source files on this machine, for one.
+    # It holds the names of source files on this machine.
     ClearMetadataAndDocStringPass()(program.model)
-    _clear_values(program.model)
     return program.model
 
 
@@ -117,13 +120,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_cause(error: BaseException) -> BaseException:
+def _told(error: BaseException) -> str:
+    """Of a chain of errors the first, which the others only wrap."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return error
-
-
-def _clear_values(model: onnx_ir.Model) -> None:
-    """What that pass leaves."""
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}"

@@ -189,3 +189,19 @@ def test_what_cannot_be_translated_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value) and word in refused.value.problem
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_does_not_run_is_refused_in_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    network, inputs, output = CASES["sequences"]()
+    path = tmp_path / "sampler.onnx"
+    write_graph(path, network.eval(), Sampler(network, inputs, output), {})
+    wrong = inputs | {"source": torch.zeros(ROWS, 1, 8, 9)}
+    for content, given in ((path.read_bytes(), wrong), (b"no graph", inputs)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"sampler\.onnx: does not run") as refused:
+            run_graph(path, given, BATCHES)
+        assert refused.value.code == Exit.BUG
+        assert "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
