@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card export report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -69,6 +69,9 @@ quiz-score: $(READY) ## accuracy and d' of the answers that the page has saved: 
 card: $(READY) known $(BUILT) ## model card, data card and Croissant metadata of a run
 	@$(CLI) card $(run) $(ARGS)
 
+export: $(READY) known $(BUILT) ## the model of RUN as safetensors, JSON and ONNX, for use without this project
+	@$(CLI) export $(run) $(ARGS)
+
 report: $(READY) ## all runs side by side in reports/index.html
 	@$(RUNNER) -m common.report $(ARGS)
 
@@ -77,7 +80,8 @@ demo: $(READY) ## the whole path at smoke size, for every experiment
 		$(MAKE) --no-print-directory train EXP=$$exp CONFIG=smoke && \
 		$(MAKE) --no-print-directory generate EXP=$$exp N=20 && \
 		$(MAKE) --no-print-directory evaluate EXP=$$exp && \
-		$(MAKE) --no-print-directory card EXP=$$exp || exit $$?; \
+		$(MAKE) --no-print-directory card EXP=$$exp && \
+		$(MAKE) --no-print-directory export EXP=$$exp || exit $$?; \
 	done
 	@$(MAKE) --no-print-directory report
 

@@ -127,13 +127,7 @@ class PreviewGrid(Callback):
         """Comes after `EMA` in the list, which has put the average in place here."""
         if trainer.sanity_checking or not self.count or not trainer.is_global_zero:
             return
-        data = trainer.datamodule
-        plan = data.plan_generation(self.count, self.seed, "balanced")
-        batch = plan.__getitems__(range(self.count))
-        batch = {
-            k: v.to(pl_module.device) if isinstance(v, Tensor) else v for k, v in batch.items()
-        }
-        batch = data.on_after_batch_transfer(batch, 0)
+        batch = trainer.datamodule.example_batch(self.count, self.seed, pl_module.device)
         images = pl_module.predict_step(batch, 0)["image"]
         grid = image_grid(to_uint8(images.cpu()))
         write_png(self.folder.previews / f"{trainer.images_seen:010d}.png", grid)

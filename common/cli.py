@@ -116,6 +116,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "utility": {"model", "datamodule"},
             "quiz": {"model", "datamodule"},
             "card": {"model", "datamodule"},
+            "export": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:

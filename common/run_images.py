@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.code_version import commit
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
 from common.data.datamodule import ImageDataModule
@@ -16,7 +17,6 @@ from common.data.image_io import read_image
 from common.generation import grey_to_unit, read_samples_manifest
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
-from common.runs.commit import commit
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.

@@ -1,12 +1,38 @@
 """Images as a function of weights and seeds alone."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 # Convolutions may sum in another order for another batch size, so all batches are this long.
 CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The network that samples, and what it is fed: of one batch, by a module's ``sampler(batch)``.
+
+    `generate` runs it by way of the module's ``predict_step``, `export` writes it: one and the same
+    network, since neither has another way to it. Where many passes make one image, as in
+    diffusion, it is the network of one pass, and ``predict_step`` is the loop around it.
+
+    Attributes:
+        network: maps the inputs in their order to one tensor [B, ...]. Its rows are independent, it
+            draws no random numbers, and its docstring says what goes in and out. A method of the
+            module or one of its networks.
+        inputs: tensors [B, ...] by the names that they have outside of torch, too.
+        output: name of the result; "image" is in [-1, 1].
+    """
+
+    network: Callable[..., Tensor]
+    inputs: dict[str, Tensor]
+    output: str = "image"
+
+    def __call__(self) -> Tensor:
+        """The result; no row depends on the others."""
+        return in_chunks(self.network, *self.inputs.values())
 
 
 def seeded_noise(seeds: Tensor, *shape: int) -> Tensor:

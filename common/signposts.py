@@ -55,6 +55,10 @@ class Signposts:
         """Says where the cards are."""
         self.say("cards", self.folder.card)
 
+    def after_export(self) -> None:
+        """Says where the model is."""
+        self.say("export", self.folder.export)
+
     @rank_zero_only
     def say(self, noun: str, path: Path) -> None:
         """One line: what lies where."""

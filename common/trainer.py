@@ -182,6 +182,26 @@ class ExperimentTrainer(pl.Trainer):
         best = self.folder.checkpoint("best")
         datamodule.refuse_other_data(load_checkpoint(best), best)
 
+    def export(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        weights: Literal["best", "last", "previous"] = "best",
+    ) -> None:
+        """Writes the trained model into the run's `export`, for use without this project.
+
+        Args:
+            model: receives the weights of the checkpoint.
+            datamodule: says what the model is fed; its data need not be there.
+            weights: which of the run's checkpoints.
+        """
+        from common.export import export_run
+
+        if self.is_global_zero:
+            path = self.folder.checkpoint(weights)
+            checkpoint = _restore(model, datamodule, path)
+            export_run(self.folder, model, datamodule, checkpoint, path)
+
 
 class Signals(_SignalConnector):
     """Our handlers instead of Lightning's, which save in the middle of a step, or not at all."""
@@ -196,7 +216,8 @@ class Signals(_SignalConnector):
         interrupts.release()
 
 
-def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> None:
+def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] = load_checkpoint(path)
     load_weights(model, checkpoint, path)
     datamodule.load_facts(checkpoint, path)
+    return checkpoint

@@ -135,6 +135,9 @@ def weights_per_sample(x: Tensor, weight: Tensor, up: int) -> bool:
     It saves one pass over the activations and costs one over N times the weights. Grouped, torch's
     convolutions of a batch lose otherwise on GPUs, in channels_last, and transposed.
     """
+    if torch.compiler.is_exporting():
+        # The groups of an exported convolution are a constant, the size of its batch is not.
+        return False
     if len(x) == 1:
         return True
     few = len(x) > 0 and 4 * weight[0].numel() <= x.shape[2] * x.shape[3]

@@ -17,7 +17,8 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Within it, convolutions and products keep the types of their inputs."""
     kind = x.device.type
-    known = kind in _WITH_AUTOCAST
+    # An exported graph knows no autocast, and ONNX no operator that would switch it off.
+    known = kind in _WITH_AUTOCAST and not torch.compiler.is_exporting()
     return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 

@@ -23,6 +23,10 @@ DOORS = {
     "torch_fidelity": {"common/metrics/fidelity.py"},
     "wandb": {"common/tracking.py"},
     "jinja2": {"common/web_page.py"},
+    "safetensors": {"common/export.py"},
+    "onnx": {"common/onnx_graph.py"},
+    "onnxruntime": {"common/onnx_graph.py"},
+    "onnx_ir": {"common/onnx_graph.py"},
     "tifffile": IMAGE_FILES,
     "PIL": IMAGE_FILES,
 }

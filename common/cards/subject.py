@@ -11,6 +11,7 @@ from common.cards.licence import Licence, inherited
 from common.cards.markdown import sections
 from common.cards.origin import Origin, origin
 from common.cards.samples import MANIFEST, Samples, read_samples
+from common.code_version import commit
 from common.data.cards import Card
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, relative, visible
@@ -18,7 +19,6 @@ from common.generation import read_samples_manifest
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting, read_config
 from common.runs.checkpoints import images_in, load_checkpoint, sha256_of
-from common.runs.commit import commit
 from common.runs.folder import RunFolder
 
 # Headings of an experiment's README that the cards repeat.

@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import NonNegativeInt
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.data.augment import check_policy
@@ -239,6 +240,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         size = int(self.facts["image_size"])
         masks = np.stack([self._mask(value, size) for value in seeds])
         return SeedDataset(seeds, chosen, masks)
+
+    def example_batch(self, count: int, seed: int, device: torch.device | str = "cpu") -> Batch:
+        """What `generate` would feed the model for ``count`` images from ``seed`` on.
+
+        The classes come in turn. Whoever generates from images has to say here which ones.
+        """
+        batch = self.plan_generation(count, seed, "balanced").__getitems__(range(count))
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return self.on_after_batch_transfer(moved, 0)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, every batch full; goes on in the middle of a resumed epoch."""

@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "card"
 
     @property
+    def export(self) -> Path:
+        """What `export` wrote: the trained model for use elsewhere."""
+        return self.path / "export"
+
+    @property
     def log(self) -> Path:
         """Tracebacks of what went wrong; may hold paths of this machine."""
         return self.path / "run.log"

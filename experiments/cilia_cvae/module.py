@@ -12,7 +12,7 @@ from common.data.datasets import Batch
 from common.errors import require_positive
 from common.losses.variational import bounded, gaussian_kl, gaussian_nll, masked_mse
 from common.optimizers import adam
-from common.sampling import in_chunks, seeded_noise
+from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.networks import Condition, Decoder, Encoder
 
 # ln-variances outside this range are never needed and only make the bound explode.
@@ -87,13 +87,22 @@ class CiliaCVAE(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Samples of the prior: image k is a function of the weights, seed k, label and aspect."""
+        return {**batch, "image": self.sampler(batch)()}
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The decoder, and z by seed."""
         z = seeded_noise(batch["seed"], self.latent_dim)
-        image = in_chunks(self.decode, z, batch["label"], batch["mask"]).clamp(-1, 1)
-        return {**batch, "image": image}
+        return Sampler(self.decode, {"z": z, "label": batch["label"], "mask": batch["mask"]})
 
     def decode(self, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-        """Mean image [B, C, H, W] of z [B, latent_dim], label [B] and mask [B, 1, H, W]."""
-        return self.decoder(z, self.condition(label, log_aspect(mask)))
+        """Mean image [B, C, H, W] in [-1, 1] of z, label and mask.
+
+        Args:
+            z: standard normal [B, latent_dim].
+            label: index of the class [B].
+            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+        """
+        return self.decoder(z, self.condition(label, log_aspect(mask))).clamp(-1, 1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over encoder and decoder."""

@@ -205,16 +205,8 @@ class Painter:
 
     device = torch.device("cpu")
 
-    def plan_generation(self, count: int, seed: int, labels: str) -> "Painter":
-        assert labels == "balanced"
-        self.seeds = torch.arange(seed, seed + count)
-        return self
-
-    def __getitems__(self, indices: range) -> dict[str, Any]:
-        return {"seed": self.seeds[list(indices)], "name": ["a"] * len(indices)}
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
-        return batch
+    def example_batch(self, count: int, seed: int, device: torch.device) -> dict[str, Any]:
+        return {"seed": torch.arange(seed, seed + count, device=device), "name": ["a"] * count}
 
     def predict_step(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         level = batch["seed"].float() / 127.5 - 1

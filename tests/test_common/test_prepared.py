@@ -278,3 +278,12 @@ def test_facts_of_the_data_are_plain_json(folder: Path, blobs: Path) -> None:
     restored = module(blobs)
     restored.load_state_dict(json.loads(json.dumps(data.state_dict())))
     assert restored.facts == data.facts
+
+
+def test_an_example_batch_is_what_generate_feeds_with_the_classes_in_turn(blobs: Path) -> None:
+    data = module(blobs)
+    data.setup("fit")
+    batch = data.example_batch(4, seed=3)
+    assert batch["seed"].tolist() == [3, 4, 5, 6] and batch["label"].tolist() == [1, 0, 1, 0]
+    plan = data.plan_generation(4, 3, "balanced").__getitems__(range(4))
+    assert torch.equal(batch["mask"], plan["mask"].float()) and batch["name"] == plan["name"]

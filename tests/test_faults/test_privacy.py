@@ -152,7 +152,7 @@ def printed(user: User) -> str:
             user.call(*cli, "fit", *smoke, *mine, *run, *key, "--tracking.wandb", "offline"),
             user.call(*cli, "generate", *run, "--n", "20"),
             user.call(*cli, "evaluate", *run),
-            user.call(*cli, "quiz", *run, "--n", "2", "card"),
+            user.call(*cli, "quiz", *run, "--n", "2", "card", "export"),
             user.call(sys.executable, "-m", "common.report", "--workspace", user.workspace),
         ]
     )
@@ -205,6 +205,8 @@ def test_the_search_looks_into_every_kind_of_file(user: User, printed: str) -> N
         ".json",
         ".zip",
     }
+    assert kinds >= {".wandb", ".ckpt", ".csv", ".png", ".jsonl", ".html", ".yaml"}
+    assert kinds >= {".safetensors", ".json", ".onnx"}
     assert b"state_dict" in b"".join(c for n, c in contents.items() if n.endswith("data.pkl"))
     logged = [c for n, c in contents.items() if ".wandb:" in n]
     settings = [u.key for c in logged for u in WandbRecord.FromString(c).config.update]

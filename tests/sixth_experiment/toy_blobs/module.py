@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from common.data.datasets import Batch
 from common.optimizers import adam
-from common.sampling import in_chunks, seeded_noise
+from common.sampling import Sampler, seeded_noise
 from experiments.toy_blobs.networks import Discriminator, Generator
 
 
@@ -60,8 +60,11 @@ class BlobGAN(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Images by seed."""
-        z = seeded_noise(batch["seed"], self.latent_dim)
-        return {**batch, "image": in_chunks(self.generator, z)}
+        return {**batch, "image": self.sampler(batch)()}
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The generator, and z by seed."""
+        return Sampler(self.generator, {"z": seeded_noise(batch["seed"], self.latent_dim)})
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for each network."""

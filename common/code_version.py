@@ -1,6 +1,9 @@
-"""Which code this is."""
+"""Which code and which libraries made a result."""
 
+import platform
 import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
 
 from common.data.datamodule import PROJECT
 
@@ -15,3 +18,8 @@ def commit() -> str:
     except OSError:
         return ""
     return done.stdout.strip()
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Of Python and of these distributions."""
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
