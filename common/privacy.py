@@ -11,6 +11,8 @@ PRIVATE = "(private)"
 _SECRET = re.compile(r"(?:^|[_.-])(?:api)?(?:key|token|secret|password)(s?)$", re.IGNORECASE)
 # Every path, URL and e-mail address holds one of these; only names of metrics do as well.
 _TELLING = re.compile(r"[/\\~@]|\.md$")
+# In a sentence a single slash between letters is a word such as "area/cubic" or "nats/pixel".
+_TELLING_WORD = re.compile(r"\S*(?:[\\~@]|/\S*/|(?<!\S)/|\.md\b)\S*")
 _METRIC = re.compile(r"(train|val|test)/\w+")
 
 
@@ -50,3 +52,8 @@ def public(value: Any, key: str = "") -> Any:
     text = str(value)
     told = key.rpartition(".")[2] == "root" or _TELLING.search(text)
     return PRIVATE if told and not _METRIC.fullmatch(text) else visible(text)
+
+
+def public_sentence(text: str) -> str:
+    """A sentence without the words in it that may be a path or an address."""
+    return visible(_TELLING_WORD.sub(PRIVATE, text))

@@ -17,7 +17,7 @@ from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.privacy import MASKED, PRIVATE, masked, public
 from common.runs.folder import RunFolder
-from common.tracking import Tracking, WandbRun, make_loggers
+from common.tracking.run import Tracking, WandbRun, make_loggers
 from running import ROOT, Cli, at, smoke
 
 # Planted where W&B would look; none of them may turn up in what it writes.
