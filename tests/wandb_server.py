@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+import yaml
+
 ENTITY = "lab"
 
 
@@ -26,6 +28,9 @@ class WandbServer(ThreadingHTTPServer):
         summary: by run.
         uploads: content of files by the name they were announced under.
         projects: that are there; None for any.
+        views: saved ones by name.
+        sweep: the one that was registered last.
+        trials: settings that agents are still to be given, one trial each.
     """
 
     def __init__(self) -> None:
@@ -36,6 +41,8 @@ class WandbServer(ThreadingHTTPServer):
         self.uploads: dict[str, bytes] = {}
         self.projects: set[str] | None = None
         self.views: dict[str, dict] = {}
+        self.sweep: dict = {}
+        self.trials: list[dict] = []
 
     @property
     def url(self) -> str:
@@ -70,7 +77,7 @@ class WandbServer(ThreadingHTTPServer):
             self.summary[run] = json.loads(summary["content"][-1])
         return {}
 
-    def _RunResumeStatus(self, name: str, **_: Any) -> dict:  # noqa: N802
+    def _RunResumeStatus(self, name: str, **_: Any) -> dict:
         rows = self.history.get(name)
         bucket = rows and {
             "id": name, "name": name, "displayName": name, "tags": [], "config": "{}",
@@ -80,26 +87,26 @@ class WandbServer(ThreadingHTTPServer):
         }  # fmt: skip
         return {"model": {**_project(""), "bucket": bucket}}
 
-    def _UpsertBucket(self, project: str = "", **told: Any) -> dict:  # noqa: N802
+    def _UpsertBucket(self, project: str = "", **told: Any) -> dict:
         name = told.get("name") or "unnamed"
         bucket = {"id": name, "name": name, "displayName": name, "project": _project(project)}
         bucket |= {"sweepName": told.get("sweep"), "historyLineCount": 0}
         return {"upsertBucket": {"bucket": bucket, "inserted": name not in self.history}}
 
-    def _CreateRunFiles(self, files: list[str], **_: Any) -> dict:  # noqa: N802
+    def _CreateRunFiles(self, files: list[str], **_: Any) -> dict:
         urls = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in files]
         return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": urls}}
 
-    def _CreateArtifact(self, **_: Any) -> dict:  # noqa: N802
+    def _CreateArtifact(self, **_: Any) -> dict:
         sequence = {"id": "s", "latestArtifact": None}
         return {"createArtifact": {"artifact": {"id": "a", "state": "PENDING",
                                                 "artifactSequence": sequence}}}  # fmt: skip
 
-    def _CreateArtifactManifest(self, **_: Any) -> dict:  # noqa: N802
+    def _CreateArtifactManifest(self, **_: Any) -> dict:
         file = {"id": "f", "uploadUrl": f"{self.url}/upload/manifest", "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
 
-    def _CreateArtifactFiles(self, input: dict) -> dict:  # noqa: N802
+    def _CreateArtifactFiles(self, input: dict) -> dict:
         nodes = [
             {"node": {"storagePath": f["name"], "uploadUrl": f"{self.url}/upload/{f['name']}",
                       "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": "a"}}}
@@ -107,23 +114,39 @@ class WandbServer(ThreadingHTTPServer):
         ]  # fmt: skip
         return {"createArtifactFiles": {"files": {"edges": nodes}}}
 
-    def _CommitArtifact(self, **_: Any) -> dict:  # noqa: N802
+    def _CommitArtifact(self, **_: Any) -> dict:
         return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
 
-    def _View(self, name: str, viewName: str, **_: Any) -> dict:  # noqa: N802, N803
+    def _View(self, name: str, viewName: str, **_: Any) -> dict:
         if self.projects is not None and name not in self.projects:
             return {"project": None}
         found = [{"node": self.views[viewName]}] if viewName in self.views else []
         return {"project": {"allViews": {"edges": found}}}
 
-    def _UpsertView2(self, name: str, displayName: str, spec: str, **_: Any) -> dict:  # noqa: N802, N803
+    def _UpsertView2(self, name: str, displayName: str, spec: str, **_: Any) -> dict:
         inserted = name not in self.views
         self.views[name] = {"id": f"id-{name}", "displayName": displayName, "spec": spec}
         return {"upsertView": {"view": {"id": f"id-{name}", "name": name}, "inserted": inserted}}
 
-    def _UpsertSweep(self, projectName: str, **_: Any) -> dict:  # noqa: N802, N803
+    def _UpsertSweep(self, projectName: str, config: str, **_: Any) -> dict:
+        self.sweep = yaml.safe_load(config)
         sweep = {"name": "sweep1", "id": "id-sweep1", "project": _project(projectName)}
         return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _SweepWithRuns(self, **_: Any) -> dict:
+        config = yaml.safe_dump(self.sweep)
+        return {"project": {"sweep": {"config": config, "runs": {"edges": []}}}}
+
+    def _CreateAgent(self, **_: Any) -> dict:
+        return {"createAgent": {"agent": {"id": "agent1"}}}
+
+    def _Heartbeat(self, **_: Any) -> dict:
+        commands = []
+        if self.trials:
+            args = {name: {"value": value} for name, value in self.trials.pop(0).items()}
+            run = f"trial{len(self.trials)}"
+            commands = [{"type": "run", "run_id": run, "args": args, "program": "unused"}]
+        return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
 
 
 class _Handler(BaseHTTPRequestHandler):

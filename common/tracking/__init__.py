@@ -14,7 +14,7 @@ key                                    what
 ``eval/records``                       table of `records.jsonl` with all fields, refusals included
 ``eval/samples``                       table of the first 100 samples: picture, seed, label and
                                        biological scalars; row k has the same seed in every run
-``images_seen``, ``epoch``             the x-axis of every curve (it is also W&B's step), and the epoch
+``images_seen``, ``epoch``             x-axis of every curve and W&B's step; the epoch
 =====================================  ===========================================================
 
 A number that was measured differently (other data, split, extractor, number of images) has another
@@ -30,7 +30,8 @@ adds to the run of the training: online it resumes it, offline it writes one mor
 * ``make sweep EXP=… COUNT=…`` searches settings: those of the experiment's `configs/sweep.yaml`, or
   learning rates and batch size (`sweep`).
 
-What leaves this machine: the configuration, without paths, addresses and secrets (`common.privacy`),
-tags as typed, numbers, grids, the pictures and class names of samples. What does not: host, user,
-command line, code, git remote, real images.
+What leaves this machine: the configuration without paths, addresses and secrets
+(`common.privacy`), tags as typed, versions of packages, numbers, grids, pictures and class names of
+samples; of a sweep its file and the command of a trial. What does not: host, user, paths, code,
+git remote, real images.
 """

@@ -73,14 +73,14 @@ def log_evaluation(
     if tracking.wandb == "disabled":
         return
     run = WandbRun(folder, tracking)
-    with answered(f"--tracking.wandb {tracking.wandb}", f"{relative(folder.records)} is written"):
-        with _tables_beside(folder):
-            run.log_hyperparams(load_yaml(read_text(folder.config)))
-            numbers = [evaluation_scalars(record) for record in records]
-            run.experiment.summary.update({k: v for of in numbers for k, v in of.items()})
-            _add_table(run, folder, RECORDS, *_records_table(records))
-            _add_table(run, folder, SAMPLES, *_samples_table(islice(samples, SAMPLES_SHOWN)))
-            run.experiment.finish()
+    kept = f"{relative(folder.records)} is written"
+    with answered(f"--tracking.wandb {tracking.wandb}", kept), _tables_beside(folder):
+        run.log_hyperparams(load_yaml(read_text(folder.config)))
+        for record in records:
+            run.experiment.summary.update(evaluation_scalars(record))
+        _add_table(run, folder, RECORDS, *_records_table(records))
+        _add_table(run, folder, SAMPLES, *_samples_table(islice(samples, SAMPLES_SHOWN)))
+        run.experiment.finish()
 
 
 def _records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
