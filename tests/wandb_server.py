@@ -3,12 +3,14 @@
 import contextlib
 import gzip
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+import wandb
 import yaml
 
 ENTITY = "lab"
@@ -50,8 +52,8 @@ class WandbServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process that has an account here."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0" * 40}
+        """Of a process that has an account here, and none elsewhere."""
+        return environment() | {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0" * 40}
 
     def sent(self, operation: str) -> list[dict]:
         """Variables of every call of a GraphQL operation."""
@@ -116,6 +118,9 @@ class WandbServer(ThreadingHTTPServer):
 
     def _CommitArtifact(self, **_: Any) -> dict:
         return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+
+    def _ArtifactType(self, **_: Any) -> dict:
+        return {"project": None}
 
     def _View(self, name: str, viewName: str, **_: Any) -> dict:
         if self.projects is not None and name not in self.projects:
@@ -192,6 +197,20 @@ def wandb_server() -> Iterator[WandbServer]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what W&B has put there: its service, Lightning's mode."""
+    ours = ("WANDB_", "SYNTHETIC_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def end_runs() -> None:
+    """As at the end of a process; only then is the log on the disk for sure."""
+    if wandb.run is not None:
+        wandb.finish()
+    wandb.teardown()
+    os.environ.pop("WANDB_MODE", None)
 
 
 _VIEWER = {

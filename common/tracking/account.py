@@ -50,3 +50,6 @@ def _has_key() -> bool:
         return wandb.login(prompt=False)
     except wandb.errors.Error:
         return False
+    finally:
+        # Its process would stay in the folder where it was started, and open relative paths there.
+        wandb.teardown()

@@ -13,7 +13,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import Config, groupby_str_to_key
 from wandb_workspaces.workspaces.internal import execute_graphql
 
-from common.data.datamodule import PROJECT
+import common
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.memorization import REPEATING
 from common.metrics.protocol import Record
@@ -30,6 +30,7 @@ from common.tracking.names import (
     evaluation_scalars,
 )
 
+PROJECT = Path(common.__file__).parent.parent
 # How W&B calls a saved view; it is this project's own, so there is one of it.
 _VIEW = "nw-comparison-v"
 _FIND_VIEW = """

@@ -86,6 +86,8 @@ class WandbRun(WandbLogger):
             x_disable_machine_info=True,
             console="off",
             host="host",
+            # Else the path of the script that was started.
+            program="cli.py",
             silent=True,
             symlink=False,
             init_timeout=_INIT_TIMEOUT_S,

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.data.datamodule import PROJECT
+import common
 from common.errors import Exit, UserError, exit_on_user_error
 from common.tracking.account import require_account
+
+PROJECT = Path(common.__file__).parent.parent
 
 
 def unsent(workspace: Path, experiment: str, run: str = "*") -> list[str]:
@@ -26,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
     with exit_on_user_error():
-        require_account("make sync")
         workspace = options.workspace.resolve()
         segments = unsent(workspace, options.experiment, options.run)
         if not segments:
             print(f"sent:       everything that runs/{options.experiment} has recorded offline")
             return
+        require_account("make sync")
         sync = [sys.executable, "-m", "wandb", "sync", "--yes", *segments]
         if subprocess.run(sync, cwd=workspace, check=False).returncode:
             kept = "what was not sent stays where it is"
