@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card export report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card export dashboard sweep sync report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -74,6 +74,16 @@ export: $(READY) known $(BUILT) ## the model of RUN as safetensors, JSON and ONN
 
 report: $(READY) ## all runs side by side in reports/index.html
 	@$(RUNNER) -m common.report $(ARGS)
+
+dashboard: $(READY) known ## the comparison of EXP's runs in your W&B
+	@$(RUNNER) -m common.tracking.dashboard $(EXP) $(ARGS)
+
+sweep: $(READY) known ## a search over EXP's settings that W&B steers; COUNT= trials here, SWEEP= joins one
+	@$(RUNNER) -m common.tracking.sweep $(EXP) --config $(or $(config),$(default_config)) \
+		$(if $(COUNT),--count $(COUNT)) $(if $(SWEEP),--sweep "$(SWEEP)") $(ARGS)
+
+sync: $(READY) known ## send to your W&B what EXP's runs, or RUN, recorded offline
+	@$(RUNNER) -m common.tracking.sync $(EXP) $(run) $(ARGS)
 
 demo: $(READY) ## the whole path at smoke size, for every experiment
 	@for exp in $(EXPERIMENTS); do \

@@ -46,7 +46,7 @@ from common.runs.ranks import RankTimeout, lost_ranks, watch_ranks_ourselves
 from common.runs.resume import SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.signposts import Signposts
-from common.tracking import Tracking, make_loggers
+from common.tracking.run import Tracking, make_loggers
 from common.trainer import ExperimentTrainer
 from common.untrusted_yaml import load_yaml
 
@@ -170,6 +170,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             raise UserError(Exit.USAGE, "--trainer", problem, "see make train HW=") from error
         self.datamodule.loader_timeout_s = config["guard"].loader_timeout_s
         trainer.folder = self.folder
+        trainer.tracking = config["tracking"]
         trainer.image_budget = config["budget"].budget
         trainer.fused_optimizers = config["hardware"].fused_optimizer
         return trainer

@@ -11,6 +11,8 @@ PRIVATE = "(private)"
 _SECRET = re.compile(r"(?:^|[_.-])(?:api)?(?:key|token|secret|password)(s?)$", re.IGNORECASE)
 # Every path, URL and e-mail address holds one of these; only names of metrics do as well.
 _TELLING = re.compile(r"[/\\~@]|\.md$")
+# In a sentence a single slash between letters is a word such as "area/cubic" or "nats/pixel".
+_TELLING_WORD = re.compile(r"\S*(?:[\\~@]|/\S*/|(?<!\S)/|\.md\b)\S*")
 _METRIC = re.compile(r"(train|val|test)/\w+")
 # Two names at least: a lone slash is a division. What a URL holds behind its host is none.
 _ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:)?(?:[/\\]+[^\s/\\:;,'\"()<>]+){2,}")
@@ -57,3 +59,8 @@ def public(value: Any, key: str = "") -> Any:
 def without_paths(text: str) -> str:
     """The text with ``(private)`` in the place of every absolute path."""
     return _ABSOLUTE.sub(PRIVATE, text)
+
+
+def public_sentence(text: str) -> str:
+    """A sentence without the words in it that may be a path or an address."""
+    return visible(_TELLING_WORD.sub(PRIVATE, text))

@@ -15,6 +15,7 @@ from common.data.preparation import check_data
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights
 from common.runs.folder import RunFolder
+from common.tracking.run import Tracking, refuse_tracking
 
 
 class ExperimentTrainer(pl.Trainer):
@@ -22,6 +23,7 @@ class ExperimentTrainer(pl.Trainer):
 
     Attributes:
         folder: of the run; `check` and `prepare` have none.
+        tracking: where its numbers go besides the folder.
         images_seen: training images over all ranks so far.
         image_budget: images after which training stops, 0 for no limit.
         fused_optimizers: whether modules shall ask for fused optimizers.
@@ -29,6 +31,7 @@ class ExperimentTrainer(pl.Trainer):
     """
 
     folder: RunFolder
+    tracking: Tracking
     images_seen: int = 0
     image_budget: int = 0
     fused_optimizers: bool = True
@@ -106,10 +109,13 @@ class ExperimentTrainer(pl.Trainer):
             extractor_weights: file with the extractor's weights, where it needs one.
         """
         from common.evaluate import evaluate_run
+        from common.tracking.evaluation import log_evaluation, sample_rows
 
+        refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)
         path = Path(extractor_weights) if extractor_weights else None
         evaluate_run(self.folder, datamodule, extractor, path)
+        log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def utility(
         self,
@@ -128,11 +134,14 @@ class ExperimentTrainer(pl.Trainer):
             images_seen: training images of one model, repeats counted.
             width: of the task model.
         """
+        from common.tracking.evaluation import log_evaluation
         from common.utility.verb import measure_utility
 
+        refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)
         device = self.strategy.root_device
         measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
+        log_evaluation(self.folder, self.tracking)
 
     def quiz(
         self,

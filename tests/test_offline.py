@@ -140,6 +140,21 @@ def test_online_tracking_without_a_key_is_refused_at_once(experiment: str, tmp_p
     assert not (tmp_path / "connections.txt").exists()
 
 
+@pytest.mark.parametrize("verb", ["dashboard", "sweep", "sync"])
+def test_what_talks_to_wandb_ends_at_once_without_a_key(verb: str, tmp_path: Path) -> None:
+    env = start_with(tmp_path, _WATCH) | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    env.pop("WANDB_API_KEY", None)
+    (tmp_path / "runs/any/first/wandb/offline-run-1-first").mkdir(parents=True)
+    (tmp_path / "runs/any/first/wandb/offline-run-1-first/run-first.wandb").touch()
+    more = ["--config", "any.yaml"] if verb == "sweep" else ["--workspace", str(tmp_path)]
+    done = python("-m", f"common.tracking.{verb}", "any", *more, env=env)
+    assert done.returncode == 2, done.stderr
+    assert f"error[2]: make {verb}: no W&B key is set" in done.stderr
+    assert "wandb login" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "connections.txt").exists()
+    assert unroutable(tmp_path) == 0
+
+
 def test_training_on_a_prepared_set_needs_no_libraries_of_images_and_export(
     trained: Path, experiment: str, tmp_path: Path
 ) -> None:

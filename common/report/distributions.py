@@ -8,11 +8,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.image_tables import NAMING
 from common.report import charts
 from common.report.text_files import damaged, whole_rows
 
-# What tells an image from another instead of measuring it.
-NAMING = ("name", "seed", "label", "nearest_training", "nearest_held_out")
 _BINS = 24
 # Few whole numbers, such as counts, get a bin each.
 _MOST_WHOLE = 40

@@ -103,11 +103,16 @@ class RunFolder:
 
 
 def new_run_id() -> str:
-    """Time of the start, or the scheduler's job id; the same in every rank of a run."""
+    """Time of the start, a sweep's trial or a scheduler's job; the same in every rank of a run."""
     slurm = [os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_STEP_ID") if k in os.environ]
-    scheduled = "-".join(slurm) or os.environ.get("TORCHELASTIC_RUN_ID")
+    scheduled = sweep_run_id() or "-".join(slurm) or os.environ.get("TORCHELASTIC_RUN_ID")
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     return os.environ.setdefault(_RUN_ID, scheduled or stamp)
+
+
+def sweep_run_id() -> str | None:
+    """Id that W&B has given to this trial of a sweep; None outside of one."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
 
 
 def find_run(workspace: Path, experiment: str, run_id: str | None) -> RunFolder:

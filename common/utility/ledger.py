@@ -70,11 +70,11 @@ class Line:
 
     @property
     def name(self) -> str:
-        """Such as ``real+synthetic@25``; the number is the percentage of real images."""
+        """Such as ``real_synthetic_25``; the number is the percentage of real images."""
         if not self.percent:
             return "synthetic"
         parts = ["real", *["classical"] * self.classical, *["synthetic"] * self.synthetic]
-        return f"{'+'.join(parts)}@{self.percent}"
+        return f"{'_'.join(parts)}_{self.percent}"
 
 
 @dataclass(frozen=True)

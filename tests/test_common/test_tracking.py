@@ -17,7 +17,7 @@ from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.privacy import MASKED, PRIVATE, masked, public
 from common.runs.folder import RunFolder
-from common.tracking import Tracking, WandbRun, make_loggers
+from common.tracking.run import Tracking, WandbRun, make_loggers
 from running import ROOT, Cli, at, smoke
 
 # Planted where W&B would look; none of them may turn up in what it writes.
@@ -158,7 +158,8 @@ def test_a_logger_asked_for_online_resumes_its_run(tmp_path: Path) -> None:
     online = WandbRun(folder, Tracking("online"))._wandb_init
     offline = WandbRun(folder, Tracking("offline"))._wandb_init
     assert (online["id"], online["project"], online["resume"]) == ("first", "exp", "allow")
-    assert offline["resume"] is None and "anonymous" not in {**online, **offline}
+    # Offline too: else the upload of a second segment would overwrite the first.
+    assert offline["resume"] == "allow" and "anonymous" not in {**online, **offline}
 
 
 @pytest.mark.parametrize("tag", ["", "x" * 65, "\x1b" * 11])

@@ -31,7 +31,7 @@ from common.report.runs import find_runs
 from common.runs.folder import RunFolder
 from common.runs.metrics_csv import MetricsCSV, truncate
 from common.tables import to_csv
-from common.tracking import Tracking, WandbRun
+from common.tracking.run import Tracking, WandbRun
 from wandb_log import WandbRecord, records_of
 
 pytestmark = pytest.mark.faults

@@ -1,6 +1,8 @@
-"""The only file that talks to W&B: what is sent, and what never is."""
+"""The W&B run of a run folder: what is sent, and what never is."""
 
 import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,9 +11,13 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from common.errors import Exit, UserError, visible
+from common.metrics.protocol import read_records
 from common.privacy import public
-from common.runs.folder import RunFolder
+from common.report.runs import read_curves
+from common.runs.folder import RunFolder, sweep_run_id
 from common.runs.metrics_csv import MetricsCSV, finite
+from common.tracking.account import require_account
+from common.tracking.names import X_AXIS, evaluation_scalars
 
 # With a key but no network W&B waits for minutes otherwise.
 _INIT_TIMEOUT_S = 30
@@ -37,24 +43,31 @@ def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
     """`metrics.csv` first, then W&B unless it is disabled.
 
     Raises:
-        UserError: online was asked for without a key that works, for which W&B would prompt; or a
-            tag is empty or too long.
+        UserError: as `refuse_tracking`.
     """
+    refuse_tracking(folder, tracking)
     loggers: list[Logger] = [MetricsCSV(folder.metrics)]
+    return loggers if tracking.wandb == "disabled" else [*loggers, WandbRun(folder, tracking)]
+
+
+def refuse_tracking(folder: RunFolder, tracking: Tracking) -> None:
+    """Says now what W&B would say after the work is done, or by waiting for an answer.
+
+    Raises:
+        UserError: online was asked for without a key that works; a tag is empty or too long; or a
+            trial of a sweep was given another name than W&B's.
+    """
     if tracking.wandb == "disabled":
-        return loggers
-    if tracking.wandb == "online" and not _has_key():
-        raise UserError(
-            Exit.USAGE,
-            "--tracking.wandb online",
-            "no W&B key is set, or W&B does not answer to it",
-            "run wandb login or set WANDB_API_KEY, or leave it offline and run wandb sync later",
-        )
+        return
+    if tracking.wandb == "online":
+        require_account("--tracking.wandb online", ", or leave it offline and run make sync later")
     for tag in tracking.tags:
         if not 0 < len(public(tag)) <= _LONGEST_TAG:
             problem = f"is not between 1 and {_LONGEST_TAG} characters long"
             raise UserError(Exit.USAGE, f"--tracking.tags {tag}", problem, "choose another tag")
-    return [*loggers, WandbRun(folder, tracking)]
+    if (trial := sweep_run_id()) and trial != folder.run_id:
+        problem = f"this is trial {trial} of a W&B sweep, and runs are named after their trial"
+        raise UserError(Exit.USAGE, f"--run {folder.run_id}", problem, "leave --run out")
 
 
 class WandbRun(WandbLogger):
@@ -73,6 +86,8 @@ class WandbRun(WandbLogger):
             x_disable_machine_info=True,
             console="off",
             host="host",
+            # Else the path of the script that was started.
+            program="cli.py",
             silent=True,
             symlink=False,
             init_timeout=_INIT_TIMEOUT_S,
@@ -86,7 +101,8 @@ class WandbRun(WandbLogger):
             offline=tracking.wandb == "offline",
             tags=public(tracking.tags),
             settings=settings,
-            resume="allow" if tracking.wandb == "online" else None,
+            # Offline it makes the upload of a further segment append instead of overwrite.
+            resume="allow",
         )
         # Lightning passes it on unasked, and W&B warns that it has no effect.
         self._wandb_init.pop("anonymous", None)
@@ -96,10 +112,12 @@ class WandbRun(WandbLogger):
     @property
     def experiment(self) -> Any:
         """W&B's own run object, started when first asked for."""
-        starts = self._experiment is None
+        starts = self._experiment is None and rank_zero_only.rank == 0
         run = super().experiment
         if starts:
-            run.define_metric("*", step_metric="images_seen")
+            run.define_metric("*", step_metric=X_AXIS)
+            # The summary of a segment that is uploaded later replaces that of the one before.
+            run.summary.update(_known(self._folder))
             # A link to a log of W&B's own, by a path through the home folder.
             for link in self._folder.path.glob("wandb/*/logs/debug-core.log"):
                 link.unlink(missing_ok=True)
@@ -110,7 +128,7 @@ class WandbRun(WandbLogger):
         """Against images seen, whatever Lightning counts; what is not finite is left out."""
         shown = {visible(name): value for name, value in finite(metrics).items()}
         if shown:
-            self.experiment.log({**shown, "images_seen": self.images_seen})
+            self._log(shown)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any], *args: Any) -> None:
@@ -122,16 +140,27 @@ class WandbRun(WandbLogger):
         """A uint8 picture [H, W]: W&B turns floats black."""
         import wandb
 
-        self.experiment.log({key: wandb.Image(grid), "images_seen": self.images_seen})
+        self._log({key: wandb.Image(grid)})
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        # Images seen are the step, too: W&B's own count would start again in every segment.
+        row = {**values, X_AXIS: self.images_seen}
+        self.experiment.log(row, step=self.images_seen)
 
 
-def _has_key() -> bool:
-    import wandb
-
-    try:
-        return wandb.login(prompt=False)
-    except wandb.errors.Error:
-        return False
+def _known(folder: RunFolder) -> dict[str, float]:
+    """What the run folder holds already, as W&B's summary has it: the last of each number."""
+    known: dict[str, float] = {}
+    # A damaged file is the matter of whoever needs it.
+    with suppress(UserError):
+        if folder.metrics.is_file():
+            curves = {visible(k): c for k, c in read_curves(folder.metrics).items() if c.values}
+            known |= {name: curve.values[-1] for name, curve in curves.items()}
+            known |= {X_AXIS: max((curve.images[-1] for curve in curves.values()), default=0)}
+        if folder.records.is_file():
+            for record in read_records(folder.records):
+                known |= evaluation_scalars(record)
+    return known
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
