@@ -497,7 +497,9 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
         texts = [(path / kind).read_text(encoding="utf-8") for kind in kinds]
         assert all(isinstance(head_of(text)["tags"], list) for text in texts)
         assert not [text for text in texts if any(len(widths) > 1 for widths in tables(text))]
-        everything = "".join([*texts, (path / "croissant.json").read_text()])
+        described = (path / "croissant.json").read_text()
+        assert "&#" not in described and not re.search(r"[\x00-\x09\x0b-\x1f]", described)
+        everything = "".join([*texts, described])
         assert "/ann/" not in everything and "Users" not in everything
         seen[name] = [Shown(text) for text in texts]
         records = list(mlc.Dataset(jsonld=path / "croissant.json").records("images"))

@@ -76,7 +76,7 @@ def _about(subject: Subject) -> dict[str, Any]:
         "name": name,
         "alternateName": title(subject),
         "description": f"SYNTHETIC: {len(made.rows)} images drawn by a generative model; none "
-        f"shows a specimen. {subject.origin.value} {parts.labels(subject).replace('`', '')} "
+        f"shows a specimen. {subject.origin.value} {parts.labels(subject)} "
         f"Pixel size: {pixel_size(subject)}.",
         "url": "data_card.md",
         "license": subject.licence.croissant,
@@ -101,7 +101,7 @@ def _responsible(subject: Subject) -> dict[str, Any]:
     return {
         "rai:dataCollection": "No image was taken of anything: a model drew each from a seed.",
         "rai:dataCollectionType": ["Synthetic"],
-        "rai:dataAnnotationProtocol": parts.labels(subject).replace("`", ""),
+        "rai:dataAnnotationProtocol": parts.labels(subject),
         "rai:dataUseCases": parts.stated_plainly(subject, INTENDED) or ["None is stated."],
         "rai:dataLimitations": [
             *(f"Out of scope: {line}" for line in parts.stated_plainly(subject, OUT_OF_SCOPE)),

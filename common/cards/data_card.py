@@ -35,7 +35,7 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             '`mlcroissant.Dataset("croissant.json").records("images")`.',
             bullets(_what(subject, creator, published)),
             "## Classes",
-            parts.labels(subject),
+            text(parts.labels(subject), 600),
             _classes(subject),
             *parts.use(subject),
             *parts.evaluation(subject),

@@ -3,7 +3,17 @@
 import shlex
 from collections.abc import Sequence
 
-from common.cards.markdown import block, bullets, code, paragraphs, plain, prose, table, text
+from common.cards.markdown import (
+    block,
+    bullets,
+    code,
+    one_line,
+    paragraphs,
+    plain,
+    prose,
+    table,
+    text,
+)
 from common.cards.origin import Origin
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
 from common.metrics.memorization import CHANCE
@@ -127,11 +137,11 @@ def evaluation(subject: Subject) -> list[str]:
 
 
 def labels(subject: Subject) -> str:
-    """How the labels of the samples were chosen."""
+    """How the labels of the samples were chosen, as plain text."""
     rule = subject.samples.rule
     if not subject.facts["classes"]:
         return "There are no classes."
-    chosen = _RULES.get(rule, f"all of class {code(rule)}")
+    chosen = _RULES.get(rule, f'all of class "{one_line(rule)}"')
     return (
         f"Labels: {chosen}. A label is the class that the model was asked for; nobody has looked "
         "whether the image shows it."
