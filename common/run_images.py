@@ -98,6 +98,7 @@ def evaluation_context(
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
+        channels=data.facts["channels"],
     )
 
 

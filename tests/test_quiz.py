@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from browsing import LAPTOP, PHONE, visit
 from common.data.image_io import read_image
 from common.data.prepared import Prepared
 from common.quiz import __main__ as quiz_score
-from quiz_player import LAPTOP, PHONE, content_of, file_of, pixels_of, play, save_answers, visit
+from quiz_player import content_of, file_of, pixels_of, play, save_answers
 from running import Cli, at, refuses, run_folder
 
 N = 4

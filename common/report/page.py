@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from common.report import charts
 from common.report.configs import data_set, differing_keys
+from common.report.distributions import distributions
 from common.report.pictures import Album, Picture, choose_samples, filmstrip
 from common.report.records import Row, comparable_rows, why_apart
 from common.report.runs import Run
@@ -80,13 +81,19 @@ def render(runs: Sequence[Run]) -> str:
         groups.setdefault(run.experiment, []).append(run)
     album = Album(_MOST_IMAGE_BYTES)
     style = style_with(_HERE / "style.css")
+    script = (_HERE / "sort.js").read_text(encoding="utf-8")
     experiments = [
         _experiment(name, f"e{index}", group, album)
         for index, (name, group) in enumerate(groups.items(), start=1)
     ]
     template = _HERE / "template.html.j2"
     return page_template(template, number=charts.short_number, of=_counted).render(
-        style=Markup(style), style_source=source(style), num_runs=len(runs), experiments=experiments
+        style=Markup(style),
+        style_source=source(style),
+        script=Markup(script),
+        script_source=source(script),
+        num_runs=len(runs),
+        experiments=experiments,
     )
 
 
@@ -118,6 +125,8 @@ def _experiment(name: str, identity: str, runs: Sequence[Run], album: Album) -> 
         "panels": _panels(columns, identity),
         "grids": [(column, _grids(column.run, album)) for column in columns],
         "strips": [(column, _strip(column.run, album)) for column in columns],
+        "distributions": distributions([(run.name, run.scalars) for run in runs], identity),
+        "nearest": [(c, album.add(c.run.nearest)) for c in columns if c.run.nearest],
         "rows": list(zip(rows, plots, strict=True)),
         "plotted": any(plots),
         "apart": why_apart(rows),

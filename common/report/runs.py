@@ -8,6 +8,7 @@ from common.errors import Exit, UserError, relative
 from common.metrics.protocol import Record, read_records
 from common.report.charts import LARGEST
 from common.report.configs import Setting, read_config
+from common.report.distributions import Scalars, read_scalars
 from common.report.text_files import damaged, whole_rows
 from common.tables import named_cells
 
@@ -18,6 +19,7 @@ MISSING = {
     "samples": "make generate writes them",
     "samples/manifest.csv": "seeds and labels of the samples are unknown",
     "records.jsonl": "make evaluate writes it",
+    "evaluation": "no distributions and no nearest images; make evaluate writes them",
 }
 _COLUMNS = ("images_seen", "epoch", "step", "name", "value")
 
@@ -59,6 +61,8 @@ class Run:
         previews: (images seen, file), rising.
         samples: generated images by file name.
         records: evaluation results in the order written.
+        scalars: of single images, None before an evaluation.
+        nearest: picture of the samples nearest to training images, None where there is none.
         notes: sentences on what is missing or left out.
     """
 
@@ -69,6 +73,8 @@ class Run:
     previews: tuple[tuple[int, Path], ...]
     samples: tuple[Sample, ...]
     records: tuple[Record, ...]
+    scalars: Scalars | None
+    nearest: Path | None
     notes: tuple[str, ...]
 
 
@@ -106,6 +112,7 @@ def read_run(folder: Path) -> Run:
     """
     notes = [f"No {name}: {then}." for name, then in MISSING.items() if _lacks(folder, name)]
     config, metrics, records = (folder / n for n in ("config.yaml", "metrics.csv", "records.jsonl"))
+    nearest = folder / "evaluation/nearest.png"
     if metrics.is_file() and not whole_rows(metrics)[1]:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
     return Run(
@@ -116,6 +123,8 @@ def read_run(folder: Path) -> Run:
         previews=tuple(sorted(_previews(folder / "previews"))),
         samples=tuple(_samples(folder / "samples")),
         records=tuple(read_records(records)) if records.is_file() else (),
+        scalars=read_scalars(folder / "evaluation"),
+        nearest=nearest if nearest.is_file() else None,
         notes=tuple(notes),
     )
 
@@ -174,7 +183,9 @@ def _lacks(folder: Path, name: str) -> bool:
     path = folder / name
     if name == "samples/manifest.csv":  # Without samples their manifest is not missed.
         return path.parent.is_dir() and not path.is_file()
-    return not (any(path.glob("*.png")) if name in ("previews", "samples") else path.is_file())
+    if name in ("previews", "samples"):
+        return not any(path.glob("*.png"))
+    return not (any(path.glob("*.csv")) if name == "evaluation" else path.is_file())
 
 
 def _previews(folder: Path) -> Iterator[tuple[int, Path]]:

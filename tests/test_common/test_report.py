@@ -1,28 +1,23 @@
 """The comparison page: what stands on it, that it is safe, and what it says about damage."""
 
-import csv
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
-from PIL import Image
 
-from common.metrics.protocol import Record, write_records
 from common.report.__main__ import main
 from common.report.page import render
 from common.report.runs import find_runs, read_run
+from plausible_runs import (
+    Page,
+    hostile_run,
+    plausible_run,
+    write_metrics,
+)
 from running import open_page
-
-HOSTILE = """<script>alert(1)</script>"'"><img src=x onerror=alert(2)>"""
-# A folder name cannot hold a slash.
-HOSTILE_NAME = HOSTILE.replace("/", "")
 
 
 def test_the_page_compares_all_runs_by_experiment(
@@ -78,7 +73,7 @@ def test_a_line_still_being_written_is_left_out_and_said(workspace: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "metrics.csv", "previews", "samples", "records.jsonl"]
+    "name", ["config.yaml", "metrics.csv", "previews", "samples", "records.jsonl", "evaluation"]
 )
 def test_a_missing_file_is_named_and_the_rest_is_shown(workspace: Path, name: str) -> None:
     path = workspace / "runs" / "multi_stylegan" / "wide-s0" / name
@@ -163,7 +158,8 @@ def test_a_refused_metric_stands_with_its_sentence(workspace: Path) -> None:
 def test_a_hostile_run_is_text_everywhere(tmp_path: Path) -> None:
     hostile_run(tmp_path)
     page = Page(render(find_runs(tmp_path)))
-    assert page.tags.isdisjoint({"script", "iframe", "object", "link", "base", "form"})
+    assert page.tags.isdisjoint({"iframe", "object", "link", "base", "form"})
+    assert page.count("script") == 1
     assert {name for name, _ in page.attributes if name.startswith("on")} == set()
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert sources and all(s.startswith(("data:image/png;base64,", "#e")) for s in sources)
@@ -171,11 +167,14 @@ def test_a_hostile_run_is_text_everywhere(tmp_path: Path) -> None:
     assert "\u202e" not in page.text and "\\u202e" in page.text
 
 
-def test_the_policy_allows_the_one_style_sheet_and_nothing_inline(workspace: Path) -> None:
+def test_the_policy_allows_one_style_sheet_and_one_script_and_nothing_else(
+    workspace: Path,
+) -> None:
     page = Page(render(find_runs(workspace)))
     policies = [value for _, value in page.attributes if "default-src" in value]
     assert len(policies) == 1
-    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    allowed = r"default-src 'none'; img-src data:; style-src 'sha256-\S+'; script-src 'sha256-\S+';"
+    assert re.match(allowed, policies[0])
     assert "unsafe" not in policies[0]
     assert "style" not in {name for name, _ in page.attributes}
 
@@ -198,7 +197,7 @@ def test_train_and_val_of_all_runs_share_one_chart_on_a_log_axis_where_decades_a
 ) -> None:
     html = render(find_runs(workspace, "multi_stylegan"))
     captions = re.findall(r"<b>(\w+)</b> <span class=\"quiet\">([^<]*)</span></figcaption>", html)
-    assert captions == [
+    assert captions[:3] == [
         ("loss", "unit as logged, log axis"),
         ("images_per_s", "images/s"),
         ("kid", "unit as logged"),
@@ -218,41 +217,11 @@ def test_a_browser_shows_the_page_without_a_complaint(
     assert complaints == []
     shown = Page(dom)
     assert "model.width" in shown.text.replace(" ", "")
-    assert "script" not in shown.tags
+    assert shown.count("script") == 1
     for name in ("base-s0", "wide-s0"):
         assert ("alt", f"Samples on fixed seeds of run {name}") in shown.attributes
     for value in ("0.041 [0.036, 0.046]", "0.032 [0.027, 0.037]"):
         assert value in shown.text
-
-
-class Page(HTMLParser):
-    """Tags, attributes, visible text and table cells of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str]] = []
-        self.cells: list[str] = []
-        self._text: list[str] = []
-        self._open = ""
-        self.feed(html)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self._text).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self._open = tag
-        if tag == "td":
-            self.cells.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self._open != "style":
-            self._text.append(data)
-            if self.cells and self._open == "td":
-                self.cells[-1] += data.strip()
 
 
 @pytest.fixture
@@ -269,116 +238,3 @@ def plausible(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plausible_run(root / "runs/multi_stylegan/wide-s0", seed=1, width=128, kid_value=0.032)
     plausible_run(root / "runs/cilia_cvae/kl-s1", seed=2, width=32, kid_value=0.058)
     return root
-
-
-def plausible_run(folder: Path, seed: int, width: int, kid_value: float) -> None:
-    folder.mkdir(parents=True)
-    config = {
-        "data": {"root": None, "card": "trapped_yeast", "batch_size": 16, "num_workers": 2},
-        "model": {"width": width, "latent_dim": 128, "mapping_layers": 4, "g_lr": 0.002 / width},
-        "trainer": {"precision": "32-true", "callbacks": [{"class_path": "ImagesSeen"}]},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    write_metrics(folder / "metrics.csv", plausible_metrics(seed, width))
-    (folder / "previews").mkdir()
-    for images in (0, 6400, 12800, 25600, 51200):
-        grid(folder / f"previews/{images:010d}.png", seed, images / 51200)
-    write_samples(folder / "samples", ["trap", "cell", "pair"] * 6, size=64, seed=seed)
-    records = [
-        kid(kid_value, "near"),
-        kid(kid_value * 1.3, "far" if seed else "near", metric="precision"),
-        kid(None, "near", metric="fid", note="Weights of the named extractor are not here."),
-    ]
-    write_records(folder / "records.jsonl", records)
-
-
-def plausible_metrics(seed: int, width: int) -> list[tuple[int, str, float]]:
-    rng = np.random.default_rng(seed)
-    rows = []
-    for step in range(1, 401):
-        images = step * 128
-        decay = 80 * np.exp(-step / (300 / np.log2(width))) + 0.3 + 0.1 * seed
-        rows.append((images, "train/loss", decay * rng.lognormal(0, 0.25)))
-        rows.append((images, "train/images_per_s", 9000 / width + rng.normal(0, 4)))
-        if step % 40 == 0:
-            rows.append((images, "val/loss", decay * rng.lognormal(0.1, 0.05)))
-            rows.append((images, "val/kid", 0.03 + 0.2 / np.sqrt(step) + rng.normal(0, 0.002)))
-    return rows
-
-
-def hostile_run(workspace: Path) -> None:
-    """Every text that the page shows tries to leave its place."""
-    folder = workspace / "runs" / HOSTILE_NAME / (HOSTILE_NAME + "\u202e")
-    for name in ("one", "two"):
-        run = folder.with_name(folder.name + name)
-        write_samples(run / "samples", [HOSTILE] * 2, size=8, note=HOSTILE)
-        (run / "previews").mkdir()
-        grid(run / "previews" / "0000000001.png", 0, 1.0)
-        tree = {HOSTILE: HOSTILE, "x" + HOSTILE: HOSTILE + name, "data": {"card": HOSTILE}}
-        (run / "config.yaml").write_text(yaml.safe_dump(tree))
-        write_metrics(run / "metrics.csv", [(1, "val/" + HOSTILE, 1.0), (2, HOSTILE, 2.0)])
-        texts = dict.fromkeys(("extractor", "split", "unit", "note", "metric"), HOSTILE)
-        records = [replace(kid(1.0, "near"), **texts), replace(kid(None, "far"), **texts)]
-        write_records(run / "records.jsonl", records)
-
-
-def write_metrics(path: Path, rows: list[tuple[int, str, object]]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["images_seen", "epoch", "step", "name", "value"])
-        writer.writerows([images, 0, images, name, value] for images, name, value in rows)
-
-
-def kid(value: float | None, data: str, metric: str = "kid", note: str = "") -> Record:
-    return Record(
-        metric,
-        value,
-        low=None if value is None else round(value - 0.005, 4),
-        high=None if value is None else round(value + 0.005, 4),
-        extractor="random-cnn",
-        extractor_sha256="5e" * 32,
-        n_real=512,
-        n_fake=1024,
-        split="test",
-        data=data,
-        checkpoint_sha256="c0" * 32,
-        note=note,
-    )
-
-
-def write_samples(
-    folder: Path, labels: list[str], size: int, seed: int = 0, note: str = "ab" * 32
-) -> None:
-    folder.mkdir(parents=True)
-    rows = []
-    for index, label in enumerate(labels):
-        picture(folder / f"{index:06d}.png", seed * 100 + index, size)
-        rows.append((f"{index:06d}.png", index, label, note))
-    with (folder / "manifest.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([("name", "seed", "label", "checkpoint_sha256"), *rows])
-
-
-def picture(path: Path, seed: int, size: int) -> None:
-    Image.fromarray(cells(seed, size, 1.0)).save(path)
-
-
-def grid(path: Path, seed: int, progress: float) -> None:
-    """Three by four pictures whose cells come out of the noise as training goes on."""
-    rows = [
-        np.hstack([cells(10 * seed + r * 4 + c, 64, progress) for c in range(4)]) for r in range(3)
-    ]
-    Image.fromarray(np.vstack(rows)).save(path)
-
-
-def cells(seed: int, size: int, contrast: float) -> np.ndarray:
-    """Soft round cells with a bright rim under photon noise; uint8 [size, size]."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] / size
-    light = np.full((size, size), 12.0)
-    for _ in range(3):
-        cy, cx, radius = rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), rng.uniform(0.09, 0.17)
-        distance = np.hypot(y - cy, x - cx)
-        light += contrast * 60 / (1 + np.exp((distance - radius) * 60))
-        light += contrast * 70 * np.exp(-(((distance - radius) / 0.03) ** 2))
-    return np.clip(rng.poisson(light * 4) / 4 * 1.4, 0, 255).astype(np.uint8)
