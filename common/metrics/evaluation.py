@@ -1,24 +1,26 @@
 """All numbers of one run: synthetic images against a held-out split, refused ones included."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from common.errors import UserError
-from common.metrics import bootstrap, distributions, fidelity
-from common.metrics.features import Extractor, embed
-from common.metrics.manifold import COVERING, covering
+from common.metrics import bootstrap, fidelity
+from common.metrics.biology_records import biology_records, measurable
+from common.metrics.conditional import class_kernel_distance
+from common.metrics.features import Embedder
+from common.metrics.manifold import COVERING, covering, spread
 from common.metrics.memorization import REPEATING, repeating
-from common.metrics.protocol import Measured, MetricRefused, Record
+from common.metrics.names import Names, names
+from common.metrics.protocol import REFUSALS, Measured, Record, attempt, sentence
+from common.metrics.sides import Side, look, look_at_clips
 
-# Share of images on which a biological scalar may be unmeasurable before it is refused.
-MAX_LOST = 0.2
+__all__ = ["EvaluationContext", "Side", "evaluate", "evaluate_clips", "look", "look_at_clips"]
+
+CLASS_DISTANCE = "class_kernel_distance"
 _NAMES = {covering: COVERING, repeating: REPEATING}
-_REFUSALS = (MetricRefused, UserError, ImportError, MemoryError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class EvaluationContext:
 
     Attributes:
         units: unit of each biological scalar by its name, such as "µm".
+        channels: names of the channels; their numbers where there are none.
     """
 
     split: str
@@ -36,6 +39,7 @@ class EvaluationContext:
     checkpoint_sha256: str = ""
     commit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
+    channels: Sequence[str] = ()
 
     def record(self, metric: str, **measured: Any) -> Record:
         """A record of this evaluation."""
@@ -51,56 +55,10 @@ class EvaluationContext:
         )
 
 
-@dataclass(frozen=True)
-class Side:
-    """One set of images as it was seen; the images themselves are not kept.
-
-    Attributes:
-        count: images.
-        shape: [C, H, W] of each.
-        features: [N, D], None where there can be none, and `refusal` says why.
-        biology: biological scalars by name, one value an image.
-        refusal: one sentence, or "".
-    """
-
-    count: int
-    shape: tuple[int, ...]
-    features: Tensor | None
-    biology: Mapping[str, np.ndarray]
-    refusal: str = ""
-
-
-def look(images: Iterable[tuple[np.ndarray, Mapping[str, float]]], extractor: Extractor) -> Side:
-    """Takes in images one by one.
-
-    Args:
-        images: uint8 [C, H, W] of one shape, each with its biological scalars.
-        extractor: what turns them into features.
-    """
-    shapes, scalars = [], []
-
-    def pixels() -> Iterator[np.ndarray]:
-        for image, measured in images:
-            shapes.append(image.shape)
-            scalars.append(measured)
-            yield image
-
-    stream = pixels()
-    try:
-        features, refusal = embed(stream, extractor), ""
-    except MetricRefused as refused:
-        features, refusal = None, _sentence(refused)
-        for _ in stream:
-            pass
-    names = scalars[0] if scalars else {}
-    biology = {name: np.array([row[name] for row in scalars]) for name in names}
-    return Side(len(shapes), shapes[0] if shapes else (), features, biology, refusal)
-
-
 def evaluate(
     real: Side,
     fake: Side,
-    extractor: Extractor,
+    extractor: Embedder,
     context: EvaluationContext,
     train: Side | None = None,
 ) -> list[Record]:
@@ -115,17 +73,28 @@ def evaluate(
             not asked.
 
     Returns:
-        Distances of the two sets, how they cover each other, how diverse they are, whether training
-        images come back; then the share of synthetic images on which the most difficult biological
-        scalar can be measured, and Wasserstein and Kolmogorov-Smirnov distance of each scalar, in
-        the order of its name.
+        Distances of the two sets, the kernel distance first where there are fewer than 5,000
+        images, those of each channel alone and of the classes; the classifier score of each
+        channel; how the sets cover each other, how diverse they are, whether training images come
+        back. Then the share of synthetic images on which the most difficult biological scalar can
+        be measured, and Wasserstein and Kolmogorov-Smirnov distance of each scalar, in the order of
+        its name.
     """
-    records = _image_records(real, fake, extractor, context, train)
+    seen = _Seen(real, fake, extractor, context)
+    sides = [real, fake] if train is None else [real, fake, train]
+    if refusal := _refusal(sides):
+        found = seen.refused(refusal, [*COVERING, *(REPEATING if train is not None else ())])
+    else:
+        features = [side.features for side in sides]
+        found = seen.distances() | seen.classes() | seen.scores() | _all_of(covering, *features[:2])
+        if train is not None:
+            found |= _all_of(repeating, *features)
+    records = seen.records(found)
     record = partial(context.record, n_real=real.count, n_fake=fake.count)
     if fake.biology:
-        records.append(record("measurable_share", **_measurable(real.biology, fake.biology)))
+        records.append(record("measurable_share", **measurable(real.biology, fake.biology)))
     for name in sorted({*real.biology, *fake.biology}):
-        records += _biology_records(
+        records += biology_records(
             name,
             real.biology.get(name),
             fake.biology.get(name),
@@ -135,37 +104,105 @@ def evaluate(
     return records
 
 
-def _image_records(
-    real: Side,
-    fake: Side,
-    extractor: Extractor,
-    context: EvaluationContext,
-    train: Side | None,
+def evaluate_clips(
+    real: Side, fake: Side, extractor: Embedder, context: EvaluationContext
 ) -> list[Record]:
-    record = partial(
-        context.record,
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
-        n_real=real.count,
-        n_fake=fake.count,
-    )
-    published = bool(real.shape) and fidelity.is_published(
-        extractor.name, extractor.sha256, real.shape[0]
-    )
-    distances = {
-        "FID" if published else "frechet_distance": _frechet,
-        "KID" if published else "kernel_distance": _kernel,
-    }
-    sides = [real, fake] if train is None else [real, fake, train]
-    if refusal := _refusal(sides):
-        names = [*distances, *COVERING, *(REPEATING if train is not None else ())]
-        return [record(name, value=None, note=refusal) for name in names]
-    seen = [side.features for side in sides]
-    found = {name: _attempt(measure, *seen[:2]) for name, measure in distances.items()}
-    found |= _all_of(covering, *seen[:2])
-    if train is not None:
-        found |= _all_of(repeating, *seen)
-    return [record(name, **measured._asdict()) for name, measured in found.items()]
+    """Measures how far synthetic clips are from real ones, frames in their order.
+
+    Args:
+        real: of the held-out split, from `look_at_clips`.
+        fake: synthetic clips, made uint8 in the same way.
+        extractor: which gave the features; a `clip_features.ClipExtractor`.
+        context: what the records say about data and run.
+
+    Returns:
+        The two distances of all channels together, the kernel distance first where there are fewer
+        than 5,000 clips, then those of each channel alone where there are several.
+    """
+    seen = _Seen(real, fake, extractor, context, clips=True)
+    refusal = _refusal([real, fake])
+    return seen.records(seen.refused(refusal, []) if refusal else seen.distances())
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Two sides, and the numbers that one extractor gives of them."""
+
+    real: Side
+    fake: Side
+    extractor: Embedder
+    context: EvaluationContext
+    clips: bool = False
+
+    def records(self, found: Mapping[str, Measured]) -> list[Record]:
+        return [
+            self.context.record(
+                name,
+                extractor=self.extractor.name,
+                extractor_sha256=self.extractor.sha256,
+                n_real=self.real.count,
+                n_fake=self.fake.count,
+                **measured._asdict(),
+            )
+            for name, measured in found.items()
+        ]
+
+    def refused(self, why: str, more: Sequence[str]) -> dict[str, Measured]:
+        known = self._names(self._channels())
+        asked = [known.kernel, known.frechet]
+        asked += [CLASS_DISTANCE] if self._has_classes() else []
+        asked += list(self._score_names()) if self.extractor.classes else []
+        return dict.fromkeys([*asked, *more], Measured(None, note=why))
+
+    def distances(self) -> dict[str, Measured]:
+        real, fake, channels = self.real.features, self.fake.features, self._channels()
+        found = _distances(real, fake, self._names(channels))
+        if channels > 1:
+            parts = zip(real.chunk(channels, 1), fake.chunk(channels, 1), strict=True)
+            for channel, pair in zip(self._channel_names(), parts, strict=True):
+                alone = _distances(*pair, self._names(1))
+                found |= {f"{name}/{channel}": measured for name, measured in alone.items()}
+        return found
+
+    def classes(self) -> dict[str, Measured]:
+        if not self._has_classes():
+            return {}
+        features, labels = zip(*((s.features, s.labels) for s in self._sides), strict=True)
+        return {CLASS_DISTANCE: attempt(class_kernel_distance, *features, *labels)}
+
+    def scores(self) -> dict[str, Measured]:
+        if not self.extractor.classes:
+            return {}
+        logits = (side.logits.split(self.extractor.classes, 1) for side in self._sides)
+        splits = self._names(1).splits
+        parts = zip(self._score_names(), *logits, strict=True)
+        return {name: attempt(_score, *pair, splits) for name, *pair in parts}
+
+    @property
+    def _sides(self) -> tuple[Side, Side]:
+        return self.real, self.fake
+
+    def _has_classes(self) -> bool:
+        """Whether both sides are labelled, and not all of one class."""
+        labelled = self.real.labels and self.fake.labels
+        return bool(labelled) and len({*self.real.labels, *self.fake.labels}) > 1
+
+    def _names(self, channels: int) -> Names:
+        return names(self.extractor.name, self.extractor.sha256, channels, self.clips)
+
+    def _channels(self) -> int:
+        """Whose features stand side by side."""
+        return 1 if self.extractor.joint or not self.real.shape else self.real.shape[-3]
+
+    def _channel_names(self) -> Sequence[str]:
+        count = self._channels()
+        return self.context.channels if len(self.context.channels) == count else range(count)
+
+    def _score_names(self) -> Iterable[str]:
+        """One for each channel: probabilities of classes are not to be joined."""
+        score = self._names(1).score
+        alone = self._channels() == 1
+        return [score] if alone else [f"{score}/{name}" for name in self._channel_names()]
 
 
 def _refusal(sides: Iterable[Side]) -> str:
@@ -176,6 +213,14 @@ def _refusal(sides: Iterable[Side]) -> str:
             shapes = f"real ones are {real.shape}, synthetic ones {side.shape}"
             return f"Images of unlike shape cannot be compared; {shapes}."
     return next((side.refusal for side in sides if side.refusal), "")
+
+
+def _distances(real: Tensor, fake: Tensor, known: Names) -> dict[str, Measured]:
+    """The one to go by stands first."""
+    kernel, frechet = attempt(_kernel, real, fake), attempt(_frechet, real, fake)
+    found = {known.kernel: kernel, known.frechet: frechet}
+    few = min(len(real), len(fake)) < fidelity.KERNEL_FIRST_BELOW
+    return found if few else dict(reversed(found.items()))
 
 
 def _frechet(real: Tensor, fake: Tensor) -> Measured:
@@ -189,73 +234,24 @@ def _kernel(real: Tensor, fake: Tensor) -> Measured:
     subsets = 1 if size == len(real) == len(fake) else fidelity.SUBSETS
     value, deviation = fidelity.kernel_distance(real, fake, subsets, size)
     low, high = bootstrap.kernel_interval(real, fake, value, deviation / subsets**0.5)
-    return Measured(value, low, high, f"subsets={subsets} subset_size={size}")
+    few = min(len(real), len(fake)) < fidelity.KERNEL_FIRST_BELOW
+    note = f"the one to go by below {fidelity.KERNEL_FIRST_BELOW:,} images" if few else ""
+    return Measured(value, low, high, f"subsets={subsets} subset_size={size}", note)
 
 
-def _measurable(real: Mapping[str, np.ndarray], fake: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Of the scalar that fails most often; needs no real image at all."""
-    worst = min(fake, key=lambda name: np.isfinite(fake[name]).mean())
-    seen = np.isfinite(fake[worst])
-    low, high = bootstrap.share_interval(int(seen.sum()), len(seen))
-    beside = f"; of the real images {np.isfinite(real[worst]).mean():.3f}" if worst in real else ""
-    return {
-        "value": float(seen.mean()),
-        "low": low,
-        "high": high,
-        "note": f"lowest for {worst}{beside}",
-    }
-
-
-def _biology_records(
-    name: str,
-    real: np.ndarray | None,
-    fake: np.ndarray | None,
-    unit: str,
-    record: Callable[..., Record],
-) -> list[Record]:
-    measures = {
-        f"wasserstein/{name}": (distributions.wasserstein, {"unit": unit}),
-        f"kolmogorov_smirnov/{name}": (distributions.kolmogorov_smirnov, {}),
-    }
-    if real is None or fake is None:
-        note = f"Measured on the {'synthetic' if real is None else 'real'} images only."
-        return [record(key, value=None, note=note, **of) for key, (_, of) in measures.items()]
-    (real, lost_real), (fake, lost_fake) = distributions.finite(real), distributions.finite(fake)
-    counts = f"{len(real)} real and {len(fake)} synthetic values"
-    note = f"{counts}, {lost_real} and {lost_fake} more not measurable"
-    # What is left would be the best of a set, and its distance no statement about the set.
-    selected = any(_is_selected(*side) for side in ((real, lost_real), (fake, lost_fake)))
-    refused = Measured(None, note=f"Measurable on too few images: {note}.")
-    records = []
-    for key, (distance, of) in measures.items():
-        found = refused if selected else _attempt(_with_interval, distance, real, fake)
-        records.append(record(key, **of, **found._replace(note=found.note or note)._asdict()))
-    return records
-
-
-def _is_selected(values: np.ndarray, lost: int) -> bool:
-    return lost > MAX_LOST * (len(values) + lost)
-
-
-def _with_interval(
-    distance: distributions.Distance, real: np.ndarray, fake: np.ndarray
-) -> Measured:
-    return Measured(distance(real, fake), *distributions.interval(distance, real, fake))
+def _score(real: Tensor, fake: Tensor, splits: int) -> Measured:
+    """With an interval over the parts, and beside that of as many real images."""
+    value, deviation = fidelity.classifier_score(fake, splits)
+    ends = bootstrap.parts_interval(value, deviation, splits) if splits > 1 else (None, None)
+    rule, note = f"splits={splits}", ""
+    if len(real) >= len(fake):
+        beside, _ = fidelity.classifier_score(spread(real, len(fake)), splits)
+        note = f"of as many real images {beside:.4g}"
+    return Measured(value, *ends, rule, note)
 
 
 def _all_of(measures: Callable[..., dict[str, Measured]], *args: Any) -> dict[str, Measured]:
     try:
         return measures(*args)
-    except _REFUSALS as refusal:
-        return dict.fromkeys(_NAMES[measures], Measured(None, note=_sentence(refusal)))
-
-
-def _attempt(measure: Callable[..., Measured], *args: Any) -> Measured:
-    try:
-        return measure(*args)
-    except _REFUSALS as refusal:
-        return Measured(None, note=_sentence(refusal))
-
-
-def _sentence(refusal: BaseException) -> str:
-    return str(refusal) or type(refusal).__name__
+    except REFUSALS as refusal:
+        return dict.fromkeys(_NAMES[measures], Measured(None, note=sentence(refusal)))

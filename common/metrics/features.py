@@ -1,23 +1,27 @@
 """Feature extractors by name: images in, one row of numbers an image out.
 
-Every channel is turned into its own grey image and the features of all channels are concatenated,
-so no extractor ever mixes or drops a channel, and C channels give C times the features.
+The rule for channels: each is turned into its own grey image, repeated to the three that a network
+takes, and the features of all channels are concatenated. No channel is mixed or dropped, and C
+channels give C times the features; an experiment's own encoder alone sees them together (`own`).
+Grey values became uint8 by one window of the training set and are not stretched image by image:
+only what ends in ``-published`` does that, as its authors did.
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from common.errors import Exit, UserError, relative
-from common.metrics import fidelity, pretrained
+from common.errors import Exit, UserError
+from common.metrics import fidelity, pretrained, published
 from common.metrics.protocol import MetricRefused
+from common.metrics.random_filters import RandomPyramid
+from common.metrics.weights import refuse
 
 Factory = Callable[[Path | None], "Extractor"]
 EXTRACTORS: dict[str, Factory] = {}
@@ -25,7 +29,39 @@ EXTRACTORS: dict[str, Factory] = {}
 # differently for another batch, and features must not depend on how many images there are.
 _CHUNK = 16
 _SMALLEST = 16
-_NOTHING = torch.zeros(0, 1, 0, 0, dtype=torch.uint8)
+
+
+class Embedded(NamedTuple):
+    """What a network says of N images.
+
+    Attributes:
+        features: float32 [N, C * dim].
+        logits: of classes, float32 [N, C * classes]; None where the network has none.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+
+
+class Embedder(Protocol):
+    """What `embed` and the evaluation need: an `Extractor`, or one of clips.
+
+    Attributes:
+        name: under which it is registered.
+        dim: features of one channel.
+        sha256: of its weights.
+        classes: logits of one channel, 0 for none.
+        joint: whether all channels give one set of features together.
+    """
+
+    name: str
+    dim: int
+    sha256: str
+    classes: int
+    joint: bool
+
+    def see(self, images: Tensor) -> Embedded:
+        """Features and logits of a batch."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +70,31 @@ class Extractor:
 
     Attributes:
         name: under which it is registered.
-        dim: features of one channel.
+        dim: features of one channel; of all of them where ``joint``.
         sha256: of its weights.
-        network: uint8 [B, 3, H, W] to float32 [B, dim].
+        network: uint8 [B, 3, H, W] to float32 [B, dim + classes]; where ``joint``, of [B, C, H, W].
+        classes: logits of one channel, 0 for none.
+        joint: whether it takes all channels at once.
     """
 
     name: str
     dim: int
     sha256: str
     network: nn.Module
+    classes: int = 0
+    joint: bool = False
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of uint8 images [N, C, H, W] as float32 [N, C * dim], on their device.
+
+        Raises:
+            MetricRefused: there are no images, or they are smaller than 16 pixels.
+            TypeError: the images are not uint8 [N, C, H, W].
+        """
+        return self.see(images).features
+
+    def see(self, images: Tensor) -> Embedded:
+        """Features and logits of uint8 images [N, C, H, W], on their device.
 
         Raises:
             MetricRefused: there are no images, or they are smaller than 16 pixels.
@@ -56,43 +104,55 @@ class Extractor:
             raise TypeError(
                 f"images must be uint8 [N, C, H, W], not {images.dtype} {images.ndim}-d"
             )
-        count, channels, height, width = images.shape
+        count, _, height, width = images.shape
         if count == 0 or min(height, width) < _SMALLEST:
             found = f"there are {count} of {height} x {width}"
             raise MetricRefused(f"Features need images of at least 16 x 16 pixels; {found}.")
-        network = self.network.to(images.device).eval()
-        planes = images.reshape(-1, 1, height, width)
-        # TF32 and autocast would make features depend on the machine and on the caller.
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            rows = [_padded(network, chunk) for chunk in planes.split(_CHUNK)]
-        return torch.cat(rows).reshape(count, channels * self.dim)
+        if not self.joint:
+            images = images.reshape(-1, 1, height, width).expand(-1, 3, -1, -1)
+        rows = run(self.network, images, _CHUNK).reshape(count, -1, self.dim + self.classes)
+        features, logits = rows.split([self.dim, self.classes], 2)
+        return Embedded(features.flatten(1), logits.flatten(1) if self.classes else None)
 
 
-def embed(images: Iterable[np.ndarray], extractor: Extractor) -> Tensor:
+@torch.no_grad()
+def run(network: nn.Module, images: Tensor, chunk: int) -> Tensor:
+    """What a network gives for a batch of any size, in parts of always the same size."""
+    network = network.to(images.device).eval()
+    # TF32 and autocast would make features depend on the machine and on the caller.
+    with (
+        torch.autocast(images.device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        parts = [network(_filled(part, chunk))[: len(part)] for part in images.split(chunk)]
+    return torch.cat(parts)
+
+
+def embed(images: Iterable[np.ndarray], extractor: Embedder) -> Embedded:
     """Features of images that come one by one, of which only a few are held at a time.
 
     Args:
-        images: uint8 [C, H, W], all of one shape.
+        images: uint8 [C, H, W], or clips [T, C, H, W]; all of one shape.
         extractor: what looks at them.
 
     Returns:
-        float32 [N, C * dim]; the same as of all images at once.
+        The same as of all images at once.
 
     Raises:
-        MetricRefused: there are no images, or they are smaller than 16 pixels.
+        MetricRefused: there are no images, or they are too small or too short.
     """
     rows, waiting = [], []
     for image in images:
         waiting.append(torch.from_numpy(image))
         if len(waiting) == _CHUNK:
-            rows.append(extractor(torch.stack(waiting)))
+            rows.append(extractor.see(torch.stack(waiting)))
             waiting = []
-    if waiting or not rows:
-        rows.append(extractor(torch.stack(waiting) if waiting else _NOTHING))
-    return torch.cat(rows)
+    if waiting:
+        rows.append(extractor.see(torch.stack(waiting)))
+    if not rows:
+        raise MetricRefused("Features need images; there are 0.")
+    features, logits = zip(*rows, strict=True)
+    return Embedded(torch.cat(features), torch.cat(logits) if extractor.classes else None)
 
 
 def register(name: str) -> Callable[[Factory], Factory]:
@@ -109,29 +169,56 @@ def extractor(name: str, weights: Path | None = None) -> Extractor:
     """Makes a registered extractor.
 
     Args:
-        name: "efficientnet-lite0" and "random-conv" (nothing needed), or "inception" (needs its
-            weights file).
+        name: "efficientnet-lite0" and "random-conv" (nothing needed), "inception" or
+            "inception-published" (each needs its weights file).
         weights: local file; nothing is ever downloaded.
 
     Raises:
         UserError: the name is unknown, or the weights are missing, broken or not wanted.
     """
-    if name not in EXTRACTORS:
-        remedy = f"choose one of {', '.join(sorted(EXTRACTORS))}"
-        raise UserError(Exit.USAGE, name, "is not a feature extractor", remedy)
-    return EXTRACTORS[name](weights)
+    return named(name, EXTRACTORS, "a feature extractor")(weights)
+
+
+def named(
+    name: str, table: Mapping[str, Callable[[Path | None], Any]], what: str
+) -> Callable[[Path | None], Any]:
+    """An entry of a table of extractors.
+
+    Raises:
+        UserError: there is none of that name; those that there are are listed.
+    """
+    if name not in table:
+        raise UserError(
+            Exit.USAGE, name, f"is not {what}", f"choose one of {', '.join(sorted(table))}"
+        )
+    return table[name]
+
+
+def own(network: nn.Module, sha256: str, dim: int) -> Extractor:
+    """An experiment's own encoder, which sees all channels of an image together.
+
+    It knows these data best and is the easiest to deceive: where it was trained on the same images
+    as the generator, what both overlook goes unseen. Its numbers compare within one digest only.
+
+    Args:
+        network: uint8 [B, C, H, W] to float32 [B, dim]; no image may depend on another.
+        sha256: of its weights.
+        dim: of a row.
+    """
+    return Extractor("own", dim, sha256, network, joint=True)
 
 
 @register("efficientnet-lite0")
 def _efficientnet(weights: Path | None) -> Extractor:
-    _refuse(weights, "efficientnet-lite0 brings its own weights")
+    refuse(weights, "efficientnet-lite0 brings its own weights")
     network, digest = pretrained.efficientnet_lite0()
-    return Extractor("efficientnet-lite0", pretrained.EFFICIENTNET_DIM, digest, network)
+    dim, classes = pretrained.EFFICIENTNET_DIM, pretrained.IMAGENET_CLASSES
+    return Extractor("efficientnet-lite0", dim, digest, network, classes)
 
 
 @register("random-conv")
 def _random_conv(weights: Path | None) -> Extractor:
-    _refuse(weights, "random-conv draws its own filters")
+    refuse(weights, "random-conv draws its own filters")
     network = RandomPyramid()
     digest = hashlib.sha256()
     for filters in network.buffers():
@@ -141,64 +228,22 @@ def _random_conv(weights: Path | None) -> Extractor:
 
 @register("inception")
 def _inception(weights: Path | None) -> Extractor:
-    if weights is None or not weights.is_file():
-        subject = "inception" if weights is None else relative(weights)
-        problem = "the weights file weights-inception-2015-12-05-6726825d.pth is not there"
-        remedy = "fetch it from torch-fidelity's releases and give its path; nothing is downloaded"
-        raise UserError(Exit.INPUT, subject, problem, remedy)
-    content = weights.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    network = fidelity.inception(content, weights)
-    return Extractor("inception", fidelity.INCEPTION_DIM, digest, network)
+    content, digest, path = fidelity.INCEPTION_WEIGHTS.content(weights)
+    network = fidelity.inception(content, path)
+    dim, classes = fidelity.INCEPTION_DIM, fidelity.INCEPTION_CLASSES
+    return Extractor("inception", dim, digest, network, classes)
 
 
-class RandomPyramid(nn.Module):
-    """Four stages of eight fixed random filters, each at half the scale of the one before.
-
-    Mean and standard deviation of every filter's response are its features: sensitive to
-    brightness, contrast and texture at four scales, blind to where in the image they are. Most
-    filters of the first stage sum to zero: brightness differs from image to image and would drown
-    texture if all of them saw it. Random filters know nothing of content: the distances rank images
-    that differ in such statistics and must never be called FID.
-    """
-
-    DIM = 64
-    _WIDTH = 8
-    _STAGES = 4
-    _SUM_ZERO = 6
-    # Brings features of ordinary images to order one, where the cubic kernel is not yet linear.
-    _GREY_LEVELS_PER_UNIT = 32.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        for stage in range(self._STAGES):
-            inputs = self._WIDTH if stage else 3
-            filters = torch.randn(self._WIDTH, inputs, 3, 3, generator=generator)
-            if stage == 0:
-                filters[: self._SUM_ZERO] -= filters[: self._SUM_ZERO].mean((1, 2, 3), keepdim=True)
-            # He et al. 2015: the variance of the responses neither grows nor fades.
-            self.register_buffer(f"filters{stage}", filters * math.sqrt(2 / (9 * inputs)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64] of uint8 images [B, 3, H, W], at least 16 pixels wide and high."""
-        x = images.float() / self._GREY_LEVELS_PER_UNIT
-        features = []
-        for stage, filters in enumerate(self.buffers()):
-            x = F.avg_pool2d(x, 2) if stage else x
-            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), filters))
-            deviation, mean = torch.std_mean(x, dim=(2, 3), correction=0)
-            features += [mean, deviation]
-        return torch.cat(features, 1)
+@register("inception-published")
+def _inception_published(weights: Path | None) -> Extractor:
+    content, digest, path = published.INCEPTION_WEIGHTS.content(weights)
+    network = published.inception(content, path)
+    dim, classes = published.INCEPTION_DIM, pretrained.IMAGENET_CLASSES
+    return Extractor("inception-published", dim, digest, network, classes)
 
 
-def _refuse(weights: Path | None, reason: str) -> None:
-    if weights is not None:
-        problem = f"is not used: {reason}"
-        raise UserError(Exit.USAGE, relative(weights), problem, "leave the weights out")
-
-
-def _padded(network: nn.Module, planes: Tensor) -> Tensor:
-    missing = _CHUNK - len(planes)
-    full = F.pad(planes, (0, 0, 0, 0, 0, 0, 0, missing))
-    return network(full.expand(-1, 3, -1, -1))[: len(planes)]
+def _filled(images: Tensor, count: int) -> Tensor:
+    """To so many images with black ones behind them."""
+    if len(images) == count:
+        return images
+    return torch.cat([images, images.new_zeros(count - len(images), *images.shape[1:])])

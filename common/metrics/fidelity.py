@@ -1,6 +1,6 @@
 """Distances between two sets of features, by torch-fidelity: the only file that imports it.
 
-Only the published networks give numbers that may be called FID and KID (`is_published`).
+What the numbers may be called, depends on the network (`names`).
 """
 
 import io
@@ -9,25 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.errors import Exit, UserError, relative
 from common.metrics.protocol import MetricRefused
+from common.metrics.weights import Known
 
 # weights-inception-2015-12-05-6726825d.pth of torch-fidelity and pytorch-fid, the network of
 # Heusel et al. 2017: with any other weights the same formula gives another number.
 FID_WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_DIM = 2048
+INCEPTION_CLASSES = 1008
+INCEPTION_WEIGHTS = Known(
+    "inception", "weights-inception-2015-12-05-6726825d.pth", "torch-fidelity's releases"
+)
 # An error estimated from n values is itself uncertain by 1 / sqrt(2 (n - 1)): 24 % at ten.
 MIN_KERNEL_IMAGES = 10
+MIN_SCORE_IMAGES = 10
 MAX_SUBSET_SIZE = 1000
 SUBSETS = 100
-
-
-def is_published(extractor: str, sha256: str, num_channels: int) -> bool:
-    """Whether a distance may be called FID or KID: the 2015 Inception on one grey channel.
-
-    With more channels our features are concatenated channel by channel, which nobody else does.
-    """
-    return (extractor, sha256, num_channels) == ("inception", FID_WEIGHTS_SHA256, 1)
+# Below so many images the bias of the Fréchet distance outweighs what models differ by: the kernel
+# distance, which has none, comes first.
+KERNEL_FIRST_BELOW = 5000
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -57,11 +57,13 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def frechet_note(n_real: int, n_fake: int, dim: int) -> str:
-    """Says so where there are too few images for a covariance of full rank; else ""."""
+    """Why the kernel distance is to be preferred with so few images; else ""."""
     fewest = min(n_real, n_fake)
-    if fewest > dim:
-        return ""
-    return f"rank-deficient: {fewest} images for {dim} features; prefer the kernel distance"
+    if fewest <= dim:
+        return f"rank-deficient: {fewest} images for {dim} features; prefer the kernel distance"
+    if fewest < KERNEL_FIRST_BELOW:
+        return f"biased: fewer than {KERNEL_FIRST_BELOW:,} images; prefer the kernel distance"
+    return ""
 
 
 def kernel_distance(
@@ -109,8 +111,43 @@ def kernel_subset_size(n_real: int, n_fake: int) -> int:
     return min(MAX_SUBSET_SIZE, n_real, n_fake)
 
 
+def classifier_score(logits: Tensor, splits: int) -> tuple[float, float]:
+    """How sure a classifier is of each image and how many classes it sees (Salimans et al. 2016).
+
+    The exponential of the mean divergence between p(class | image) and p(class), from 1 to the
+    number of classes; only that of the published network is the Inception Score. It does not look
+    at real images, and p(class) of few images is too like each of them: compare at equal numbers
+    only.
+
+    Args:
+        logits: [N, classes].
+        splits: parts of the shuffled images, each with its own p(class).
+
+    Returns:
+        Mean and standard deviation over the parts.
+
+    Raises:
+        MetricRefused: fewer than ten images a part, or logits that are not finite.
+    """
+    from torch_fidelity.metric_isc import (
+        KEY_METRIC_ISC_MEAN,
+        KEY_METRIC_ISC_STD,
+        isc_features_to_metric,
+    )
+
+    fewest = MIN_SCORE_IMAGES * splits
+    if len(logits) < fewest:
+        raise MetricRefused(f"At least {fewest} images are needed; there are {len(logits)}.")
+    if not logits.isfinite().all():
+        raise MetricRefused("Logits are not finite.")
+    found = isc_features_to_metric(logits.detach().cpu().double(), splits)
+    return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
+
+
 def inception(weights: bytes, path: Path) -> nn.Module:
-    """The FID network up to its last pooling: uint8 [B, 3, H, W] -> float32 [B, 2048].
+    """The FID network: uint8 [B, 3, H, W] -> float32 [B, 2048 features + 1008 logits].
+
+    The logits are those of the Inception Score, without the bias of the last layer.
 
     Args:
         weights: content of a state dict file in torch-fidelity's format.
@@ -127,22 +164,24 @@ def inception(weights: bytes, path: Path) -> nn.Module:
         torch.save(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True), safe)
         safe.seek(0)
         network = FeatureExtractorInceptionV3(
-            "inception", [str(INCEPTION_DIM)], feature_extractor_weights_path=safe
+            "inception",
+            [str(INCEPTION_DIM), "logits_unbiased"],
+            feature_extractor_weights_path=safe,
         )
     except Exception as error:
-        problem = "is not a state dict of torch-fidelity's InceptionV3"
-        remedy = "give the file weights-inception-2015-12-05-6726825d.pth"
-        raise UserError(Exit.INPUT, relative(path), problem, remedy) from error
-    return _First(network)
+        raise INCEPTION_WEIGHTS.unfit(
+            path, "a state dict of torch-fidelity's InceptionV3"
+        ) from error
+    return _Concatenated(network)
 
 
-class _First(nn.Module):
+class _Concatenated(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
+        return torch.cat(self.network(images), 1)
 
 
 def _usable(real: Tensor, fake: Tensor, fewest: int) -> tuple[Tensor, Tensor]:

@@ -96,8 +96,13 @@ def share(points: Tensor, rule: str) -> Measured:
 def _diversity(real: Tensor, fake: Tensor) -> Measured:
     """Beside that of as many real images, seen from the middle of the real ones."""
     count, middle = min(len(real), len(fake)), real.mean(0)
-    own, other = (effective_number(side[:count] - middle) for side in (fake, real))
+    own, other = (effective_number(spread(side, count) - middle) for side in (fake, real))
     return Measured(own, rule=f"of {count}", note=f"of as many real images {other:.4g}")
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """So many rows from everywhere in [N, …]: the first of them may all be of one class."""
+    return rows[torch.arange(count) * len(rows) // count]
 
 
 def manifold(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:

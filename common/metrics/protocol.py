@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from common.errors import Exit, UserError, relative
 from common.storage import whole_file
@@ -40,12 +42,29 @@ class Measured(NamedTuple):
     note: str = ""
 
 
+# What a metric may fail with for reasons that lie in the data or the machine.
+REFUSALS = (MetricRefused, UserError, ImportError, MemoryError, np.linalg.LinAlgError)
+
+
+def attempt(measure: Callable[..., Measured], *args: Any) -> Measured:
+    """What a measure gives, or why it gives nothing."""
+    try:
+        return measure(*args)
+    except REFUSALS as refusal:
+        return Measured(None, note=sentence(refusal))
+
+
+def sentence(refusal: BaseException) -> str:
+    """What a note says of it."""
+    return str(refusal) or type(refusal).__name__
+
+
 @dataclass(frozen=True)
 class Record:
     """One measured number, or one refused metric.
 
     Attributes:
-        metric: its name; "FID" and "KID" are kept for the published networks (`fidelity`).
+        metric: its name; "FID", "KID", "IS" and "FVD" are kept for their networks (`names`).
         value: the number; None where it was refused, and `note` says why.
         low: lower end of the 95 % interval, None where there is none.
         high: upper end of the 95 % interval, None where there is none.

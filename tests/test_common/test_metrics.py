@@ -112,7 +112,8 @@ def test_frechet_distance_with_more_features_than_images_agrees_with_the_singula
 def test_fewer_images_than_features_are_noted() -> None:
     assert "50 images for 64 features" in fidelity.frechet_note(100, 50, 64)
     assert "64 images for 64 features" in fidelity.frechet_note(64, 100, 64)
-    assert fidelity.frechet_note(65, 65, 64) == ""
+    assert "biased: fewer than 5,000 images" in fidelity.frechet_note(65, 9000, 64)
+    assert fidelity.frechet_note(5000, 5000, 64) == ""
 
 
 # Kernel distance -------------------------------------------------------------------------------

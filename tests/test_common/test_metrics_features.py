@@ -196,15 +196,14 @@ def test_efficientnet_sees_growing_damage_and_no_batch() -> None:
 
 def test_images_that_come_one_by_one_give_the_features_of_all_at_once() -> None:
     features, images = extractor("random-conv"), spots(35, 0, channels=2)
-    assert torch.equal(embed(iter(images.numpy()), features), features(images))
+    assert torch.equal(embed(iter(images.numpy()), features).features, features(images))
     with pytest.raises(MetricRefused, match="there are 0"):
         embed(iter(()), features)
 
 
 def test_an_unknown_extractor_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        UserError, match="choose one of efficientnet-lite0, inception, random-conv"
-    ) as refusal:
+    known = "efficientnet-lite0, inception, inception-published, random-conv"
+    with pytest.raises(UserError, match=f"choose one of {known}") as refusal:
         extractor("dinov2")
     assert refusal.value.code is Exit.USAGE
 

@@ -176,7 +176,7 @@ sys.exit(find(CPU) is None)
 def project(tmp_path: Path) -> Path:
     """A project with make and a Python that notes what it runs."""
     shutil.copytree(ROOT / "kernels", tmp_path / "kernels")
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "requirements-weights.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     sources = tmp_path / "kernels/csrc"
     for name in ("cpu/level.cpp", "bind_cpu.cpp"):
