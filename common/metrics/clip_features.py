@@ -1,6 +1,11 @@
 """Feature extractors of clips by name: sequences of frames in, one row of numbers a clip out.
 
 The rule for channels is that of `features`: each becomes its own grey clip.
+
+Measured on drifting blobs: TransNet V2 sees order and standstill from six frames on, and well from
+twelve; of three frames it takes any order for the right one. Networks for images that are given
+three consecutive frames as red, green and blue (``-triplets``) see both from three frames on: what
+moves has coloured fringes.
 """
 
 from collections.abc import Callable
@@ -12,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from common.metrics import i3d, transnet
-from common.metrics.features import Embedded, named, run
+from common.metrics.features import Embedded, extractor, named, run
 from common.metrics.protocol import MetricRefused
 from common.metrics.published import PublishedClips
 from common.metrics.weights import refuse
 
 # Grey clips given to a network at a time, always exactly this many, as in `features`.
 _CHUNK = 4
+_WINDOWS = 16
 _SMALLEST = 16
 
 
@@ -69,11 +75,31 @@ class ClipExtractor:
         return Embedded(rows.reshape(count, -1), None)
 
 
+class Triplets(nn.Module):
+    """Looks at every three consecutive frames as one image in colours, and averages over them.
+
+    Args:
+        network: uint8 [B, 3, H, W] to float32 [B, dim, or more].
+        dim: of its first columns, which are taken.
+    """
+
+    def __init__(self, network: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.network, self.dim = network, dim
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features [B, dim] of grey clips uint8 [B, 3, T, H, W], at least three frames long."""
+        windows = clips[:, 0].unfold(1, 3, 1).movedim(-1, 2)  # [B, T - 2, 3, H, W]
+        rows = run(self.network, windows.flatten(0, 1), _WINDOWS)[:, : self.dim]
+        return rows.unflatten(0, windows.shape[:2]).mean(1)
+
+
 def clip_extractor(name: str, weights: Path | None = None) -> ClipExtractor:
     """Makes an extractor of clips.
 
     Args:
-        name: "transnetv2" (nothing needed), "i3d" or "i3d-published" (each needs its file).
+        name: "transnetv2", "efficientnet-lite0-triplets" and "random-conv-triplets" (nothing
+            needed), "i3d" or "i3d-published" (each needs its file).
         weights: local file; nothing is ever downloaded.
 
     Raises:
@@ -100,8 +126,22 @@ def _i3d_published(weights: Path | None) -> ClipExtractor:
     return ClipExtractor("i3d-published", i3d.I3D_DIM, digest, network)
 
 
+def _triplets(images: str) -> Callable[[Path | None], ClipExtractor]:
+    name = f"{images}-triplets"
+
+    def make(weights: Path | None) -> ClipExtractor:
+        refuse(weights, f"{name} brings its own weights")
+        of_images = extractor(images)
+        network = Triplets(of_images.network, of_images.dim)
+        return ClipExtractor(name, of_images.dim, of_images.sha256, network, min_frames=3)
+
+    return make
+
+
 CLIP_EXTRACTORS: dict[str, Callable[[Path | None], ClipExtractor]] = {
+    "efficientnet-lite0-triplets": _triplets("efficientnet-lite0"),
     "i3d": _i3d,
     "i3d-published": _i3d_published,
+    "random-conv-triplets": _triplets("random-conv"),
     "transnetv2": _transnet,
 }
