@@ -171,7 +171,7 @@ class _Seen:
         return {CLASS_DISTANCE: attempt(class_kernel_distance, *features, *labels)}
 
     def scores(self) -> dict[str, Measured]:
-        if not self.extractor.classes:
+        if any(side.logits is None for side in self._sides):
             return {}
         logits = (side.logits.split(self.extractor.classes, 1) for side in self._sides)
         splits = self._names(1).splits

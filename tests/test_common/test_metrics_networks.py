@@ -53,7 +53,7 @@ def test_an_own_encoder_sees_all_channels_together_whatever_the_batch() -> None:
     assert torch.equal(embed(images.numpy(), encoder).features, found)
 
 
-# The published flavour -----------------------------------------------------------------------------
+# The published flavour ---------------------------------------------------------------------------
 
 
 def test_published_images_are_stretched_one_by_one() -> None:
@@ -119,7 +119,7 @@ def test_published_features_are_what_torchvision_pools(
     torch.testing.assert_close(found.logits[:, 1000:], logits, rtol=1e-4, atol=1e-6)
 
 
-# Files ----------------------------------------------------------------------------------------------
+# Files -------------------------------------------------------------------------------------------
 
 WITH_FILES = [
     (extractor, "inception-published", "inception_v3_google-0cc3c7bd.pth"),
@@ -166,15 +166,13 @@ def test_an_unknown_extractor_of_clips_is_refused_with_the_known_ones() -> None:
         clip_extractor("videomae")
 
 
-# I3D ------------------------------------------------------------------------------------------------
+# I3D ---------------------------------------------------------------------------------------------
 
 
 class Script(nn.Module):
     """Takes what the published script takes."""
 
-    def forward(
-        self, clips: Tensor, rescale: bool, resize: bool, return_features: bool
-    ) -> Tensor:
+    def forward(self, clips: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
         assert rescale and resize and return_features
         return clips.mean((1, 2, 3, 4))[:, None] * torch.ones(400)
 
@@ -238,7 +236,7 @@ def test_three_frames_are_enough_for_the_published_i3d(tmp_path: Path) -> None:
         features(clip[:, :1])
 
 
-# TransNet V2 ----------------------------------------------------------------------------------------
+# TransNet V2 -------------------------------------------------------------------------------------
 
 _THEIRS = """
 import sys, torch
@@ -276,12 +274,12 @@ def test_making_transnet_leaves_random_numbers_and_determinism_alone() -> None:
 
 def test_weights_of_a_package_that_is_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.metrics.transnet._PACKAGE", "no-such-package")
-    with pytest.raises(UserError, match="no-such-package: .*make setup") as refusal:
+    with pytest.raises(UserError, match=r"no-such-package: .*make setup") as refusal:
         clip_extractor("transnetv2")
     assert refusal.value.code is Exit.USAGE
 
 
-# Clips ----------------------------------------------------------------------------------------------
+# Clips -------------------------------------------------------------------------------------------
 
 
 class Ramp(nn.Module):
