@@ -22,6 +22,7 @@ INCEPTION_WEIGHTS = Known(
 )
 # An error estimated from n values is itself uncertain by 1 / sqrt(2 (n - 1)): 24 % at ten.
 MIN_KERNEL_IMAGES = 10
+# Of a part; p(class) of fewer says little more than its own images do.
 MIN_SCORE_IMAGES = 10
 MAX_SUBSET_SIZE = 1000
 SUBSETS = 100
