@@ -193,6 +193,7 @@ def test_the_search_looks_into_every_kind_of_file(user: User, printed: str) -> N
     contents = dict(passed_on(user))
     kinds = {Path(name.partition(":")[0]).suffix for name in contents}
     assert kinds >= {".wandb", ".ckpt", ".csv", ".png", ".jsonl", ".html", ".yaml"}
+    assert any(b'"checkpoint_sha256"' in c for n, c in contents.items() if "/wandb/data/" in n)
     assert b"state_dict" in b"".join(c for n, c in contents.items() if n.endswith("data.pkl"))
     logged = [c for n, c in contents.items() if ".wandb:" in n]
     settings = [u.key for c in logged for u in WandbRecord.FromString(c).config.update]
