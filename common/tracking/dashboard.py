@@ -147,12 +147,12 @@ def _sections(runs: Sequence[Run]) -> list[ws.Section]:
 
 
 def _curves(names: Iterable[str]) -> list[wr.LinePlot]:
-    """Training and validation of one quantity in one panel, the loss first, clocks last."""
+    """Training and validation of one quantity in one panel, losses first, clocks last."""
     quantities: dict[str, list[str]] = {}
     for name in names:
         quantities.setdefault(name.partition("/")[2] or name, []).append(name)
     clocks = {name.partition("/")[2] for name in CLOCK_METRICS}
-    order = sorted(quantities, key=lambda q: (q in clocks, not q.endswith("loss"), q))
+    order = sorted(quantities, key=lambda q: (q in clocks, q != "loss", "loss" not in q, q))
     return [wr.LinePlot(title=q, x=X_AXIS, y=quantities[q]) for q in order]
 
 

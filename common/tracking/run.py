@@ -30,8 +30,8 @@ class Tracking:
     """Where metrics go besides `metrics.csv`.
 
     Attributes:
-        wandb: "offline" writes files that ``wandb sync`` can send later, "online" sends at once
-            and needs a key, "disabled" does neither.
+        wandb: "offline" writes files that ``make sync`` can send later, "online" sends at once and
+            needs a key, "disabled" does neither.
         tags: of the W&B run; they are sent as typed, but for paths and addresses.
     """
 

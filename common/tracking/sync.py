@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workspace = options.workspace.resolve()
         segments = unsent(workspace, options.experiment, options.run)
         if not segments:
-            print(f"sent:       everything that runs/{options.experiment} has recorded offline")
+            print(f"nothing of runs/{options.experiment} waits to be sent")
             return
         require_account("make sync")
         sync = [sys.executable, "-m", "wandb", "sync", "--yes", *segments]

@@ -15,7 +15,7 @@ import yaml
 from common.callbacks import configuration_yaml
 from common.data.image_io import read_image
 from common.errors import Exit, UserError
-from common.privacy import MASKED, PRIVATE, masked, public
+from common.privacy import MASKED, PRIVATE, masked, public, public_sentence
 from common.runs.folder import RunFolder
 from common.tracking.run import Tracking, WandbRun, make_loggers
 from running import ROOT, Cli, at, smoke
@@ -201,6 +201,23 @@ def test_what_tells_nothing_is_public_as_it_is(value: object) -> None:
 def test_what_is_public_can_be_shown_anywhere() -> None:
     shown = public({"a\x1b": ["\u202ex\udcff\n", float("nan"), float("-inf")]})
     assert shown == {"a\\u001b": ["\\u202ex\\udcff\\u000a", "nan", "-inf"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("canvas 32 px by area/cubic; 12/30 nats/pixel", None),
+        ("wasserstein/ring_radius", None),
+        ("cannot open /home/ann/x.so today", f"cannot open {PRIVATE} today"),
+        ("see /ann, C:\\ann and a/b/c", f"see {PRIVATE} {PRIVATE} and {PRIVATE}"),
+        ("~/x of ann@example.org in ann.md", f"{PRIVATE} of {PRIVATE} in {PRIVATE}"),
+        ("a\x1b", "a\\u001b"),
+    ],
+)
+def test_a_sentence_loses_the_words_that_may_be_paths_or_addresses(
+    text: str, shown: str | None
+) -> None:
+    assert public_sentence(text) == (text if shown is None else shown)
 
 
 def test_secrets_are_masked_and_nothing_else_is_touched() -> None:

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from wandb_server import ENTITY, WandbServer, end_runs, environment, wandb_server
 
 from common.errors import UserError
-from common.metrics.protocol import read_records
+from common.metrics.memorization import REPEATING
+from common.metrics.protocol import Record, read_records
+from common.report.configs import Setting
+from common.report.runs import Run
 from common.runs.folder import RunFolder, new_run_id
 from common.runs.metrics_csv import CLOCK_METRICS
 from common.tracking import dashboard, sweep
+from common.tracking.account import answered
 from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars
 from common.tracking.run import Tracking, refuse_tracking
 from outcome import history
@@ -205,10 +210,43 @@ def test_a_dashboard_of_a_project_that_is_not_there_says_how_to_make_it(
     assert not account.sent("UpsertView2")
 
 
+def test_what_wandb_refuses_is_one_sentence_that_says_what_was_kept() -> None:
+    refused = pytest.raises(UserError, match="W&B says: gone; records are written")
+    with refused as caught, answered("--tracking.wandb online", "records are written"):
+        raise wandb.errors.CommError("gone")
+    assert caught.value.code == 2
+
+
 def test_runs_are_grouped_by_a_setting_that_they_have() -> None:
     workspace = dashboard.build("", EXPERIMENT, [], ["model.init_args.width"])
     (shown,) = json.loads(dashboard.specification(workspace))["section"]["runSets"]
     assert shown["grouping"] == [{"section": "config", "name": "model.value.init_args.width"}]
+    run = Run("x", "a", {"model.lr": Setting("1", "1")}, {}, (), (), (), ())
+    with pytest.raises(UserError, match="is no setting of these runs"):
+        dashboard.build("", EXPERIMENT, [run], ["model.no_such"])
+
+
+def test_the_columns_of_the_table_are_what_tells_runs_apart() -> None:
+    settings = ({"model.lr": Setting(v, v), "seed": Setting("0", "0")} for v in ("1", "2"))
+    record = Record("kernel_distance", 1.0, n_real=5, extractor="any")
+    runs = [Run("x", "a", config, {}, (), (), (record,), ()) for config in settings]
+    shown = json.loads(dashboard.specification(dashboard.build("", "x", runs)))
+    (of_table,) = shown["section"]["runSets"]
+    assert of_table["runFeed"]["columnOrder"] == [
+        "run:displayName", "config:model.value.lr", "summary:images_seen", "summary:val/loss",
+        f"summary:eval/kernel_distance/{record.protocol[:8]}",
+    ]  # fmt: skip
+
+
+def test_every_record_is_shown_in_the_section_of_its_kind() -> None:
+    sections = {
+        "Fidelity": ("FID", "kernel_distance", "coverage"),
+        "Biology": ("measurable_share", "wasserstein/size", "kolmogorov_smirnov/size"),
+        "Memorisation": REPEATING,
+        "Utility": ("utility/balanced_accuracy",),
+    }
+    for section, metrics in sections.items():
+        assert {dashboard.section_of(Record(metric, 1.0)) for metric in metrics} == {section}
 
 
 @pytest.mark.slow
