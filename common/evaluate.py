@@ -1,7 +1,6 @@
 """A run's generated images against the held-out split."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.evaluation import Side, evaluate, look
 from common.metrics.features import Extractor
-from common.metrics.features import extractor as load_extractor
 from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
@@ -24,21 +22,17 @@ MAX_TRAIN = 10_000
 UTILITY = "utility/"
 
 
-def evaluate_run(
-    folder: RunFolder, data: ImageDataModule, extractor: str, weights: Path | None
-) -> list[Record]:
+def evaluate_run(folder: RunFolder, data: ImageDataModule, network: Extractor) -> list[Record]:
     """Measures `samples` against the test split and writes `records.jsonl`.
 
     Args:
         folder: of the run, with samples.
         data: set up; its test split is read here.
-        extractor: name of the feature extractor.
-        weights: its weights file, where it needs one.
+        network: gives the features.
 
     Raises:
-        UserError: nothing was generated, or the extractor is unknown or lacks its weights.
+        UserError: nothing was generated, or no image of its class is held out.
     """
-    network = load_extractor(extractor, weights)
     rows = read_samples_manifest(folder)
     labels = rows[0]["labels"]
     train = _drawn(_chosen(data, "train", labels))

@@ -13,7 +13,7 @@ from common.callbacks import ImageWriter
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data
 from common.interrupts import interrupts
-from common.runs.checkpoints import load_checkpoint, load_weights
+from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
 from common.tracking.run import Tracking, refuse_tracking
 
@@ -103,18 +103,26 @@ class ExperimentTrainer(pl.Trainer):
         """Compares the run's `samples` with the held-out split and writes `records.jsonl`.
 
         Args:
-            model: not used; the samples on disk are what is judged.
+            model: its encoder gives the features where the extractor is "own".
             datamodule: whose test split is read, here for the first time.
-            extractor: of features, by name.
+            extractor: of features, by name, or "own".
             extractor_weights: file with the extractor's weights, where it needs one.
         """
         from common.evaluate import evaluate_run
+        from common.metrics.features import extractor as load_extractor
+        from common.own_encoder import OWN, own_encoder
         from common.tracking.evaluation import log_evaluation, sample_rows
 
         refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)
-        path = Path(extractor_weights) if extractor_weights else None
-        evaluate_run(self.folder, datamodule, extractor, path)
+        weights = Path(extractor_weights) if extractor_weights else None
+        if extractor == OWN:
+            path = self.folder.checkpoint("best")
+            _restore(model, datamodule, path)
+            network = own_encoder(model, sha256_of(path), datamodule.facts)
+        else:
+            network = load_extractor(extractor, weights)
+        evaluate_run(self.folder, datamodule, network)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def utility(

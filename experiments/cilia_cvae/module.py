@@ -104,6 +104,16 @@ class CiliaCVAE(pl.LightningModule):
         """
         return self.decoder(z, self.condition(label, log_aspect(mask))).clamp(-1, 1)
 
+    def embed(self, image: Tensor) -> Tensor:
+        """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class.
+
+        The condition is the mean over all classes at equal sides, so a label cannot tell anything.
+        """
+        classes = torch.arange(self.condition.embedding.num_embeddings, device=image.device)
+        condition = self.condition(classes, torch.zeros(len(classes), device=image.device))
+        mask = torch.ones_like(image[:, :1])
+        return self.encoder(image, mask, condition.mean(0).expand(len(image), -1))[0]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over encoder and decoder."""
         return adam(self.parameters(), self.lr, fused=self.trainer.fused_optimizers)

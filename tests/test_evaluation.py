@@ -1,0 +1,109 @@
+"""What `evaluate` leaves beside the records, for every experiment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.canvas import crop_to_mask, extent, rectangle_mask
+from common.data.image_io import read_image, write_ome_tiff, write_png
+from common.data.prepared import Prepared
+from common.image_tables import NAMING
+from common.metrics import memorization
+from common.metrics.protocol import read_records
+from common.tables import from_csv, named_cells
+from running import Cli, at, refuses, run_folder
+
+QUICK = ("--extractor", "random-conv")
+
+
+def table(run: Path, name: str) -> list[dict[str, str]]:
+    return named_cells(from_csv((run / f"evaluation/{name}.csv").read_bytes()))
+
+
+def prepared(workspace: Path) -> Prepared:
+    (facts,) = (workspace / "data/processed").glob("*/dataset.json")
+    return Prepared.open(facts.parent)
+
+
+def plant(data: Prepared, row: int, path: Path) -> None:
+    """Puts a training image in the place of a generated one."""
+    dataset, storage = data.dataset("train"), data.facts["storage"]
+    sample, pixels = dataset.samples[row], dataset.pixels[row]
+    mask = rectangle_mask(*extent(sample.height, sample.width, pixels.shape[-1]), pixels.shape[-1])
+    grey = crop_to_mask(pixels, mask).astype(np.float64) * storage["scale"] + storage["offset"]
+    image = np.rint(grey).astype(storage["source"])
+    if path.suffix == ".png":
+        write_png(path, image)
+    else:
+        write_ome_tiff(path, image, "CYX", None, tuple(data.facts["channels"]))
+
+
+def test_every_image_of_both_sides_has_its_row(workspace: Path, experiment: str, cli: Cli) -> None:
+    run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    assert cli(experiment, "generate", *on, "--n", "9").code == 0
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    held_out, generated = table(run, "held_out"), table(run, "generated")
+    test_names = [sample.name for sample in prepared(workspace).samples("test")]
+    assert [row["name"] for row in held_out] == test_names
+    assert [int(row["seed"]) for row in generated] == list(range(9))
+    scalars = set(generated[0]) - set(NAMING)
+    assert scalars and scalars == set(held_out[0]) - set(NAMING)
+    wasserstein = [r for r in read_records(run / "records.jsonl") if "wasserstein/" in r.metric]
+    assert {record.metric.partition("/")[2] for record in wasserstein} == scalars
+    # A picture of neighbours needs more held-out images than there are here.
+    assert not (run / "evaluation/nearest.png").exists()
+    assert cli(experiment, "generate", *on, "--n", "9").code == 0
+    assert not (run / "evaluation").exists()
+
+
+def test_a_copy_of_a_training_image_is_the_first_suspect(
+    workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memorization, "FEWEST", 2)
+    run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    assert cli(experiment, "generate", *on, "--n", "12").code == 0
+    data = prepared(workspace)
+    (copied,) = (path for path in (run / "samples").iterdir() if path.name.startswith("000007"))
+    plant(data, 5, copied)
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    rows = table(run, "generated")
+    assert rows[7]["nearest_training"] == data.samples("train")[5].name
+    assert float(rows[7]["distance_to_training"]) < 1e-4
+    assert [row["copied"] for row in rows].count("1") >= 1 and rows[7]["copied"] == "1"
+    picture = read_image(run / "evaluation/nearest.png").pixels
+    picture = picture.reshape(picture.shape[-2:])
+    size = data.facts["image_size"]
+    first = [picture[top : top + size, :size] for top in (0, size + 2)]
+    assert np.abs(first[0].astype(int) - first[1]).max() <= 1
+    channels = len(data.facts["channels"])
+    assert picture.shape == (3 * size + 4, 10 * (channels * size + 2) - 2)
+
+
+def test_a_run_can_be_seen_through_its_own_encoder(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    assert cli(experiment, "generate", *on, "--n", "12").code == 0
+    done = cli(experiment, "evaluate", *on, "--extractor", "own")
+    if "has no encoder of its own" in done.err:
+        refuses(done, 2, "--extractor own", "choose another extractor")
+        return
+    assert done.code == 0, done.err
+    seen = [r for r in read_records(run / "records.jsonl") if r.extractor]
+    assert {(r.extractor, r.extractor_sha256) for r in seen} == {("own", seen[0].checkpoint_sha256)}
+    assert any(r.metric == "kernel_distance" and r.value is not None for r in seen)
+
+
+def test_an_embedding_does_not_depend_on_the_rest_of_its_batch() -> None:
+    from experiments.cilia_cvae.module import CiliaCVAE
+
+    torch.manual_seed(0)
+    model = CiliaCVAE(["a", "b"], image_size=32, latent_dim=4, width=8, condition_dim=8).eval()
+    images = torch.rand(3, 1, 32, 32) * 2 - 1
+    with torch.no_grad():
+        together, alone = model.embed(images), model.embed(images[1:2])
+    assert together.shape == (3, 4)
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-6)
+    assert (together[0] - together[1]).abs().max() > 1e-3
