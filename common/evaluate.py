@@ -1,15 +1,18 @@
 """A run's generated images against the held-out split."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from common.data.datamodule import ImageDataModule
+from common.data.leakage import audit
+from common.data.near_duplicates import across_splits, descriptor
 from common.errors import Exit, UserError, relative
 from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
-from common.metrics.evaluation import Side, evaluate, look
+from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
+from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
@@ -44,14 +47,17 @@ def evaluate_run(folder: RunFolder, data: ImageDataModule, network: Extractor) -
             f"holds no test image of class {labels}",
             "generate another class, or --labels data",
         )
-    held_out = _look("held-out", packed_images(data, "test", real), len(real), network, data)
+    looks: list[np.ndarray] = []
+    held_out = _look("held-out", packed_images(data, "test", real), len(real), network, data, looks)
     fake = _look("generated", generated_images(folder, data, rows), len(rows), network, data)
-    known = _look("training", packed_images(data, "train", train), len(train), network)
-    found = evaluate(held_out, fake, network, evaluation_context(folder, data), known)
-    update_records(folder, found.records)
+    known = _look("training", packed_images(data, "train", train), len(train), network, None, looks)
+    context = evaluation_context(folder, data)
+    found = evaluate(held_out, fake, network, context, known)
+    records = [*found.records, *_leakage(data, real, train, np.stack(looks), context)]
+    update_records(folder, records)
     write_evaluation(folder, data, Judged(held_out, fake, real, rows, train, found.neighbours))
-    show(found.records)
-    return found.records
+    show(records)
+    return records
 
 
 def update_records(folder: RunFolder, records: list[Record], utility: bool = False) -> None:
@@ -92,18 +98,49 @@ def _look(
     total: int,
     network: Extractor,
     data: ImageDataModule | None = None,
+    looks: list[np.ndarray] | None = None,
 ) -> Side:
-    """Features of one side, and what a biologist measures where ``data`` say how."""
+    """Features of one side, and what a biologist measures where ``data`` say how.
+
+    What each image looks like on the whole is added to ``looks``.
+    """
     labels = []
     with images_bar(f"{name} images", total) as bar:
 
         def counted() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
             for seen in side:
                 labels.extend([seen.label] if seen.label else [])
+                if looks is not None:
+                    looks.append(descriptor(seen.image))
                 yield seen.canvas, data.measure(seen.image) if data else {}
                 bar.update()
 
         return look(counted(), network, labels)
+
+
+def _leakage(
+    data: ImageDataModule,
+    test: Sequence[int],
+    train: Sequence[int],
+    looks: np.ndarray,
+    context: EvaluationContext,
+) -> list[Record]:
+    """Whether held-out images were trained on; preparation has refused it, the data may have moved.
+
+    The first number is of the whole data set, by hashes; the second of the images that were looked
+    at, which may differ in brightness, noise and a little in their frame.
+    """
+    leaks = audit(data.prepared.manifest, data.card.derivative_suffixes)
+    crossing = [leak for leak in leaks if "test" in (leak.first_split, leak.second_split)]
+    held_out, known = data.prepared.samples("test"), data.prepared.samples("train")
+    samples = [*(held_out[row] for row in test), *(known[row] for row in train)]
+    near, _ = across_splits(samples, looks)
+    rule = f"{len(train)} training images"
+    same, alike = LEAKAGE
+    return [
+        context.record(same, value=float(len(crossing)), n_real=len(held_out)),
+        context.record(alike, value=float(near), n_real=len(test), rule=rule),
+    ]
 
 
 def _value(record: Record) -> str:

@@ -27,6 +27,10 @@ def prepared(workspace: Path) -> Prepared:
     return Prepared.open(facts.parent)
 
 
+def pairs(run: Path) -> dict[str, float]:
+    return {r.metric: r.value for r in read_records(run / "records.jsonl") if "_pairs" in r.metric}
+
+
 def plant(data: Prepared, row: int, path: Path) -> None:
     """Puts a training image in the place of a generated one."""
     dataset, storage = data.dataset("train"), data.facts["storage"]
@@ -79,6 +83,32 @@ def test_a_copy_of_a_training_image_is_the_first_suspect(
     assert np.abs(first[0].astype(int) - first[1]).max() <= 1
     channels = len(data.facts["channels"])
     assert picture.shape == (3 * size + 4, 10 * (channels * size + 2) - 2)
+
+
+def test_held_out_images_that_were_trained_on_are_counted(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    assert cli(experiment, "generate", *on, "--n", "9").code == 0
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    assert pairs(run) == {"leaked_pairs": 0, "near_duplicate_pairs": 0}
+    # As if the split had been drawn by hand: a test image becomes a brighter training image.
+    data = prepared(workspace)
+    size = data.facts["image_size"]
+    places = {
+        name: [extent(s.height, s.width, size) for s in data.samples(name)]
+        for name in ("test", "train")
+    }
+    row, known = next(
+        (places["test"].index(place), places["train"].index(place))
+        for place in places["train"]
+        if place in places["test"]
+    )
+    pixels = np.load(data.folder / "test.npy", mmap_mode="r+")
+    pixels[row] = data.dataset("train").pixels[known] // 2 + 20
+    pixels.flush()
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    assert pairs(run)["near_duplicate_pairs"] >= 1
 
 
 def test_a_run_can_be_seen_through_its_own_encoder(

@@ -16,6 +16,7 @@ from wandb_workspaces.workspaces.internal import execute_graphql
 import common
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.memorization import REPEATING
+from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 from common.report.configs import differing_keys
 from common.report.runs import Run, find_runs
@@ -116,7 +117,7 @@ def section_of(record: Record) -> str:
     first = record.metric.partition("/")[0]
     if first in _BIOLOGICAL:
         return "Biology"
-    if first in REPEATING:
+    if first in (*REPEATING, *LEAKAGE):
         return "Memorisation"
     return "Utility" if first == "utility" else "Fidelity"
 
