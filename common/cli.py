@@ -251,7 +251,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         self.lock.acquire()
 
     # Nor do the files change that are read.
-    before_card = before_evaluate = before_utility = before_generate
+    before_card = before_evaluate = before_quiz = before_utility = before_generate
 
     @property
     def experiment(self) -> str:

@@ -1,8 +1,11 @@
 """A run's generated images against the held-out split."""
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from common.data.datamodule import ImageDataModule
 from common.data.leakage import audit
@@ -12,7 +15,7 @@ from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
-from common.metrics.names import LEAKAGE
+from common.metrics.names import LEAKAGE, UTILITY
 from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
@@ -21,17 +24,18 @@ from common.runs.folder import RunFolder
 # Four minutes on two cores. Copies of images that are not drawn go unseen; the records say how many
 # were looked at.
 MAX_TRAIN = 10_000
-# How the metrics of the augmentation ledger begin.
-UTILITY = "utility/"
 
 
-def evaluate_run(folder: RunFolder, data: ImageDataModule, network: Extractor) -> list[Record]:
+def evaluate_run(
+    folder: RunFolder, data: ImageDataModule, network: Extractor, device: torch.device
+) -> list[Record]:
     """Measures `samples` against the test split and writes `records.jsonl`.
 
     Args:
         folder: of the run, with samples.
         data: set up; its test split is read here.
         network: gives the features.
+        device: where it does.
 
     Raises:
         UserError: nothing was generated, or no image of its class is held out.
@@ -47,13 +51,15 @@ def evaluate_run(folder: RunFolder, data: ImageDataModule, network: Extractor) -
             f"holds no test image of class {labels}",
             "generate another class, or --labels data",
         )
-    looks: list[np.ndarray] = []
-    held_out = _look("held-out", packed_images(data, "test", real), len(real), network, data, looks)
-    fake = _look("generated", generated_images(folder, data, rows), len(rows), network, data)
-    known = _look("training", packed_images(data, "train", train), len(train), network, None, looks)
+    eyes = _Eyes(data, network, device)
+    held_out, faces = eyes.look("held-out", packed_images(data, "test", real), len(real))
+    fake, _ = eyes.look("generated", generated_images(folder, data, rows), len(rows))
+    known, others = eyes.look("training", packed_images(data, "train", train), len(train), False)
     context = evaluation_context(folder, data)
     found = evaluate(held_out, fake, network, context, known)
-    records = [*found.records, *_leakage(data, real, train, np.stack(looks), context)]
+    records = [*found.records, *_leakage(data, real, train, faces + others, context)]
+    # Killed in between, a run has numbers without pictures and never those of another evaluation.
+    shutil.rmtree(folder.evaluation, ignore_errors=True)
     update_records(folder, records)
     write_evaluation(folder, data, Judged(held_out, fake, real, rows, train, found.neighbours))
     show(records)
@@ -92,49 +98,51 @@ def _drawn(rows: list[int]) -> list[int]:
     return sorted(np.random.default_rng(0).choice(rows, MAX_TRAIN, replace=False).tolist())
 
 
-def _look(
-    name: str,
-    side: Iterator[Seen],
-    total: int,
-    network: Extractor,
-    data: ImageDataModule | None = None,
-    looks: list[np.ndarray] | None = None,
-) -> Side:
-    """Features of one side, and what a biologist measures where ``data`` say how.
+@dataclass(frozen=True)
+class _Eyes:
+    """All that sides are seen through."""
 
-    What each image looks like on the whole is added to ``looks``.
-    """
-    labels = []
-    with images_bar(f"{name} images", total) as bar:
+    data: ImageDataModule
+    network: Extractor
+    device: torch.device
 
-        def counted() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
-            for seen in side:
-                labels.extend([seen.label] if seen.label else [])
-                if looks is not None:
-                    looks.append(descriptor(seen.image))
-                yield seen.canvas, data.measure(seen.image) if data else {}
-                bar.update()
+    def look(
+        self, name: str, side: Iterator[Seen], total: int, measured: bool = True
+    ) -> tuple[Side, list[np.ndarray]]:
+        """One side, and what each of its images shows on the whole."""
+        labels, faces = [], []
+        with images_bar(f"{name} images", total) as bar:
 
-        return look(counted(), network, labels)
+            def counted() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
+                for seen in side:
+                    labels.extend([seen.label] if seen.label else [])
+                    faces.append(descriptor(seen.image))
+                    yield seen.canvas, self.data.measure(seen.image) if measured else {}
+                    bar.update()
+
+            return look(counted(), self.network, labels, self.device), faces
 
 
 def _leakage(
     data: ImageDataModule,
     test: Sequence[int],
     train: Sequence[int],
-    looks: np.ndarray,
+    faces: Sequence[np.ndarray],
     context: EvaluationContext,
 ) -> list[Record]:
-    """Whether held-out images were trained on; preparation has refused it, the data may have moved.
+    """Whether held-out images were trained on.
 
-    The first number is of the whole data set, by hashes; the second of the images that were looked
-    at, which may differ in brightness, noise and a little in their frame.
+    The first number is of the whole data set, by names, groups and hashes; `prepare` refuses what
+    it counts, but a prepared folder may have come from elsewhere. The second is of the images that
+    were looked at, which may differ in brightness, noise and a little in their frame.
     """
     leaks = audit(data.prepared.manifest, data.card.derivative_suffixes)
-    crossing = [leak for leak in leaks if "test" in (leak.first_split, leak.second_split)]
+    crossing = [
+        leak for leak in leaks if {leak.first_split, leak.second_split} == {"train", "test"}
+    ]
     held_out, known = data.prepared.samples("test"), data.prepared.samples("train")
     samples = [*(held_out[row] for row in test), *(known[row] for row in train)]
-    near, _ = across_splits(samples, looks)
+    near, _ = across_splits(samples, np.stack(faces))
     rule = f"{len(train)} training images"
     same, alike = LEAKAGE
     return [

@@ -69,10 +69,8 @@ def write_evaluation(folder: RunFolder, data: ImageDataModule, judged: Judged) -
     for name, rows in (("held_out", held_out), ("generated", generated)):
         with whole_file(folder.evaluation / f"{name}.csv", parents=True) as stream:
             stream.write(to_csv(rows))
-    picture = folder.evaluation / "nearest.png"
-    picture.unlink(missing_ok=True)
     if judged.neighbours is not None:
-        write_png(picture, _panel(folder, data, judged))
+        write_png(folder.evaluation / "nearest.png", _panel(folder, data, judged))
 
 
 def _held_out_rows(data: ImageDataModule, judged: Judged) -> Iterable[Iterable[object]]:

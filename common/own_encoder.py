@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import Exit, UserError
-from common.metrics.features import Extractor, own
-
-OWN = "own"
+from common.metrics.features import OWN, Extractor, own
 
 
 class _Embedding(nn.Module):

@@ -99,6 +99,7 @@ def evaluation_context(
         checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
         channels=data.facts["channels"],
+        groups=len({sample.group for sample in data.prepared.samples("test")}),
     )
 
 

@@ -109,20 +109,23 @@ class ExperimentTrainer(pl.Trainer):
             extractor_weights: file with the extractor's weights, where it needs one.
         """
         from common.evaluate import evaluate_run
+        from common.metrics.features import OWN
         from common.metrics.features import extractor as load_extractor
-        from common.own_encoder import OWN, own_encoder
+        from common.metrics.weights import refuse
+        from common.own_encoder import own_encoder
         from common.tracking.evaluation import log_evaluation, sample_rows
 
         refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
+            refuse(weights, "own is the encoder of the run")
             path = self.folder.checkpoint("best")
             _restore(model, datamodule, path)
             network = own_encoder(model, sha256_of(path), datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
-        evaluate_run(self.folder, datamodule, network)
+        evaluate_run(self.folder, datamodule, network, self.strategy.root_device)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def utility(
@@ -143,7 +146,7 @@ class ExperimentTrainer(pl.Trainer):
             width: of the task model.
         """
         from common.tracking.evaluation import log_evaluation
-        from common.utility.verb import measure_utility
+        from common.utility.measurement import measure_utility
 
         refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)

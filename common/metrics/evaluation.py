@@ -37,6 +37,7 @@ class EvaluationContext:
     Attributes:
         units: unit of each biological scalar by its name, such as "µm".
         channels: names of the channels; their numbers where there are none.
+        groups: held-out ones, 0 where that does not count.
     """
 
     split: str
@@ -47,9 +48,13 @@ class EvaluationContext:
     commit: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
+    groups: int = 0
 
     def record(self, metric: str, **measured: Any) -> Record:
-        """A record of this evaluation."""
+        """A record of this evaluation; an interval over images of few groups is called that."""
+        if measured.get("low") is not None and 0 < self.groups < measured["n_real"]:
+            told = f"interval over images, which come from {self.groups} groups"
+            measured["note"] = "; ".join(filter(None, [measured.get("note", ""), told]))
         return Record(
             metric=metric,
             split=self.split,
@@ -163,10 +168,17 @@ class _Seen:
                 extractor_sha256=self.extractor.sha256,
                 n_real=self.real.count,
                 n_fake=self.fake.count,
-                **measured._asdict(),
+                **self._ruled(measured)._asdict(),
             )
             for name, measured in found.items()
         ]
+
+    def _ruled(self, measured: Measured) -> Measured:
+        """Distances of longer clips are other numbers."""
+        if not self.clips:
+            return measured
+        frames = f"frames={self.real.shape[0] if self.real.shape else 0}"
+        return measured._replace(rule=" ".join(filter(None, [measured.rule, frames])))
 
     def refused(self, why: str, more: Sequence[str]) -> dict[str, Measured]:
         known = self._names(self._channels())
@@ -261,14 +273,13 @@ def _kernel(real: Tensor, fake: Tensor) -> Measured:
 
 
 def _score(real: Tensor, fake: Tensor, splits: int) -> Measured:
-    """With an interval over the parts, and beside that of as many real images."""
+    """With an interval over the parts; beside it the score of real images, of equally many."""
     value, deviation = fidelity.classifier_score(fake, splits)
     ends = bootstrap.parts_interval(value, deviation, splits) if splits > 1 else (None, None)
-    rule, note = f"splits={splits}", ""
-    if len(real) >= len(fake):
-        beside, _ = fidelity.classifier_score(spread(real, len(fake)), splits)
-        note = f"of as many real images {beside:.4g}"
-    return Measured(value, *ends, rule, note)
+    count = min(len(real), len(fake))
+    own, other = (fidelity.classifier_score(spread(s, count), splits)[0] for s in (fake, real))
+    note = f"of {count} images {own:.4g}, of as many real ones {other:.4g}"
+    return Measured(value, *ends, f"splits={splits}", note)
 
 
 def _covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:

@@ -25,6 +25,7 @@ from common.metrics.weights import refuse
 
 Factory = Callable[[Path | None], "Extractor"]
 EXTRACTORS: dict[str, Factory] = {}
+OWN = "own"
 # Grey images given to a network at a time, always exactly this many: a convolution may round
 # differently for another batch, and features must not depend on how many images there are.
 _CHUNK = 16
@@ -128,27 +129,35 @@ def run(network: nn.Module, images: Tensor, chunk: int) -> Tensor:
     return torch.cat(parts)
 
 
-def embed(images: Iterable[np.ndarray], extractor: Embedder) -> Embedded:
+def embed(
+    images: Iterable[np.ndarray], extractor: Embedder, device: torch.device | str = "cpu"
+) -> Embedded:
     """Features of images that come one by one, of which only a few are held at a time.
 
     Args:
         images: uint8 [C, H, W], or clips [T, C, H, W]; all of one shape.
         extractor: what looks at them.
+        device: where it looks.
 
     Returns:
-        The same as of all images at once.
+        The same as of all images at once, on the CPU.
 
     Raises:
         MetricRefused: there are no images, or they are too small or too short.
     """
     rows, waiting = [], []
+
+    def look() -> None:
+        features, logits = extractor.see(torch.stack(waiting).to(device))
+        rows.append(Embedded(features.cpu(), None if logits is None else logits.cpu()))
+        waiting.clear()
+
     for image in images:
         waiting.append(torch.from_numpy(image))
         if len(waiting) == _CHUNK:
-            rows.append(extractor.see(torch.stack(waiting)))
-            waiting = []
+            look()
     if waiting:
-        rows.append(extractor.see(torch.stack(waiting)))
+        look()
     if not rows:
         raise MetricRefused("Features need images; there are 0.")
     features, logits = zip(*rows, strict=True)
@@ -205,7 +214,12 @@ def own(network: nn.Module, sha256: str, dim: int) -> Extractor:
         sha256: of its weights.
         dim: of a row.
     """
-    return Extractor("own", dim, sha256, network, joint=True)
+    return Extractor(OWN, dim, sha256, network, joint=True)
+
+
+@register(OWN)
+def _own(weights: Path | None) -> Extractor:
+    raise UserError(Exit.USAGE, OWN, "is the encoder of a run", "name it where a run is evaluated")
 
 
 @register("efficientnet-lite0")

@@ -31,7 +31,10 @@ class Memorization:
         to_held_out: [M] distance to the nearest held-out image.
         held_out_index: [M] which that is.
         ratio: [M] distance to the nearest training image divided by that to the nearest held-out
-            one, of equally many.
+            one, of equally many of both.
+        near: [M] as `copied`, of equally many training images.
+        near_held_out: [M] the same of as many held-out images: what an image of this kind does
+            that copies nothing.
         copied: [M] whether it is nearer than all but `CHANCE` of the held-out images are.
         authentic: [M] whether it is farther from its training image than that is from others.
     """
@@ -41,6 +44,8 @@ class Memorization:
     to_held_out: Tensor
     held_out_index: Tensor
     ratio: Tensor
+    near: Tensor
+    near_held_out: Tensor
     copied: Tensor
     authentic: Tensor
 
@@ -62,7 +67,11 @@ def repeating(
     found = found or memorization(train, held_out, fake)
     rule = f"{len(train)} training images"
     members, others = membership(train, held_out, fake)
-    chance = f"{CHANCE:g} of the held-out images are as near"
+    near, beside = (float(points.double().mean()) for points in (found.near, found.near_held_out))
+    chance = (
+        f"{CHANCE:g} of the held-out images are as near; beside as many images, "
+        f"{near:.3g} are that near to training ones and {beside:.3g} to held-out ones"
+    )
     ratio, attack = found.ratio.numpy(), (members.numpy(), others.numpy())
     return {
         "copied_share": share(found.copied, rule)._replace(note=chance),
@@ -80,7 +89,7 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
     """Compares synthetic images with those trained on and those held out.
 
     Args:
-        train: features [T, D]; as many of them as there are held-out ones are drawn for `ratio`.
+        train: features [T, D]; for `ratio` both real sets are drawn down to the smaller.
         held_out: features [H, D].
         fake: features [M, D].
         seed: of the draw.
@@ -91,14 +100,25 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
     train, held_out = usable(train, held_out, fewest=FEWEST)
     (fake,) = usable(fake, fewest=1)
     to_train, index = nearest(fake, train)
-    threshold = nearest(held_out, train)[0].quantile(CHANCE)
-    drawn = _drawn(train, len(held_out), seed)
+    copied = to_train < nearest(held_out, train)[0].quantile(CHANCE)
     to_held_out, held_out_index = nearest(fake, held_out)
-    ratio = nearest(fake, drawn)[0] / to_held_out.clamp(min=1e-12)
+    count = min(len(train), len(held_out))
+    some, others = _drawn(train, count, seed), _drawn(held_out, count, seed)
+    threshold = nearest(held_out, some)[0].quantile(CHANCE)
+    to_some, to_others = nearest(fake, some)[0], nearest(fake, others)[0]
     # Alaa et al. 2022: authenticity.
     authentic = to_train > reach(train, 1)[index]
-    copied = to_train < threshold
-    return Memorization(to_train, index, to_held_out, held_out_index, ratio, copied, authentic)
+    return Memorization(
+        to_train=to_train,
+        index=index,
+        to_held_out=to_held_out,
+        held_out_index=held_out_index,
+        ratio=to_some / to_others.clamp(min=1e-12),
+        near=to_some < threshold,
+        near_held_out=to_others < threshold,
+        copied=copied,
+        authentic=authentic,
+    )
 
 
 def membership(

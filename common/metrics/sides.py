@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from common.metrics.features import Embedder, embed
@@ -37,6 +38,7 @@ def look(
     images: Iterable[tuple[np.ndarray, Mapping[str, float]]],
     extractor: Embedder,
     labels: Sequence[str] = (),
+    device: torch.device | str = "cpu",
 ) -> Side:
     """Takes in images one by one.
 
@@ -44,6 +46,7 @@ def look(
         images: uint8 [C, H, W] of one shape, each with its biological scalars.
         extractor: what turns them into features.
         labels: class of each image, or none at all.
+        device: where the extractor looks.
 
     Raises:
         ValueError: there are more or fewer labels than images.
@@ -59,7 +62,7 @@ def look(
     stream = pixels()
     features, logits, refusal = None, None, ""
     try:
-        features, logits = embed(stream, extractor)
+        features, logits = embed(stream, extractor, device)
     except MetricRefused as refused:
         refusal = sentence(refused)
         for _ in stream:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.errors import Exit, UserError
 from common.networks.classifier import Classifier
 from common.utility.pools import Pool, batches
 
@@ -45,17 +46,31 @@ class Classification:
     score = "balanced_accuracy"
 
     @property
-    def chance(self) -> float:
-        """Score of a model that knows nothing."""
-        return 1 / len(self.classes)
-
-    @property
     def rule(self) -> str:
         """One line that tells the judge from another."""
         return (
             f"classifier width {self.width}, {self.images_seen} images, "
-            f"batch {self.batch_size}, AdamW {self.lr:g}"
+            f"batch {self.batch_size}, AdamW {self.lr:g} decay {_WEIGHT_DECAY:g}"
         )
+
+    def refuse(self, real: Pool, fake: Pool, test: Pool) -> None:
+        """Two classes at least, and each of them among the synthetic images.
+
+        Raises:
+            UserError: that is not so.
+        """
+        known, asked = set(real.labels.tolist()), set(test.labels.tolist())
+        if min(len(known), len(asked)) < 2:
+            problem = "hold one class, so there are none to tell apart"
+            raise UserError(Exit.INPUT, "the held-out images", problem, "add images of another")
+        if missing := [self.classes[k] for k in sorted(known - set(fake.labels.tolist()))]:
+            problem = f"hold no image of class {', '.join(missing)}"
+            remedy = f"run make generate N={len(real)}, or more"
+            raise UserError(Exit.INPUT, "the generated images", problem, remedy)
+
+    def chance(self, real: Pool) -> float:
+        """One of the classes that it was trained on is right."""
+        return 1 / len(np.unique(real.labels))
 
     def hits(
         self,

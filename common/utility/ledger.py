@@ -6,20 +6,22 @@ intervals of the differences are paired.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from scipy import stats
 
-from common.evaluate import UTILITY
 from common.metrics.evaluation import EvaluationContext
+from common.metrics.names import UTILITY
 from common.metrics.protocol import Record
 from common.utility.pools import Pool, part
 
 PERCENTS = (25, 50, 100)
 # What a lab would do without any generator.
 CLASSICAL = "d4+affine+photometric"
+# An error estimated from fewer held-out groups says next to nothing.
+FEWEST_GROUPS = 5
 _RESAMPLES = 1000
 
 
@@ -33,13 +35,16 @@ class Task(Protocol):
     score: str
 
     @property
-    def chance(self) -> float:
-        """Score of a model that knows nothing."""
-        ...
-
-    @property
     def rule(self) -> str:
         """One line that tells this judge from another."""
+        ...
+
+    def refuse(self, real: Pool, fake: Pool, test: Pool) -> None:
+        """Raises `UserError` where the task cannot be learned from, or tested on, such images."""
+        ...
+
+    def chance(self, real: Pool) -> float:
+        """Score of a model that was trained on these and learned nothing."""
         ...
 
     def hits(
@@ -76,6 +81,13 @@ class Line:
         parts = ["real", *["classical"] * self.classical, *["synthetic"] * self.synthetic]
         return f"{'_'.join(parts)}_{self.percent}"
 
+    @property
+    def without(self) -> "Line | None":
+        """The line that lacks what this one is there to try; None where there is none."""
+        if self.percent and self.synthetic:
+            return replace(self, synthetic=False)
+        return replace(self, classical=False) if self.classical else None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -84,10 +96,14 @@ class Outcome:
     Attributes:
         hits: float64 [seeds, N_test] by line.
         test: what they were tested on.
+        num_fake: synthetic images.
+        chance: score of a model that learned nothing.
     """
 
     hits: Mapping[Line, np.ndarray]
     test: Pool
+    num_fake: int
+    chance: float
 
 
 def lines() -> list[Line]:
@@ -118,43 +134,45 @@ def run_ledger(
             policy = CLASSICAL if line.classical else "none"
             rows.append(task.hits(pools, test, policy, seed, seen))
         hits[line] = np.stack(rows)
-    return Outcome(hits, test)
+    return Outcome(hits, test, len(fake), task.chance(real))
 
 
-def ledger_records(
-    outcome: Outcome, task: Task, num_fake: int, context: EvaluationContext
-) -> list[Record]:
-    """The score of each line and what is gained over real images alone, with 95 % intervals.
+def ledger_records(outcome: Outcome, task: Task, context: EvaluationContext) -> list[Record]:
+    """The score of each line, and what synthetic images and classical augmentation add to it.
 
-    The interval is over models and held-out groups together: both are drawn with replacement, the
-    same for all lines.
+    Intervals are Student's t. The error has two parts: of the models, from the spread between
+    them, and of the held-out images, from drawing their groups with replacement; the degrees of
+    freedom are Welch's. The same draws serve all lines.
 
     Args:
         outcome: of `run_ledger`.
         task: its judge.
-        num_fake: synthetic images.
         context: what the records say about data and run.
     """
-    draw = _resampled(outcome)
-    drawn = {line: draw(hits) for line, hits in outcome.hits.items()}
-    seeds = len(next(iter(outcome.hits.values())))
-    record = partial(
-        context.record,
-        unit=task.score,
-        n_real=len(outcome.test),
-        n_fake=num_fake,
-        rule=f"{task.rule}; {seeds} models",
-    )
-    records = []
-    for line, scores in drawn.items():
-        note = f"chance {task.chance:.3g}"
-        records.append(record(f"{UTILITY}{line.name}", **_summary(scores), note=note))
-    for line, scores in drawn.items():
-        alone = Line(line.percent)
-        if line.percent and line != alone:
-            gain = _summary(scores - drawn[alone])
-            name = f"{UTILITY}gain/{line.name}"
-            records.append(record(name, **gain, note=_seen_by_the_generator(line)))
+    scores = _scoring(outcome.test)
+    by_model = {line: scores(hits) for line, hits in outcome.hits.items()}
+    groups = len(np.unique(outcome.test.groups))
+
+    def record(name: str, line: Line, found: np.ndarray, note: str) -> Record:
+        seeds = f"{len(found)} model{'s' if len(found) > 1 else ''}"
+        policy = CLASSICAL if line.classical else "no augmentation"
+        return context.record(
+            f"{UTILITY}{name}",
+            **_summary(found, groups),
+            unit=task.score,
+            n_real=len(outcome.test),
+            n_fake=outcome.num_fake if line.synthetic else 0,
+            rule=f"{task.rule}; {policy}; real and synthetic in turn; {seeds}; {groups} groups",
+            note=note,
+        )
+
+    chance = f"chance {outcome.chance:.3g}"
+    records = [record(line.name, line, found, chance) for line, found in by_model.items()]
+    for line, found in by_model.items():
+        if line.without is not None:
+            note = f"over {line.without.name}{_seen_by_the_generator(line)}"
+            gained = found - by_model[line.without]
+            records.append(record(f"gain/{line.name}", line, gained, note))
     return records
 
 
@@ -162,41 +180,48 @@ def _seen_by_the_generator(line: Line) -> str:
     """A generator that saw every real image brings more than the part that the line names."""
     if not line.synthetic or line.percent == 100:
         return ""
-    return "the generator was trained on all real images, the classifier saw the part alone"
+    return "; the generator was trained on all real images, the classifier saw the part alone"
 
 
-def _resampled(outcome: Outcome) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores [1 + resamples] of hits [seeds, N]: first as they are, then redrawn alike each time.
+def _scoring(test: Pool) -> Callable[[np.ndarray], np.ndarray]:
+    """Scores [models, 1 + resamples] of hits [models, N]: as they are, then with groups redrawn.
 
-    The score is the mean over classes of the mean success in the class; a class that a draw does
-    not hold is left out of that draw.
+    A score is the mean over classes of the mean success in the class; a class that a draw does not
+    hold is left out of that draw.
     """
-    labels, groups = outcome.test.labels, np.unique(outcome.test.groups, return_inverse=True)[1]
-    seeds = len(next(iter(outcome.hits.values())))
+    groups = np.unique(test.groups, return_inverse=True)[1]
     rng = np.random.default_rng(0)
-    of_class = np.eye(labels.max() + 1)[labels]
-    num_groups = groups.max() + 1
-    weights = [np.ones(len(labels))]
-    models = [np.full(seeds, 1 / seeds)]
+    of_class = np.eye(test.labels.max() + 1)[test.labels]
+    count = groups.max() + 1
+    weights = [np.ones(len(groups))]
     for _ in range(_RESAMPLES):
-        times = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
-        weights.append(times[groups])
-        models.append(np.bincount(rng.integers(0, seeds, seeds), minlength=seeds) / seeds)
-    weights, models = np.stack(weights).astype(np.float64), np.stack(models)
-    totals = weights @ of_class
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        weights.append(times[groups].astype(np.float64))
+    drawn = np.stack(weights)
+    totals = drawn @ of_class
     present = totals > 0
 
     def scores(hits: np.ndarray) -> np.ndarray:
-        by_model = []
+        found = []
         for of_model in hits:
-            right = weights @ (of_class * of_model[:, None])
+            right = drawn @ (of_class * of_model[:, None])
             share = np.divide(right, totals, out=np.zeros_like(right), where=present)
-            by_model.append(share.sum(1) / present.sum(1))
-        return (np.stack(by_model, 1) * models).sum(1)
+            found.append(share.sum(1) / present.sum(1))
+        return np.stack(found)
 
     return scores
 
 
-def _summary(scores: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(scores[1:], [0.025, 0.975])
-    return {"value": float(scores[0]), "low": float(low), "high": float(high)}
+def _summary(found: np.ndarray, groups: int, level: float = 0.95) -> dict[str, Any]:
+    """Mean of the models and its interval; none of one model, or of few groups."""
+    models, value = len(found), float(found[:, 0].mean())
+    if models < 2 or groups < FEWEST_GROUPS:
+        return {"value": value}
+    of_models = found[:, 0].var(ddof=1) / models
+    of_groups = found[:, 1:].mean(0).var(ddof=1)
+    total = of_models + of_groups
+    if total == 0:
+        return {"value": value, "low": value, "high": value}
+    freedom = total**2 / (of_models**2 / (models - 1) + of_groups**2 / (groups - 1))
+    reach = float(stats.t.ppf((1 + level) / 2, freedom) * total**0.5)
+    return {"value": value, "low": value - reach, "high": value + reach}

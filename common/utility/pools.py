@@ -36,21 +36,27 @@ class Pool:
         return Pool(self.images[rows], self.labels[rows], self.groups[rows])
 
 
-def gather(seen: "Iterable[Seen]", classes: Sequence[str], groups: Sequence[str] = ()) -> Pool:
+def gather(
+    seen: "Iterable[Seen]", count: int, classes: Sequence[str], groups: Sequence[str] = ()
+) -> Pool:
     """Takes images in.
 
     Args:
-        seen: at least one image.
-        classes: index = label.
+        seen: the images, all of one shape.
+        count: how many there are, at least one.
+        classes: index = label; without any every label is 0.
         groups: of each image; without them every image is one of its own.
     """
     position = {name: index for index, name in enumerate(classes)}
-    images, labels, names = [], [], []
-    for one in seen:
-        images.append(one.canvas)
-        labels.append(position[one.label])
+    labels, names = np.zeros(count, np.int64), []
+    images: np.ndarray | None = None
+    for row, one in enumerate(seen):
+        if images is None:
+            images = np.empty((count, *one.canvas.shape), np.uint8)
+        images[row] = one.canvas
+        labels[row] = position[one.label] if position else 0
         names.append(one.name)
-    return Pool(np.stack(images), np.array(labels), np.array(list(groups) or names))
+    return Pool(images, labels, np.array(list(groups) or names))
 
 
 def part(pool: Pool, percent: int, seed: int) -> Pool:
@@ -66,9 +72,11 @@ def part(pool: Pool, percent: int, seed: int) -> Pool:
     """
     if percent == 100:
         return pool
+    rng = np.random.default_rng(seed)
     names = np.unique(pool.groups)
-    rank = dict(zip(names, np.random.default_rng(seed).permutation(len(names)), strict=True))
-    order = np.argsort([rank[group] for group in pool.groups], kind="stable")
+    rank = dict(zip(names, rng.permutation(len(names)), strict=True))
+    order = rng.permutation(len(pool))
+    order = order[np.argsort([rank[group] for group in pool.groups[order]], kind="stable")]
     chosen = []
     for label in np.unique(pool.labels):
         rows = order[pool.labels[order] == label]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from common.metrics.evaluation import EvaluationContext
+from common.metrics.protocol import Record
+from common.run_images import Seen
 from common.utility.classification import Classification
 from common.utility.ledger import Line, Outcome, ledger_records, lines, run_ledger
-from common.utility.pools import Pool, batches, part
+from common.utility.pools import Pool, batches, gather, part
 
 CONTEXT = EvaluationContext("test", "data", "as it is")
-QUICK = ("--seeds", "1", "--images_seen", "32", "--width", "4")
 
 
 def pool(labels: Sequence[int], groups: Sequence[str] | None = None, seed: int = 0) -> Pool:
@@ -31,8 +33,12 @@ class NearestMean:
     """A judge that is trained at once: the class of the nearest mean brightness."""
 
     score: str = "balanced_accuracy"
-    chance: float = 0.5
     rule: str = "nearest mean"
+
+    def refuse(self, real: Pool, fake: Pool, test: Pool) -> None: ...
+
+    def chance(self, real: Pool) -> float:
+        return 0.5
 
     def hits(
         self,
@@ -51,7 +57,7 @@ class NearestMean:
 
 def ledger(real: Pool, fake: Pool, test: Pool, seeds: int = 3) -> dict[str, float]:
     outcome = run_ledger(NearestMean(), real, fake, test, seeds, lambda _: None)
-    records = ledger_records(outcome, NearestMean(), len(fake), CONTEXT)
+    records = ledger_records(outcome, NearestMean(), CONTEXT)
     return {record.metric.removeprefix("utility/"): record.value for record in records}
 
 
@@ -113,7 +119,7 @@ def test_scores_are_balanced_accuracies_and_gains_their_differences() -> None:
     rng = np.random.default_rng(0)
     hits = {line: (rng.random((3, 40)) < 0.7).astype(float) for line in lines()}
     test = Pool(np.zeros((40, 1, 1, 1), np.uint8), labels, np.arange(40))
-    records = ledger_records(Outcome(hits, test), NearestMean(), 9, CONTEXT)
+    records = ledger_records(Outcome(hits, test, 9, 0.5), NearestMean(), CONTEXT)
     by_name = {record.metric.removeprefix("utility/"): record for record in records}
     assert len(by_name) == 13 + 9
     for line, of_line in hits.items():
@@ -121,11 +127,70 @@ def test_scores_are_balanced_accuracies_and_gains_their_differences() -> None:
         record = by_name[line.name]
         assert record.value == pytest.approx(expected, abs=1e-12)
         assert record.low < record.value < record.high
-    gain = by_name["gain/real_synthetic_25"]
-    difference = by_name["real_synthetic_25"].value - by_name["real_25"].value
-    assert gain.value == pytest.approx(difference, abs=1e-12)
-    assert "trained on all real images" in gain.note
-    assert by_name["gain/real_synthetic_100"].note == ""
+    for line, base in (
+        ("real_classical_50", "real_50"),
+        ("real_synthetic_25", "real_25"),
+        ("real_classical_synthetic_25", "real_classical_25"),
+    ):
+        gain = by_name[f"gain/{line}"]
+        assert gain.note.startswith(f"over {base}")
+        assert gain.value == pytest.approx(by_name[line].value - by_name[base].value, abs=1e-12)
+        assert ("trained on all real images" in gain.note) == ("synthetic_25" in line)
+    assert (by_name["real_100"].n_fake, by_name["synthetic"].n_fake) == (0, 9)
+    assert "no augmentation" in by_name["real_100"].rule
+
+
+def test_an_interval_over_models_and_images_covers_the_truth_as_often_as_it_says() -> None:
+    """Two lines of the same expected score, each model with a luck of its own."""
+    rng = np.random.default_rng(0)
+    test = Pool(np.zeros((300, 1, 1, 1), np.uint8), np.arange(300) % 2, np.arange(300))
+    missed = 0
+    for _ in range(200):
+        hard = rng.normal(0, 1, 300)
+        hits = {
+            line: (hard + rng.normal(0, 0.3, (3, 1)) + rng.normal(0, 1, (3, 300)) > -1) * 1.0
+            for line in (Line(25), Line(25, synthetic=True))
+        }
+        found = ledger_records(Outcome(hits, test, 9, 0.5), NearestMean(), CONTEXT)[-1]
+        missed += not found.low <= 0 <= found.high
+    # A bootstrap over three models missed in about a quarter.
+    assert missed <= 16
+
+
+def test_one_model_or_few_groups_have_no_interval() -> None:
+    def record(models: int, groups: int) -> Record:
+        hits = dict.fromkeys(lines(), np.tile([1.0, 0.0, 1.0, 1.0], (models, 10)))
+        test = Pool(np.zeros((40, 1, 1, 1), np.uint8), np.arange(40) % 2, np.arange(40) % groups)
+        return ledger_records(Outcome(hits, test, 9, 0.5), NearestMean(), CONTEXT)[0]
+
+    assert record(2, 5).low is not None
+    for models, groups in ((1, 40), (3, 4)):
+        assert (record(models, groups).low, record(models, groups).high) == (None, None)
+    assert "1 model;" in record(1, 40).rule
+
+
+def test_a_task_of_one_class_or_without_a_class_among_the_generated_is_refused() -> None:
+    judge = Classification(("dark", "bright"), torch.device("cpu"))
+    both, dark = pool([0, 1] * 4), pool([0] * 8)
+    judge.refuse(both, both, both)
+    assert judge.chance(both) == 0.5
+    for images in ((dark, both, both), (both, both, dark)):
+        with pytest.raises(UserError, match="one class"):
+            judge.refuse(*images)
+    with pytest.raises(UserError, match="no image of class bright"):
+        judge.refuse(both, dark, both)
+
+
+def test_images_without_classes_are_of_one_class() -> None:
+    seen = [Seen("a", "", np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4))) for _ in range(3)]
+    found = gather(iter(seen), 3, (), ["v", "v", "w"])
+    assert found.labels.tolist() == [0, 0, 0] and found.groups.tolist() == ["v", "v", "w"]
+
+
+def test_a_part_of_one_group_is_drawn_anew_by_every_seed() -> None:
+    whole = pool([0] * 40, ["only"] * 40)
+    first, second = (part(whole, 25, seed).images.tobytes() for seed in (0, 1))
+    assert first != second
 
 
 def test_intervals_of_gains_are_paired_and_tell_of_new_groups() -> None:
@@ -136,7 +201,7 @@ def test_intervals_of_gains_are_paired_and_tell_of_new_groups() -> None:
 
     def of(groups: np.ndarray) -> dict[str, object]:
         test = Pool(np.zeros((80, 1, 1, 1), np.uint8), labels, groups)
-        records = ledger_records(Outcome(hits, test), NearestMean(), 9, CONTEXT)
+        records = ledger_records(Outcome(hits, test, 9, 0.5), NearestMean(), CONTEXT)
         return {record.metric.removeprefix("utility/"): record for record in records}
 
     by_patient, by_image = of(patients), of(np.arange(80))

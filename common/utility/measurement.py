@@ -1,9 +1,11 @@
 """A run's generated images as training data."""
 
+from dataclasses import replace
+
 import torch
 
 from common.data.datamodule import ImageDataModule
-from common.errors import Exit, UserError, relative
+from common.errors import Exit, UserError
 from common.evaluate import show, update_records
 from common.generation import read_samples_manifest
 from common.metrics.protocol import Record
@@ -33,7 +35,7 @@ def measure_utility(
         width: of the task model.
 
     Raises:
-        UserError: the experiment names no task, or a class has no generated image.
+        UserError: the experiment names no task, or the images do not suit it.
     """
     task = data.task(width, images_seen, device)
     if task is None:
@@ -41,14 +43,17 @@ def measure_utility(
         remedy = "measure its images with make evaluate"
         raise UserError(Exit.USAGE, folder.experiment, problem, remedy)
     rows = read_samples_manifest(folder)
+    classes = data.facts["classes"]
+    fake = gather(generated_images(folder, data, rows), len(rows), classes)
     real, test = _split(data, "train"), _split(data, "test")
-    _refuse_missing(folder, data, {row["label"] for row in rows}, real)
-    fake = gather(generated_images(folder, data, rows), data.facts["classes"])
+    task.refuse(real, fake, test)
     models = len(lines()) * seeds
     print(f"utility:    {models} models of {images_seen} images each", flush=True)
     with images_bar("training task models", models * images_seen) as bar:
         outcome = run_ledger(task, real, fake, test, seeds, bar.update)
-    records = ledger_records(outcome, task, len(fake), evaluation_context(folder, data))
+    # Classes are drawn in turn, so it does not count how often the rule for labels chose each.
+    context = evaluation_context(folder, data, labels="each class as often")
+    records = ledger_records(outcome, task, replace(context, groups=0))
     update_records(folder, records, utility=True)
     show(records)
     return records
@@ -56,18 +61,6 @@ def measure_utility(
 
 def _split(data: ImageDataModule, split: str) -> Pool:
     samples = data.prepared.samples(split)
-    seen = packed_images(data, split, list(range(len(samples))))
-    return gather(seen, data.facts["classes"], [sample.group for sample in samples])
-
-
-def _refuse_missing(
-    folder: RunFolder, data: ImageDataModule, generated: set[str], real: Pool
-) -> None:
-    names = [data.facts["classes"][label] for label in sorted(set(real.labels.tolist()))]
-    if missing := [name for name in names if name not in generated]:
-        raise UserError(
-            Exit.INPUT,
-            relative(folder.samples),
-            f"holds no image of class {', '.join(missing)}",
-            f"run make generate N={len(real)}, or more",
-        )
+    seen = packed_images(data, split, range(len(samples)))
+    groups = [sample.group for sample in samples]
+    return gather(seen, len(samples), data.facts["classes"], groups)
