@@ -12,12 +12,18 @@ def commit() -> str:
     """Of the code that runs, "-dirty" where it was changed; "" where there is no checkout."""
     if not (PROJECT / ".git").exists():
         return ""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
+    found = _git("rev-parse", "HEAD")
+    # New files count: a new experiment is one.
+    return f"{found}-dirty" if found and _git("status", "--porcelain") else found
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(PROJECT), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:

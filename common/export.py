@@ -65,7 +65,8 @@ def export_run(
         UserError: the network cannot be translated, what was written does not do the same as the
             model, or the storage is full or not writable.
     """
-    sampler = model.eval().sampler(data.example_batch(sum(BATCH_SIZES), seed=0))
+    batch = data.example_batch(sum(BATCH_SIZES), seed=0)
+    sampler = model.eval().sampler(batch)
     expected = sampler()
     weights = _serialized(model)
     facts = _facts(model, data, sampler, expected) | {
@@ -78,8 +79,12 @@ def export_run(
         (partial / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         write_graph(partial / GRAPH, model, sampler, metadata)
-        if _serialized(load_export(partial, type(model))) != weights:
+        loaded = load_export(partial, type(model))
+        if _serialized(loaded) != weights:
             raise _not_the_same(WEIGHTS, "reads back as other weights")
+        # Hyper-parameters that did not survive make another network of the same weights.
+        if not torch.equal(loaded.sampler(batch)(), expected):
+            raise _not_the_same(FACTS, "reads back as a model that makes other images")
         difference = _difference(partial / GRAPH, sampler, expected)
         if not difference <= MAX_DIFFERENCE:
             raise _not_the_same(GRAPH, f"differs from torch by {difference:.2g}")

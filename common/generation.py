@@ -1,7 +1,7 @@
 """Generated images on disk: their table, and reading them back."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from common.runs.folder import RunFolder
 from common.storage import whole_file
 from common.tables import from_csv, named_cells, to_csv
 
-COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256")
+COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256", "sha256")
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
     if not is_global_zero:
         return
     folder.samples.mkdir(parents=True, exist_ok=True)
-    folder.records.unlink(missing_ok=True)
-    for described in (folder.evaluation, folder.card, folder.quiz.parent):
-        shutil.rmtree(described, ignore_errors=True)
+    # Beside the page of the quiz may lie what players have answered.
+    for described in (folder.records, folder.quiz):
+        described.unlink(missing_ok=True)
+    for described in (folder.evaluation, folder.card):
+        if described.is_dir():
+            shutil.rmtree(described)
     for path in sorted(folder.samples.iterdir()):
         if path.is_file():
             path.unlink()
@@ -51,10 +54,11 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint: Path)
     """Writes `samples/manifest.csv`: everything it takes to make each image again."""
     digest = sha256_of(checkpoint)
     classes = made.classes or [""]
-    rows = [
-        (f"{index:06d}{made.suffix}", seed, classes[label], made.labels, digest)
-        for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True))
-    ]
+    rows = []
+    for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
+        name = f"{index:06d}{made.suffix}"
+        image = sha256_of(folder.samples / name)
+        rows.append((name, seed, classes[label], made.labels, digest, image))
     with whole_file(folder.samples / "manifest.csv") as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 
@@ -76,6 +80,24 @@ def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:
     if not rows or any(tuple(row) != COLUMNS for row in rows):
         raise UserError(Exit.INPUT, relative(path), "is not what make generate writes", remedy)
     return rows
+
+
+def sample_file(folder: RunFolder, row: Mapping[str, str]) -> Path:
+    """Where the image of a row of the table lies.
+
+    Raises:
+        UserError: it is not there, or is not what was generated.
+    """
+    path = folder.samples / row["name"]
+    try:
+        same = sha256_of(path) == row["sha256"]
+        problem = "is not the image that was generated"
+    except OSError as error:
+        same, problem = False, f"cannot be read ({error.strerror})"
+    if not same:
+        remedy = f"run make generate EXP={folder.experiment} RUN={folder.run_id} again"
+        raise UserError(Exit.INPUT, relative(path), problem, remedy)
+    return path
 
 
 def grey_to_unit(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:

@@ -14,7 +14,7 @@ from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
-from common.generation import grey_to_unit, read_samples_manifest
+from common.generation import grey_to_unit, read_samples_manifest, sample_file
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
@@ -71,7 +71,7 @@ def generated_images(
         UserError: a file is missing or is not what was written.
     """
     for row in rows:
-        image = read_image(folder.samples / row["name"], root=folder.samples)
+        image = read_image(sample_file(folder, row), root=folder.samples)
         unit = grey_to_unit(planes(image, data.card), data.facts["window"])
         canvas = _to_uint8(fit_to_canvas(unit, data.facts["image_size"]))
         yield Seen(row["name"], row["label"], canvas, unit)

@@ -116,12 +116,15 @@ def test_no_verb_connects_to_another_machine(experiment: str, tmp_path: Path) ->
     for verb, *more in (
         ("prepare", *smoke(experiment), "--workspace", str(tmp_path / "w")),
         ("fit", *smoke(experiment), *where, "--tracking.wandb", "offline"),
-        ("generate", *where, "--n", "12"),
+        ("generate", *where, "--n", "20", "--labels", "balanced"),
         ("evaluate", *where),
-        ("quiz", *where, "--n", "2", "card", "export"),
+        ("utility", *where, "--seeds", "1", "--images_seen", "8", "--width", "2"),
+        ("quiz", *where, "--n", "2"),
+        ("card", *where),
+        ("export", *where),
     ):
         done = python(script, verb, *more, env=env)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 or "names no task" in done.stderr, done.stderr
     done = python("-m", "common.report", "--workspace", str(tmp_path / "w"), env=env)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "connections.txt").exists()

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from common.callbacks import image_grid
 from common.data.datamodule import ImageDataModule
 from common.errors import relative
+from common.generation import read_samples_manifest
 from common.image_tables import NAMING
 from common.metrics.protocol import Record, read_records
 from common.privacy import public, public_sentence
@@ -49,7 +50,8 @@ class SampleRow:
 def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]:
     """The run's generated images as `evaluate` judged them, read as they are asked for."""
     table = named_cells(from_csv((folder.evaluation / "generated.csv").read_bytes()))
-    for row, seen in zip(table, generated_images(folder, data, table), strict=True):
+    images = generated_images(folder, data, read_samples_manifest(folder))
+    for row, seen in zip(table, images, strict=True):
         scalars = {name: float(row[name]) for name in row if name not in NAMING and row[name]}
         picture = np.rint(seen.image * 255).astype(np.uint8)
         yield SampleRow(picture, int(row["seed"]), row["label"], scalars)

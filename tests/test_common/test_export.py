@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def export(folder: RunFolder, model: Tied, **facts: Any) -> Path:
+def export(folder: RunFolder, model: pl.LightningModule, **facts: Any) -> Path:
     seen = {"callbacks": {"ImagesSeen": {"count": 5}}}
     export_run(folder, model, Data(**facts), seen, folder.checkpoint("best"))
     return folder.export
@@ -82,6 +82,28 @@ def test_paths_and_secrets_stay_and_are_not_needed(folder: RunFolder) -> None:
     loaded = load_export(made, Tied)
     assert loaded.hparams.vgg is None and loaded.hparams.api_key == ""
     assert torch.equal(loaded.there.weight, model.there.weight)
+
+
+class Scaled(pl.LightningModule):
+    """What it does hangs on a table that JSON writes with other keys."""
+
+    def __init__(self, gains: dict[int, float]) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(4, 4)
+        self.gain = gains.get(4, 0.5)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layer(z) * self.gain
+
+    def sampler(self, batch: dict[str, Tensor]) -> Sampler:
+        return Sampler(self.forward, {"z": seeded_noise(batch["seed"], 4)})
+
+
+def test_hyper_parameters_that_come_back_as_others_are_no_export(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="makes other images"):
+        export(folder, Scaled(gains={4: 1.0}))
+    assert not folder.export.exists()
 
 
 def test_the_images_that_a_checkpoint_of_weights_alone_has_seen_are_unknown(

@@ -209,7 +209,7 @@ def test_images_that_come_one_by_one_give_the_features_of_all_at_once() -> None:
 
 
 def test_an_unknown_extractor_is_refused_with_the_known_ones() -> None:
-    known = "efficientnet-lite0, inception, inception-published, random-conv"
+    known = "efficientnet-lite0, inception, inception-published, own, random-conv"
     with pytest.raises(UserError, match=f"choose one of {known}") as refusal:
         extractor("dinov2")
     assert refusal.value.code is Exit.USAGE

@@ -425,7 +425,8 @@ def test_the_classifier_score_stands_beside_that_of_real_images() -> None:
     logits = [features.see(images).logits for images in (real[::2], fake)]
     beside, value = (fidelity.classifier_score(each, 10)[0] for each in logits)
     assert score.value == value and score.low < value < score.high
-    assert (score.rule, score.note) == ("splits=10", f"of as many real images {beside:.4g}")
+    told = f"of {len(fake)} images {value:.4g}, of as many real ones {beside:.4g}"
+    assert (score.rule, score.note) == ("splits=10", told)
 
 
 def test_labels_are_asked_about_only_where_they_differ() -> None:
@@ -440,7 +441,7 @@ def test_labels_are_asked_about_only_where_they_differ() -> None:
 
     record = metrics(labels, labels)["class_kernel_distance"]
     assert record.low < record.value < record.high
-    assert record.rule == "classes=2"
+    assert record.rule.startswith("classes=2:")
     for unlabelled in ([], [""] * 24, ["a"] * 24):
         assert "class_kernel_distance" not in metrics(unlabelled, unlabelled)
     refused = metrics(labels, ["a"] * 24)["class_kernel_distance"]

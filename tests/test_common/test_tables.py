@@ -11,7 +11,12 @@ import pytest
 from common.data.datasets import SeedDataset
 from common.data.manifest import Sample, read_manifest, write_manifest
 from common.errors import Exit, UserError
-from common.generation import SampleSet, read_samples_manifest, write_samples_manifest
+from common.generation import (
+    SampleSet,
+    read_samples_manifest,
+    sample_file,
+    write_samples_manifest,
+)
 from common.runs.folder import RunFolder
 from common.tables import from_csv, named_cells, to_csv
 
@@ -74,11 +79,18 @@ def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, 
     checkpoint = generated.path / "best.ckpt"
     checkpoint.write_bytes(b"weights")
     plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    for name in ("000000.png", "000001.png"):
+        (generated.samples / name).write_bytes(name.encode())
     write_samples_manifest(generated, SampleSet(plan, text, ["a", text], ".png"), checkpoint)
     first, second = read_samples_manifest(generated)
     assert (first["name"], first["seed"], first["label"]) == ("000000.png", "7", text)
     assert (second["seed"], second["label"], second["labels"]) == ("8", "a", text)
-    assert [path.name for path in generated.samples.iterdir()] == ["manifest.csv"]
+    assert sample_file(generated, first) == generated.samples / "000000.png"
+    (generated.samples / "000001.png").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"000001\.png: is not the image that was generated"):
+        sample_file(generated, second)
+    names = {"manifest.csv", "000000.png", "000001.png"}
+    assert {path.name for path in generated.samples.iterdir()} == names
 
 
 @pytest.mark.parametrize("data", [b"", b"name,seed\r\na,1\r\n", b'"' + b"x" * 200_000, b"\0"])

@@ -152,7 +152,9 @@ def printed(user: User) -> str:
             user.call(*cli, "fit", *smoke, *mine, *run, *key, "--tracking.wandb", "offline"),
             user.call(*cli, "generate", *run, "--n", "20"),
             user.call(*cli, "evaluate", *run),
-            user.call(*cli, "quiz", *run, "--n", "2", "card", "export"),
+            user.call(*cli, "quiz", *run, "--n", "2"),
+            user.call(*cli, "card", *run),
+            user.call(*cli, "export", *run),
             user.call(sys.executable, "-m", "common.report", "--workspace", user.workspace),
         ]
     )
