@@ -29,13 +29,16 @@ def comparable_rows(records: Sequence[Sequence[Record]]) -> list[Row]:
         records: of each run, one of a protocol.
 
     Returns:
-        Rows by metric, then protocol.
+        Rows in the order in which the metrics were written, the one to go by first, then by
+        protocol.
     """
+    metrics = list(dict.fromkeys(record.metric for of_run in records for record in of_run))
     rows: dict[tuple[str, str], list[Record | None]] = {}
     for run, of_run in enumerate(records):
         for record in of_run:
             rows.setdefault((record.metric, record.protocol), [None] * len(records))[run] = record
-    return [Row(tuple(rows[key])) for key in sorted(rows)]
+    order = sorted(rows, key=lambda key: (metrics.index(key[0]), key[1]))
+    return [Row(tuple(rows[key])) for key in order]
 
 
 def why_apart(rows: Sequence[Row]) -> list[str]:
