@@ -97,7 +97,7 @@ def _responsible(subject: Subject) -> dict[str, Any]:
         else "Not examined. The model was trained on images that were given to it; if these are of "
         "patients, an image that repeats one of them tells of a patient."
     )
-    copies = [] if simulated else parts.copies(subject.records)
+    copies = [] if simulated else parts.copies(subject)
     return {
         "rai:dataCollection": "No image was taken of anything: a model drew each from a seed.",
         "rai:dataCollectionType": ["Synthetic"],
@@ -106,12 +106,12 @@ def _responsible(subject: Subject) -> dict[str, Any]:
         "rai:dataLimitations": [
             *(f"Out of scope: {line}" for line in parts.stated_plainly(subject, OUT_OF_SCOPE)),
             *parts.stated_plainly(subject, LIMITS),
-            *map(one_line, parts.run_limits(subject)),
+            *(one_line(line, 1000) for line in parts.run_limits(subject)),
         ],
         "rai:dataBiases": _biases(subject),
         "rai:dataSocialImpact": "Synthetic micrographs can be taken for real ones: whoever passes "
         "them on must pass on that they are synthetic.",
-        "rai:personalSensitiveInformation": [person, *copies],
+        "rai:personalSensitiveInformation": [person, *(one_line(line, 1000) for line in copies)],
     }
 
 

@@ -1,5 +1,6 @@
 """What model card and data card both say: use, limits, numbers, where it comes from."""
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -24,6 +25,9 @@ _RULES = {
     "balanced": "the classes in turn",
 }
 _COPIED = "copied_share"
+# A share that may be greater than this is not known to be chance: with none of 183 images copied,
+# or 10 of 1,000, its interval ends below.
+_TWICE_CHANCE = 2 * CHANCE
 _SIMULATED = (
     "Simulated: distances are to simulated images that were held out. They tell how well the "
     "simulator is imitated, not how real the images look."
@@ -68,7 +72,8 @@ def use(subject: Subject) -> list[str]:
 def limits(subject: Subject) -> list[str]:
     """What a reader must not overlook, in Markdown: of the experiment, then of this run."""
     own = subject.readme.get(LIMITS, "")
-    return [prose(line) for _, line in paragraphs(own)] + list(map(text, run_limits(subject)))
+    of_run = [text(sentence, 1000) for sentence in run_limits(subject)]
+    return [prose(line) for _, line in paragraphs(own)] + of_run
 
 
 def run_limits(subject: Subject) -> list[str]:
@@ -86,21 +91,54 @@ def run_limits(subject: Subject) -> list[str]:
         (not records, "Nothing was measured on generated images."),
         (refused, f"{refused} of {len(records)} metrics were refused; the evaluation says why."),
     )
-    return [sentence for holds, sentence in found if holds] + copies(records)
+    return [sentence for holds, sentence in found if holds] + copies(subject)
 
 
-def copies(records: Sequence[Record]) -> list[str]:
-    """Whether training images come back, in one sentence; none where nothing was measured."""
-    if not records:
+def copies(subject: Subject) -> list[str]:
+    """Whether training images come back, as plain sentences; none where nothing was measured."""
+    if not subject.records:
         return []
-    found = next((r for r in records if r.metric == _COPIED and r.value is not None), None)
+    shares = (r for r in subject.records if r.metric == _COPIED and r.value is not None)
+    found = next(shares, None)
     if found is None:
         return ["Whether generated images repeat training images was not measured."]
-    share = f"{found.value:.2%} of the generated images lie as near to a training image as"
-    rest = f"{CHANCE:.0%} of the held-out images do"
-    if found.low is not None and found.low > CHANCE:
-        return [f"COPIES were found: {share} only {rest}."]
-    return [f"No more copies of training images than chance brings: {share} {rest}."]
+    return [f"{_told(found)} {_compared(subject, found)}"]
+
+
+def _told(found: Record) -> str:
+    """More copies than chance brings, no more, or that the images are too few to tell."""
+    told = (
+        f"{found.value:.2%} of {found.n_fake:,} generated images lie as near to a training image "
+        f"as {CHANCE:.0%} of the held-out images do"
+    )
+    if found.low is None or found.high is None:
+        return f"Without an interval nobody can tell whether training images come back: {told}."
+    share = f"{told} (95 % interval {found.low:.2%} to {found.high:.2%})"
+    if found.low > CHANCE:
+        return (
+            f"MORE copies of training images than chance brings: {share}. {found.note}. Where as "
+            "many are that near to held-out images, all images of this kind are alike; else the "
+            "model repeats what it was trained on."
+        )
+    if found.high <= _TWICE_CHANCE:
+        return f"No more copies of training images than twice what chance brings: {share}."
+    few = f"{found.n_fake:,} images are too few to tell whether training images come back"
+    return f"{few}: {share}."
+
+
+def _compared(subject: Subject, found: Record) -> str:
+    """Of an image that was not looked at, no copy is found."""
+    known = re.fullmatch(r"(\d{1,12}) training images", found.rule)
+    if known is None:
+        return f"Compared with: {found.rule or 'it is not known how many training images'}."
+    count, images = int(known[1]), subject.train_images
+    if count == images and subject.data_sets == 1:
+        return f"Compared with all {images:,} training images."
+    beyond = " of the last data set" if subject.data_sets > 1 else ""
+    return (
+        f"Compared with {count:,} of the {images:,} training images{beyond}; copies of others were "
+        "not looked for."
+    )
 
 
 def evaluation(subject: Subject) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from common.cards.origin import Origin
 from common.cards.parts import command, copies, evaluation, run_limits, stated
+from common.metrics.bootstrap import share_interval
 from common.metrics.protocol import Record
 from common.runs.folder import RunFolder
 
@@ -26,22 +27,63 @@ def subject(**changes: object) -> SimpleNamespace:
         "origin": Origin.GIVEN,
         "card": SimpleNamespace(group="(.+)/"),
         "facts": FACTS | {"classes": ["a"]},
-        "records": [Record("fid", 1.0), Record("copied_share", 0.0, 0.0, 0.01)],
+        "records": [Record("fid", 1.0), copied(0, 1000)],
+        "train_images": 3,
+        "data_sets": 1,
         "readme": {},
         "samples": None,
     }
     return SimpleNamespace(**(given | changes))
 
 
-def test_copies_are_told_as_found_not_found_or_not_looked_for() -> None:
-    assert copies([]) == []
-    (found,) = copies([Record("copied_share", 0.2, 0.15, 0.26)])
-    assert found.startswith("COPIES were found: 20.00% of the generated images")
-    # As many held-out images are as near.
-    (chance,) = copies([Record("copied_share", 0.012, 0.004, 0.03)])
-    assert chance.startswith("No more copies") and "1.20%" in chance and "1%" in chance
+def copied(count: int, of: int, **changes: object) -> Record:
+    low, high = share_interval(count, of)
+    given = {"n_fake": of, "rule": "3 training images", "note": "0.2 beside"}
+    return Record("copied_share", count / of, low, high, **(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "begins"),
+    [
+        (200, 1000, "MORE copies of training images than chance brings: 20.00% of 1,000 generated"),
+        (19, 1000, "MORE copies"),
+        # One of a hundred is chance.
+        (10, 1000, "No more copies of training images than twice what chance brings: 1.00%"),
+        (0, 184, "No more copies"),
+        (0, 40, "40 images are too few to tell whether training images come back: 0.00% of 40"),
+        (1, 20, "20 images are too few to tell"),
+        (2, 50, "50 images are too few to tell"),
+        (0, 182, "182 images are too few to tell"),
+    ],
+)
+def test_copies_are_more_than_chance_or_no_more_or_the_images_are_too_few(
+    count: int, of: int, begins: str
+) -> None:
+    found = copied(count, of)
+    (sentence,) = copies(subject(records=[Record("fid", 1.0), found]))
+    assert sentence.startswith(begins)
+    assert f"(95 % interval {found.low:.2%} to {found.high:.2%})" in sentence
+    # What as many other images do tells copies from images that are all alike.
+    assert ("0.2 beside" in sentence) == begins.startswith("MORE")
+    assert sentence.endswith("Compared with all 3 training images.")
+
+
+def test_copies_of_images_that_were_not_looked_at_are_not_denied() -> None:
+    looked = [copied(0, 1000, rule="2 training images")]
+    (some,) = copies(subject(records=looked))
+    assert some.endswith("2 of the 3 training images; copies of others were not looked for.")
+    (last,) = copies(subject(records=[copied(0, 1000)], data_sets=2))
+    assert "3 of the 3 training images of the last data set; copies of others" in last
+    (unknown,) = copies(subject(records=[copied(0, 1000, rule="")]))
+    assert "it is not known how many" in unknown
+    (no_interval,) = copies(subject(records=[Record("copied_share", 0.0, n_fake=1000)]))
+    assert no_interval.startswith("Without an interval nobody can tell")
+
+
+def test_copies_that_were_not_looked_for_are_told_so() -> None:
+    assert copies(subject(records=[])) == []
     for records in ([Record("fid", 1.0)], [Record("copied_share", None, note="too few")]):
-        (unknown,) = copies(records)
+        (unknown,) = copies(subject(records=records))
         assert unknown == "Whether generated images repeat training images was not measured."
 
 
