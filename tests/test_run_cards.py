@@ -33,7 +33,7 @@ from common.cards.subject import (
     Subject,
     read_subject,
 )
-from common.data.cards import card_file
+from common.data.cards import card_file, load_card
 from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.metrics.protocol import read_records
 from common.report.configs import Setting
@@ -137,6 +137,7 @@ def test_the_model_card_holds_every_number_with_its_protocol_and_every_refusal(
         if record.low is not None:
             assert f"{record.low:.4g} to {record.high:.4g}" in row
     (index,) = head_of(markdown)["model-index"]
+    assert [r["dataset"]["type"] for r in index["results"]] == [f"{experiment}-simulated"]
     listed = {m["type"]: m["value"] for result in index["results"] for m in result["metrics"]}
     assert listed == {r.metric: r.value for r in records if r.value is not None}
 
@@ -215,6 +216,8 @@ def test_who_names_publisher_and_day_leaves_nothing_for_mlcroissant_to_ask(
     assert found.creators[0].name == "Lab <b>A</b>" and found.date_published.year == 2026
     shown = Shown((path / "data_card.md").read_text(encoding="utf-8"))
     assert "published by: Lab <b>A</b> on 2026-01-31" in shown.text and not shown.tags["b"]
+    assert cli(experiment, "card", *at(copy, "first"), *stated[2:]).code == 0
+    assert "- published on: 2026-01-31\n" in (path / "data_card.md").read_text(encoding="utf-8")
     for day in ("31.1.2026", "2026-13-01", "20260131"):
         refuses(cli(experiment, "card", *at(copy, "first"), "--published", day), 2, "is no day")
 
@@ -224,7 +227,8 @@ def test_croissant_says_synthetic_to_programs_too(described: Path, experiment: s
     assert found["rai:hasSyntheticData"] is True
     assert found["digitalSourceType"]["@id"] == "sc:TrainedAlgorithmicMediaDigitalSource"
     assert found["description"].startswith("SYNTHETIC")
-    assert "simulated" in found["prov:wasDerivedFrom"]["prov:label"]
+    source = found["prov:wasDerivedFrom"]["prov:label"]
+    assert source.startswith("simulated by this repository's code, a stand-in for: ")
     assert found["rai:dataUseCases"] and found["rai:dataLimitations"]
 
 
@@ -410,12 +414,31 @@ def test_images_that_were_given_are_never_called_simulated(
     for name, root in (("given", given), ("ours", raw)):
         fit = ["fit", *smoke(experiment), *at(tmp_path, name), "--data.root", root]
         assert cli(experiment, *fit).code == 0
+        assert cli(experiment, "generate", *at(tmp_path, name), "--n", "2").code == 0
         assert cli(experiment, "card", *at(tmp_path, name)).code == 0
         told[name] = (run_folder(tmp_path, experiment, name) / "card/model_card.md").read_text()
         assert str(tmp_path) not in told[name] and "micrographs`" not in told[name]
+        knows_no_source(tmp_path, experiment, name)
     assert Origin.GIVEN.value in told["given"]
     assert "simulated-training-data" not in told["given"] and "SIMULATED" not in told["given"]
     assert Origin.UNKNOWN.value in told["ours"] and "SIMULATED" not in told["ours"]
+
+
+def knows_no_source(workspace: Path, experiment: str, run: str) -> None:
+    """Neither licence nor address of the data card's data set is stated of other images."""
+    path = run_folder(workspace, experiment, run)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    card = load_card(config["data"]["card"])
+    described = json.loads((path / "card/croissant.json").read_text())
+    assert described["license"]["name"].startswith("not known to this project")
+    source = described["prov:wasDerivedFrom"]
+    assert {*source} == {"@type", "prov:label", "sc:identifier"}
+    assert "in the layout of: " in source["prov:label"]
+    for kind in ("model_card.md", "data_card.md"):
+        markdown = (path / "card" / kind).read_text(encoding="utf-8")
+        assert head_of(markdown)["license"] == "unknown"
+        assert "licence: not known to this project" in Shown(markdown).text
+        assert card.url not in markdown.replace("`", "") or "that it describes is found" in markdown
 
 
 def test_a_run_that_went_on_with_other_data_does_not_know_its_origin(

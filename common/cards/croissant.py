@@ -79,7 +79,7 @@ def _about(subject: Subject) -> dict[str, Any]:
         f"shows a specimen. {subject.origin.value} {parts.labels(subject)} "
         f"Pixel size: {pixel_size(subject)}.",
         "url": "data_card.md",
-        "license": subject.licence.croissant,
+        "license": {"@type": "sc:CreativeWork", "name": subject.licence},
         "version": f"1.0.0+{made.manifest_sha256[:12]}",
         "keywords": ["synthetic", "microscopy", run.experiment],
         "citeAs": f"{title(subject)}; checkpoint SHA-256 {subject.sha256}, seeds "
@@ -125,14 +125,11 @@ def _biases(subject: Subject) -> list[str]:
 
 
 def _sources(subject: Subject) -> dict[str, Any]:
-    run, card = subject.folder, subject.card
-    simulated = subject.origin is Origin.SIMULATED
-    published = {} if simulated else {"license": one_line(card.licence), "url": one_line(card.url)}
+    run = subject.folder
     return {
         "prov:wasDerivedFrom": {
             "@type": "prov:Entity",
             "prov:label": data_set_name(subject),
-            **{f"sc:{key}": value for key, value in published.items()},
             "sc:identifier": f"fingerprint {subject.facts['manifest_sha256']}",
         },
         "prov:wasGeneratedBy": {

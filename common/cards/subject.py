@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.cards.licence import Licence, inherited
+from common.cards.licence import licence
 from common.cards.markdown import sections
 from common.cards.origin import Origin, origin
 from common.cards.samples import MANIFEST, Samples, read_samples
@@ -36,9 +36,9 @@ class Subject:
     Attributes:
         folder: of the run.
         config: its configuration by dotted key.
-        card: of the data set that it was trained on.
+        card: by which its training data were read; they may be others than it describes.
         card_name: where that card lies in the repository; elsewhere its name alone.
-        problems: known problems of the data set, in Markdown.
+        problems: known problems of the data set that the card describes, in Markdown.
         readme: sections of the experiment's README by heading.
         facts: of the training data, as the checkpoint holds them.
         data_sets: how many data sets the run was trained on.
@@ -79,9 +79,9 @@ class Subject:
         return origin(self.folder.experiment, given, self.data_sets)
 
     @property
-    def licence(self) -> Licence:
-        """Of the model and of its samples."""
-        return inherited(self.card.licence, self.origin is Origin.SIMULATED)
+    def licence(self) -> str:
+        """What is known of that of the model and of its samples."""
+        return licence(self.card, self.origin)
 
     @property
     def train_images(self) -> int:

@@ -1,7 +1,10 @@
+import re
+from types import SimpleNamespace
+
 import pytest
 from read_cards import Shown, head_of
 
-from common.cards.licence import inherited
+from common.cards.licence import licence
 from common.cards.markdown import block, bullets, code, head, plain, prose, sections, table, text
 from common.cards.origin import Origin, origin
 from common.privacy import PRIVATE, without_paths
@@ -154,17 +157,10 @@ def test_simulated_is_said_only_where_it_is_known(
     assert origin("blobs", root, data_sets) is found
 
 
-def test_a_licence_is_named_only_where_the_data_card_names_exactly_one() -> None:
-    for words in ("CC-BY-4.0", "cc by 4.0", "CC BY-4.0"):
-        known = inherited(words, simulated=False)
-        assert known.head == {"license": "cc-by-4.0"}
-        assert known.croissant == "https://spdx.org/licenses/CC-BY-4.0.html"
-    other = inherited("CC BY 4.0 for most", simulated=False)
-    assert other.head == {"license": "other", "license_name": "CC BY 4.0 for most"}
-    assert other.croissant == {"@type": "sc:CreativeWork", "name": "CC BY 4.0 for most"}
-
-
-def test_the_licence_of_real_images_is_not_that_of_simulated_ones() -> None:
-    found = inherited("CC-BY-4.0", simulated=True)
-    assert found.head == {"license": "unknown"} and found.spdx == ""
-    assert "none was stated" in found.text and "(CC-BY-4.0)" in found.text
+@pytest.mark.parametrize("found", Origin)
+def test_no_licence_of_a_data_set_is_taken_for_that_of_a_model(found: Origin) -> None:
+    card = SimpleNamespace(name="cells", licence="CC-BY-4.0")
+    words = licence(card, found)
+    assert words.startswith("none was stated" if found is Origin.SIMULATED else "not known to")
+    # The data card's is told, and of what it is.
+    assert re.search(r"\(CC-BY-4\.0\) is of the (real images|data set that it describes)", words)
