@@ -3,6 +3,7 @@
 from typing import Any
 
 from common.cards import parts
+from common.cards.evaluation import evaluation
 from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
 from common.cards.subject import Subject
@@ -38,7 +39,7 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             text(parts.labels(subject), 600),
             _classes(subject),
             *parts.use(subject),
-            *parts.evaluation(subject),
+            *evaluation(subject),
             "## Limits",
             bullets(parts.limits(subject)),
             *parts.provenance(subject),

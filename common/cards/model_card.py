@@ -3,6 +3,7 @@
 from typing import Any
 
 from common.cards import parts
+from common.cards.evaluation import evaluation
 from common.cards.licence import HEAD
 from common.cards.markdown import block, bullets, code, head, one_line, page, prose, table, text
 from common.cards.origin import Origin
@@ -55,7 +56,7 @@ def model_card(subject: Subject) -> str:
             *parts.use(subject),
             *_training_data(subject),
             *_training(subject),
-            *parts.evaluation(subject),
+            *evaluation(subject),
             "## Limits",
             bullets(parts.limits(subject)),
             *parts.provenance(subject),

@@ -1,4 +1,4 @@
-"""What model card and data card both say: use, limits, numbers, where it comes from."""
+"""What model card and data card both say: use, limits, where it comes from."""
 
 import re
 import shlex
@@ -12,12 +12,12 @@ from common.cards.markdown import (
     paragraphs,
     plain,
     prose,
-    table,
     text,
 )
 from common.cards.origin import Origin
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
 from common.metrics.memorization import CHANCE
+from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 
 _RULES = {
@@ -40,6 +40,12 @@ _GROUP_OF_SIMULATED = (
     "The group of the data set is the single image. Simulated ones are independent of each other; "
     "real ones of one specimen would lie on both sides of the split."
 )
+
+# What each counts, in pairs of a held-out and a training image.
+_LEAKED = {
+    LEAKAGE[0]: "are the same picture, altered copies, or of one group",
+    LEAKAGE[1]: "look the same",
+}
 
 
 def command(subject: Subject, verb: str, *words: str, args: Sequence[str] = ()) -> str:
@@ -91,7 +97,20 @@ def run_limits(subject: Subject) -> list[str]:
         (not records, "Nothing was measured on generated images."),
         (refused, f"{refused} of {len(records)} metrics were refused; the evaluation says why."),
     )
-    return [sentence for holds, sentence in found if holds] + copies(subject)
+    return [sentence for holds, sentence in found if holds] + leaks(records) + copies(subject)
+
+
+def leaks(records: Sequence[Record]) -> list[str]:
+    """Whether held-out images were trained on, as plain sentences."""
+    counted = [r for r in records if r.metric in _LEAKED and r.value is not None]
+    if records and not counted:
+        return ["Whether held-out images were trained on was not counted."]
+    return [
+        f"LEAKED: {record.value:,.0f} pairs of a held-out and a training image "
+        f"{_LEAKED[record.metric]}, so numbers on held-out images are too good."
+        for record in counted
+        if record.value > 0
+    ]
 
 
 def copies(subject: Subject) -> list[str]:
@@ -141,39 +160,6 @@ def _compared(subject: Subject, found: Record) -> str:
     )
 
 
-def evaluation(subject: Subject) -> list[str]:
-    """The records as a table, and the refused ones with their reasons."""
-    title = "## Evaluation"
-    if not subject.records:
-        first = [] if subject.samples else [command(subject, "generate", "N=1000")]
-        lines = block([*first, command(subject, "evaluate")])
-        return [title, "Nothing was measured. These commands measure:", lines]
-    one = subject.records[0]
-    how = bullets(
-        [
-            f"real side: split {code(one.split)}, fingerprint {code(one.data[:16])}",
-            f"both sides: {text(one.preprocessing)}",
-            f"code that measured: {_commit(one.commit)}",
-        ]
-    )
-    measured = [record for record in subject.records if record.value is not None]
-    refused = [record for record in subject.records if record.value is None]
-    header = ("metric", "value", "95 % interval", "n real / generated", "extractor", "split")
-    found = table((*header, "protocol", "note"), map(_row, measured))
-    reasons: dict[str, list[str]] = {}
-    for record in refused:
-        reasons.setdefault(record.note, []).append(code(record.metric))
-    return [
-        title,
-        "Numbers of different protocols must not be compared. An interval is about the images that "
-        "were measured, not about another training.",
-        how,
-        found if measured else "Every metric was refused.",
-        "Refused, with the reason:" if refused else "",
-        bullets(f"{', '.join(names)}: {text(note)}" for note, names in reasons.items()),
-    ]
-
-
 def labels(subject: Subject) -> str:
     """How the labels of the samples were chosen, as plain text."""
     rule = subject.samples.rule
@@ -198,7 +184,7 @@ def provenance(subject: Subject) -> list[str]:
         f"{code(subject.facts['split']['seed'])}",
         f"seed of the training: {code(seed)}",
         f"trained with pytorch-lightning {text(subject.trained_with)}",
-        f"code that wrote this card: {_commit(subject.commit)}; {text(versions)}",
+        f"code that wrote this card: {code_of(subject.commit)}; {text(versions)}",
     ]
     return ["## Provenance", bullets(lines)]
 
@@ -235,21 +221,6 @@ def _asked(subject: Subject) -> list[str]:
     return asked if made.rule == "data" else [*asked, "--labels", made.rule]
 
 
-def _commit(name: str) -> str:
+def code_of(name: str) -> str:
+    """Which code it was, by its commit."""
     return f"commit {code(name)}" if name else "of unknown commit"
-
-
-def _row(record: Record) -> tuple[str, ...]:
-    unit = f" {text(record.unit)}" if record.unit else ""
-    interval = f"{record.low:.4g} to {record.high:.4g}" if record.low is not None else ""
-    note = "; ".join(part for part in (record.rule, record.note) if part)
-    return (
-        code(record.metric),
-        f"{record.value:.4g}{unit}",
-        interval,
-        f"{record.n_real} / {record.n_fake}",
-        code(record.extractor) if record.extractor else "",
-        code(record.split),
-        code(record.protocol),
-        text(note),
-    )

@@ -1,14 +1,17 @@
 """What cards say of a run, for the cases that a small run does not have."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from common.cards.evaluation import evaluation
 from common.cards.origin import Origin
-from common.cards.parts import command, copies, evaluation, run_limits, stated
+from common.cards.parts import command, copies, leaks, run_limits, stated
 from common.metrics.bootstrap import share_interval
+from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 from common.runs.folder import RunFolder
 
@@ -27,7 +30,7 @@ def subject(**changes: object) -> SimpleNamespace:
         "origin": Origin.GIVEN,
         "card": SimpleNamespace(group="(.+)/"),
         "facts": FACTS | {"classes": ["a"]},
-        "records": [Record("fid", 1.0), copied(0, 1000)],
+        "records": [*(Record(name, 0.0) for name in LEAKAGE), copied(0, 1000)],
         "train_images": 3,
         "data_sets": 1,
         "readme": {},
@@ -111,6 +114,40 @@ def test_an_evaluation_that_refused_everything_says_why() -> None:
     page = "\n".join(evaluation(subject(records=refused)))
     assert "Every metric was refused." in page and "- `a`, `b`: Too few." in page
     assert "| metric |" not in page
+
+
+def test_held_out_images_that_were_trained_on_are_a_limit() -> None:
+    same, alike = (Record(name, 0.0) for name in LEAKAGE)
+    assert leaks([]) == leaks([same, alike]) == []
+    found = leaks([replace(same, value=2.0), replace(alike, value=3000.0)])
+    assert [words[:16] for words in found] == ["LEAKED: 2 pairs ", "LEAKED: 3,000 pa"]
+    assert leaks([Record("fid", 1.0)]) == [
+        "Whether held-out images were trained on was not counted."
+    ]
+    assert found[0] in run_limits(subject(records=[replace(same, value=2.0)]))
+
+
+def test_numbers_that_were_measured_differently_name_all_that_they_were_measured_by() -> None:
+    one = Record("a", 1.0, split="test", data="d" * 64, preprocessing="canvas", commit="c1")
+    records = [one, replace(one, metric="b", preprocessing="canvas 2", commit="c2")]
+    page = "\n".join(evaluation(subject(records=records)))
+    assert "both sides: canvas or canvas 2\n" in page
+    assert "code that measured: commit `c1` or commit `c2`" in page
+    assert f"real side: split `test`, fingerprint `{'d' * 16}`\n" in page
+
+
+def test_what_images_are_worth_is_told_apart_from_how_they_compare() -> None:
+    one = Record("a", 1.0, preprocessing="as drawn", extractor="network")
+    gained = Record("utility/gain/real_50", -0.25, preprocessing="each class as often")
+    refused = Record("utility/synthetic", None, note="Too few.")
+    page = "\n".join(evaluation(subject(records=[one, gained, refused])))
+    before, after = page.split("### What the images are worth to a task")
+    assert "as drawn" in before and "`a`" in before and "utility" not in before
+    assert "extractor" in before and "extractor" not in after
+    assert "each class as often" in after and "| `utility/gain/real_50` | -0.25 |" in after
+    assert "- `utility/synthetic`: Too few." in after
+    alone = "\n".join(evaluation(subject(records=[gained])))
+    assert "Against held-out images" not in alone
 
 
 def test_a_readme_without_a_section_is_told_so() -> None:
