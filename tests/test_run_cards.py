@@ -4,6 +4,7 @@ import csv
 import getpass
 import hashlib
 import json
+import platform
 import re
 import shlex
 import shutil
@@ -111,6 +112,7 @@ def test_the_model_card_says_first_that_its_data_were_simulated(
     shown = Shown(markdown)
     assert Origin.SIMULATED.value in shown.text[:400]
     assert "simulated-training-data" in head_of(markdown)["tags"]
+    assert f"python {platform.python_version()}, torch {torch.__version__}" in shown.text
     assert head_of(markdown)["license"] == "unknown"
     assert "of which none was used" in shown.text
     for heading in (INTENDED, OUT_OF_SCOPE, LIMITS):
@@ -470,6 +472,8 @@ HOSTILE = (
     "---\nlicense: mit\n---",
     "{{7*7}}{% raw %}",
 )
+# A reader that guesses types makes numbers or nothing of these; `x` and `x2` are in one column.
+GUESSED = ("None", "NA", "n/a", "01", "1e5", ".5")
 
 
 def called(subject: Subject, name: str) -> Subject:
@@ -511,7 +515,7 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
     monkeypatch.setattr(write, "read_subject", lambda *a: read.append(read_subject(*a)) or read[0])
     assert cli(experiment, "card", *at(copy, "first")).code == 0
     seen: dict[str, list[Shown]] = {}
-    for name in ("harmless", *HOSTILE):
+    for name in ("harmless", *HOSTILE, *GUESSED):
         subject = called(read[0], name)
         monkeypatch.setattr(write, "read_subject", lambda *a, found=subject: found)
         assert write.write_cards(subject.folder, None, creator=name)
@@ -526,8 +530,11 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
         assert "/ann/" not in everything and "Users" not in everything
         seen[name] = [Shown(text) for text in texts]
         records = list(mlc.Dataset(jsonld=path / "croissant.json").records("images"))
-        labels = [record["images/label"].decode() for record in records]
-        assert labels == [row["label"] for row in subject.samples.rows]
+        same = [record["images/label"] for record in records] == [
+            row["label"].encode() for row in subject.samples.rows
+        ]
+        assert same == (name not in GUESSED), name
+        assert ("Readers that guess types" in described) == (name in GUESSED)
     for name in HOSTILE:
         for shown, harmless in zip(seen[name], seen["harmless"], strict=True):
             tags = {*shown.tags, *harmless.tags} - {"a"}

@@ -6,6 +6,7 @@ from common.cards import parts
 from common.cards.evaluation import evaluation
 from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
+from common.cards.samples import MANIFEST
 from common.cards.subject import Subject
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
@@ -30,8 +31,8 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             f"> **{_SYNTHETIC}**",
             f"> **{subject.origin.value}**",
             "## What it is",
-            f"{len(made.rows):,} images in {code(archive)}, with their table `manifest.csv`, drawn "
-            f"by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
+            f"{len(made.rows):,} images in {code(archive)}, with their table {code(MANIFEST)}, "
+            f"drawn by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
             "`croissant.json` describes them to programs, in Python: "
             '`mlcroissant.Dataset("croissant.json").records("images")`.',
             bullets(_what(subject, creator, published)),

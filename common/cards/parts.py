@@ -15,6 +15,7 @@ from common.cards.markdown import (
     text,
 )
 from common.cards.origin import Origin
+from common.cards.samples import MANIFEST
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
 from common.metrics.memorization import CHANCE
 from common.metrics.names import LEAKAGE
@@ -197,8 +198,8 @@ def again(subject: Subject) -> list[str]:
         "## How to make each image again",
         "An image is a function of the checkpoint, its seed and its label alone, whatever is drawn "
         "beside it; another kind of machine or another torch may round differently. The "
-        "following makes the image of seed k, which `manifest.csv` names for each file, from the "
-        "run's folder; it replaces what `samples/` holds.",
+        f"following makes the image of seed k, which {code(MANIFEST)} names for each file, from "
+        "the run's folder; it replaces what `samples/` holds.",
         block([one]),
     ]
     if made is None:

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from common.cards.licence import licence
 from common.cards.markdown import sections
 from common.cards.origin import Origin, origin
 from common.cards.samples import MANIFEST, Samples, read_samples
-from common.code_version import commit
+from common.code_version import commit, versions
 from common.data.cards import Card
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, relative, visible
@@ -50,7 +49,7 @@ class Subject:
         records: what was measured on the samples.
         samples: None where nothing was generated.
         commit: of the code that wrote the cards.
-        versions: of the libraries beside it.
+        versions: of Python and of the libraries beside it.
     """
 
     folder: RunFolder
@@ -126,7 +125,7 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
         records=records,
         samples=read_samples(folder, data.card, data.facts["classes"]),
         commit=commit(),
-        versions={name: version(name) for name in _PACKAGES},
+        versions=versions(_PACKAGES),
     )
 
 

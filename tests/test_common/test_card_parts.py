@@ -1,12 +1,15 @@
 """What cards say of a run, for the cases that a small run does not have."""
 
+import io
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas
 import pytest
 
+from common.cards.croissant import is_guessed
 from common.cards.evaluation import evaluation
 from common.cards.origin import Origin
 from common.cards.parts import command, copies, leaks, run_limits, stated
@@ -14,6 +17,7 @@ from common.metrics.bootstrap import share_interval
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 from common.runs.folder import RunFolder
+from common.tables import to_csv
 
 FOLDER = RunFolder(Path("w"), "blobs", "first")
 FACTS = {
@@ -153,6 +157,23 @@ def test_what_images_are_worth_is_told_apart_from_how_they_compare() -> None:
 def test_a_readme_without_a_section_is_told_so() -> None:
     assert stated(subject(), "Limits") == "The experiment's README has no section `Limits`."
     assert stated(subject(readme={"Limits": "\n\n- few\n"}), "Limits") == "- few"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *(["None", "b"], ["NA", "b"], ["N/A", "b"], ["n/a", "b"], ["NaN", "b"], ["nan", "b"]),
+        *(["null", "b"], ["NULL", "b"], ["<NA>", "b"], ["#N/A", "b"], ["#NA", "b"], ["none", "b"]),
+        *(["1.#IND", "b"], ["-nan", "b"], ["01", "2"], ["01", "b"], ["-1", "2"], ["1e5"], ["inf"]),
+        *([".5", "1"], ["1_0", "2"], ["１", "２"], ["0x1f"], ["1,000"], ["2026-01-31"], ["TRUE"]),
+        *(["True", "false"], ["True", "b"], ["True", "NA"], ["yes", "no"], ["ODA", "IDA"]),
+    ],
+)
+def test_labels_that_pandas_takes_for_something_else_are_known(labels: list[str]) -> None:
+    table = to_csv([["label"], *([label] for label in labels)])
+    read = pandas.read_csv(io.BytesIO(table)).label.tolist()
+    kept = [isinstance(label, str) and label.removeprefix("'") for label in read] == labels
+    assert is_guessed({*labels}) == (not kept)
 
 
 @pytest.mark.parametrize("label", ["ODA", "No CP", "it's", 'a "b"', "$x `y`", "a\\b", "!x"])
