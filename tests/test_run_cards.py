@@ -23,7 +23,7 @@ from PIL import Image, ImageSequence
 from read_cards import Shown, head_of, mlcroissant
 
 from common.cards import write
-from common.cards.markdown import one_line
+from common.cards.markdown import one_line, plain, sections
 from common.cards.origin import Origin
 from common.cards.samples import MANIFEST
 from common.cards.subject import (
@@ -99,10 +99,38 @@ def tables(markdown: str) -> list[set[int]]:
     return [{line.count("|") for line in table.splitlines()} for table in found]
 
 
-def test_every_experiment_states_its_use_and_its_limits(experiment: str) -> None:
-    text = (folder(experiment) / "README.md").read_text(encoding="utf-8")
+def unlike_prose(markdown: str) -> list[str]:
+    """Lines of what cards do not repeat: tables, code, quotes, images, lower headings, HTML."""
+    block = r"^(?:\||```|~~~|>|#|!\[|<|(?<=\n\n) {4,}(?! *(?:[-*+]|\d{1,2}[.)]) )).*"
+    return re.findall(block, markdown, re.MULTILINE)
+
+
+def test_every_experiment_states_its_use_and_its_limits_as_paragraphs_and_lists(
+    experiment: str,
+) -> None:
+    path = folder(experiment) / "README.md"
+    found = sections(path.read_text(encoding="utf-8"))
     for heading in (INTENDED, OUT_OF_SCOPE, LIMITS):
-        assert re.search(rf"^## {heading}\n\n[^#\s]", text, re.MULTILINE), heading
+        where = f"experiments/{experiment}/README.md, section ## {heading}"
+        assert plain(found.get(heading, "")), f"{where} is missing or says nothing"
+        lines = unlike_prose(found[heading])
+        assert not lines, f"{where}: cards repeat paragraphs and lists alone, not {lines[0]!r}"
+
+
+def test_every_data_card_states_its_known_problems_as_paragraphs_and_lists() -> None:
+    for path in ROOT.glob("data_cards/*.md"):
+        problems = sections(path.read_text(encoding="utf-8")).get(KNOWN_PROBLEMS, "")
+        lines = unlike_prose(problems)
+        assert not lines, f"{path.name}: cards repeat paragraphs and lists alone, not {lines[0]!r}"
+
+
+@pytest.mark.parametrize(
+    "line", ["| a | b |", "```", "> said", "### Lower", "![a](b.png)", "<b>", "    code = 1"]
+)
+def test_a_section_that_cards_cannot_repeat_is_noticed(line: str) -> None:
+    assert unlike_prose(f"\n\nWords.\n\n{line}\n") == [line]
+    harmless = "Words, a | b\n    and more.\n\n1. one\n    - below\n\n    - after a gap\n"
+    assert unlike_prose(harmless) == []
 
 
 def test_the_model_card_says_first_that_its_data_were_simulated(

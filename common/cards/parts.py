@@ -8,6 +8,7 @@ from common.cards.markdown import (
     block,
     bullets,
     code,
+    inline,
     one_line,
     paragraphs,
     plain,
@@ -80,7 +81,7 @@ def limits(subject: Subject) -> list[str]:
     """What a reader must not overlook, in Markdown: of the experiment, then of this run."""
     own = subject.readme.get(LIMITS, "")
     of_run = [text(sentence, 1000) for sentence in run_limits(subject)]
-    return [prose(line) for _, line in paragraphs(own)] + of_run
+    return [inline(line) for _, line in paragraphs(own)] + of_run
 
 
 def run_limits(subject: Subject) -> list[str]:

@@ -112,6 +112,18 @@ def test_prose_keeps_paragraphs_lists_bold_words_and_code_and_nothing_else() -> 
     assert prose("") == "" and plain("") == []
 
 
+def test_every_entry_of_a_list_is_one_whatever_its_mark_and_its_depth() -> None:
+    markdown = (
+        "First:\n\n1. one\n   and a half\n2. **two**\n   - below\n     two\n      * deep\n"
+        "10) ten\n\n    - after a gap\n\nIn\n1999. it was - and is - so.\n"
+    )
+    entries = ["1. one and a half", "2. two", "below two", "deep", "10) ten", "after a gap"]
+    assert plain(markdown) == ["First:", *entries, "In 1999. it was - and is - so."]
+    found = shown(prose(markdown))
+    assert found.tags == {"p": 2, "ul": 1, "li": 6, "strong": 1}
+    assert [line for line in found.text.splitlines() if line][1:7] == entries
+
+
 @pytest.mark.parametrize(
     "words",
     ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then"],
