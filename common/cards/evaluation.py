@@ -11,8 +11,9 @@ from common.metrics.protocol import Record
 _COMPARED = "An interval is about the images that were measured, not about another training."
 _WORTH = (
     "Score, on held-out images, of models that were trained on real images, on generated ones, or "
-    "on both; the number in a name is the percentage of the real training images. `gain` is the "
-    "difference to the line that the note names. An interval is about other models and other "
+    "on both. In a name, `classical` is augmentation as without a generator, the number is the "
+    "percentage of the real training images, and `gain` is the difference to the line that the "
+    "note names; n real counts the held-out images. An interval is about other models and other "
     "held-out groups, not about another training of this generator."
 )
 
@@ -37,13 +38,14 @@ def evaluation(subject: Subject) -> list[str]:
 def _numbers(records: Sequence[Record]) -> list[str]:
     """How they were measured, the numbers, and why others are missing."""
     measured = [record for record in records if record.value is not None]
+    shared = _shared([record.rule for record in measured])
     reasons: dict[str, list[str]] = {}
     for record in records:
         if record.value is None:
             reasons.setdefault(record.note, []).append(code(record.metric))
     return [
-        bullets(_how(records)),
-        _table(measured) if measured else "Every metric was refused.",
+        bullets([*_how(records), *([f"all numbers: {text('; '.join(shared))}"] if shared else [])]),
+        _table(measured, shared) if measured else "Every metric was refused.",
         "Refused, with the reason:" if reasons else "",
         bullets(f"{', '.join(names)}: {text(note)}" for note, names in reasons.items()),
     ]
@@ -60,26 +62,35 @@ def _how(records: Sequence[Record]) -> list[str]:
     return [f"{name}: {' or '.join(dict.fromkeys(values))}" for name, values in lines.items()]
 
 
-def _table(records: Sequence[Record]) -> str:
-    """The column of extractors is left out where no record has one."""
-    header = ("metric", "value", "95 % interval", "n real / generated", "split", "protocol", "note")
-    extractors = any(record.extractor for record in records)
-    rows = [_row(record, extractors) for record in records]
-    return table((*header, "extractor") if extractors else header, rows)
+def _shared(rules: Sequence[str]) -> list[str]:
+    """The clauses that several rules have in common; said once, they are read."""
+    if len(rules) < 2:
+        return []
+    clauses = [rule.split("; ") for rule in rules]
+    return [one for one in clauses[0] if one and all(one in others for others in clauses)]
 
 
-def _row(record: Record, extractors: bool) -> tuple[str, ...]:
+def _table(records: Sequence[Record], shared: Sequence[str]) -> str:
+    """Without the column of extractors where no record has one, and without what rules share."""
+    extracted = any(record.extractor for record in records)
+    extractor = ["extractor"] if extracted else []
+    header = ("metric", "value", "95 % interval", "n real / generated", *extractor, "split")
+    rows = [_row(record, shared, extracted) for record in records]
+    return table((*header, "protocol", "note"), rows)
+
+
+def _row(record: Record, shared: Sequence[str], extracted: bool) -> tuple[str, ...]:
     unit = f" {text(record.unit)}" if record.unit else ""
     interval = f"{record.low:.4g} to {record.high:.4g}" if record.low is not None else ""
-    note = "; ".join(part for part in (record.rule, record.note) if part)
-    beside = [code(record.extractor)] if extractors else []
+    own = [clause for clause in record.rule.split("; ") if clause not in shared]
+    extractor = [code(record.extractor) if record.extractor else ""] if extracted else []
     return (
         code(record.metric),
         f"{record.value:.4g}{unit}",
         interval,
         f"{record.n_real} / {record.n_fake}",
+        *extractor,
         code(record.split),
         code(record.protocol),
-        text(note),
-        *beside,
+        text("; ".join(filter(None, [*own, record.note]))),
     )

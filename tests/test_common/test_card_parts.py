@@ -150,6 +150,11 @@ def test_what_images_are_worth_is_told_apart_from_how_they_compare() -> None:
     assert "extractor" in before and "extractor" not in after
     assert "each class as often" in after and "| `utility/gain/real_50` | -0.25 |" in after
     assert "- `utility/synthetic`: Too few." in after
+    rules = ["width 4; none; 2 models", "width 4; affine; 2 models"]
+    pair = [replace(gained, metric=f"utility/{k}", rule=rule) for k, rule in enumerate(rules)]
+    page = "\n".join(evaluation(subject(records=pair)))
+    assert page.count("width 4") == 1 and "- all numbers: width 4; 2 models\n" in page
+    assert "| none |" in page and "| affine |" in page
     alone = "\n".join(evaluation(subject(records=[gained])))
     assert "Against held-out images" not in alone
 
