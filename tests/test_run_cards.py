@@ -4,6 +4,7 @@ import csv
 import getpass
 import hashlib
 import json
+import platform
 import re
 import shlex
 import shutil
@@ -22,7 +23,7 @@ from PIL import Image, ImageSequence
 from read_cards import Shown, head_of, mlcroissant
 
 from common.cards import write
-from common.cards.markdown import one_line
+from common.cards.markdown import one_line, plain, sections
 from common.cards.origin import Origin
 from common.cards.samples import MANIFEST
 from common.cards.subject import (
@@ -33,7 +34,7 @@ from common.cards.subject import (
     Subject,
     read_subject,
 )
-from common.data.cards import card_file
+from common.data.cards import card_file, load_card
 from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.metrics.protocol import read_records
 from common.report.configs import Setting
@@ -98,10 +99,38 @@ def tables(markdown: str) -> list[set[int]]:
     return [{line.count("|") for line in table.splitlines()} for table in found]
 
 
-def test_every_experiment_states_its_use_and_its_limits(experiment: str) -> None:
-    text = (folder(experiment) / "README.md").read_text(encoding="utf-8")
+def unlike_prose(markdown: str) -> list[str]:
+    """Lines of what cards do not repeat: tables, code, quotes, images, lower headings, HTML."""
+    block = r"^(?:\||```|~~~|>|#|!\[|<|(?<=\n\n) {4,}(?! *(?:[-*+]|\d{1,2}[.)]) )).*"
+    return re.findall(block, markdown, re.MULTILINE)
+
+
+def test_every_experiment_states_its_use_and_its_limits_as_paragraphs_and_lists(
+    experiment: str,
+) -> None:
+    path = folder(experiment) / "README.md"
+    found = sections(path.read_text(encoding="utf-8"))
     for heading in (INTENDED, OUT_OF_SCOPE, LIMITS):
-        assert re.search(rf"^## {heading}\n\n[^#\s]", text, re.MULTILINE), heading
+        where = f"experiments/{experiment}/README.md, section ## {heading}"
+        assert plain(found.get(heading, "")), f"{where} is missing or says nothing"
+        lines = unlike_prose(found[heading])
+        assert not lines, f"{where}: cards repeat paragraphs and lists alone, not {lines[0]!r}"
+
+
+def test_every_data_card_states_its_known_problems_as_paragraphs_and_lists() -> None:
+    for path in ROOT.glob("data_cards/*.md"):
+        problems = sections(path.read_text(encoding="utf-8")).get(KNOWN_PROBLEMS, "")
+        lines = unlike_prose(problems)
+        assert not lines, f"{path.name}: cards repeat paragraphs and lists alone, not {lines[0]!r}"
+
+
+@pytest.mark.parametrize(
+    "line", ["| a | b |", "```", "> said", "### Lower", "![a](b.png)", "<b>", "    code = 1"]
+)
+def test_a_section_that_cards_cannot_repeat_is_noticed(line: str) -> None:
+    assert unlike_prose(f"\n\nWords.\n\n{line}\n") == [line]
+    harmless = "Words, a | b\n    and more.\n\n1. one\n    - below\n\n    - after a gap\n"
+    assert unlike_prose(harmless) == []
 
 
 def test_the_model_card_says_first_that_its_data_were_simulated(
@@ -111,6 +140,7 @@ def test_the_model_card_says_first_that_its_data_were_simulated(
     shown = Shown(markdown)
     assert Origin.SIMULATED.value in shown.text[:400]
     assert "simulated-training-data" in head_of(markdown)["tags"]
+    assert f"python {platform.python_version()}, torch {torch.__version__}" in shown.text
     assert head_of(markdown)["license"] == "unknown"
     assert "of which none was used" in shown.text
     for heading in (INTENDED, OUT_OF_SCOPE, LIMITS):
@@ -137,6 +167,7 @@ def test_the_model_card_holds_every_number_with_its_protocol_and_every_refusal(
         if record.low is not None:
             assert f"{record.low:.4g} to {record.high:.4g}" in row
     (index,) = head_of(markdown)["model-index"]
+    assert [r["dataset"]["type"] for r in index["results"]] == [f"{experiment}-simulated"]
     listed = {m["type"]: m["value"] for result in index["results"] for m in result["metrics"]}
     assert listed == {r.metric: r.value for r in records if r.value is not None}
 
@@ -215,6 +246,8 @@ def test_who_names_publisher_and_day_leaves_nothing_for_mlcroissant_to_ask(
     assert found.creators[0].name == "Lab <b>A</b>" and found.date_published.year == 2026
     shown = Shown((path / "data_card.md").read_text(encoding="utf-8"))
     assert "published by: Lab <b>A</b> on 2026-01-31" in shown.text and not shown.tags["b"]
+    assert cli(experiment, "card", *at(copy, "first"), *stated[2:]).code == 0
+    assert "- published on: 2026-01-31\n" in (path / "data_card.md").read_text(encoding="utf-8")
     for day in ("31.1.2026", "2026-13-01", "20260131"):
         refuses(cli(experiment, "card", *at(copy, "first"), "--published", day), 2, "is no day")
 
@@ -224,7 +257,8 @@ def test_croissant_says_synthetic_to_programs_too(described: Path, experiment: s
     assert found["rai:hasSyntheticData"] is True
     assert found["digitalSourceType"]["@id"] == "sc:TrainedAlgorithmicMediaDigitalSource"
     assert found["description"].startswith("SYNTHETIC")
-    assert "simulated" in found["prov:wasDerivedFrom"]["prov:label"]
+    source = found["prov:wasDerivedFrom"]["prov:label"]
+    assert source.startswith("simulated by this repository's code, a stand-in for: ")
     assert found["rai:dataUseCases"] and found["rai:dataLimitations"]
 
 
@@ -410,12 +444,31 @@ def test_images_that_were_given_are_never_called_simulated(
     for name, root in (("given", given), ("ours", raw)):
         fit = ["fit", *smoke(experiment), *at(tmp_path, name), "--data.root", root]
         assert cli(experiment, *fit).code == 0
+        assert cli(experiment, "generate", *at(tmp_path, name), "--n", "2").code == 0
         assert cli(experiment, "card", *at(tmp_path, name)).code == 0
         told[name] = (run_folder(tmp_path, experiment, name) / "card/model_card.md").read_text()
         assert str(tmp_path) not in told[name] and "micrographs`" not in told[name]
+        knows_no_source(tmp_path, experiment, name)
     assert Origin.GIVEN.value in told["given"]
     assert "simulated-training-data" not in told["given"] and "SIMULATED" not in told["given"]
     assert Origin.UNKNOWN.value in told["ours"] and "SIMULATED" not in told["ours"]
+
+
+def knows_no_source(workspace: Path, experiment: str, run: str) -> None:
+    """Neither licence nor address of the data card's data set is stated of other images."""
+    path = run_folder(workspace, experiment, run)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    card = load_card(config["data"]["card"])
+    described = json.loads((path / "card/croissant.json").read_text())
+    assert described["license"]["name"].startswith("not known to this project")
+    source = described["prov:wasDerivedFrom"]
+    assert {*source} == {"@type", "prov:label", "sc:identifier"}
+    assert "in the layout of: " in source["prov:label"]
+    for kind in ("model_card.md", "data_card.md"):
+        markdown = (path / "card" / kind).read_text(encoding="utf-8")
+        assert head_of(markdown)["license"] == "unknown"
+        assert "licence: not known to this project" in Shown(markdown).text
+        assert card.url not in markdown.replace("`", "") or "that it describes is found" in markdown
 
 
 def test_a_run_that_went_on_with_other_data_does_not_know_its_origin(
@@ -447,6 +500,8 @@ HOSTILE = (
     "---\nlicense: mit\n---",
     "{{7*7}}{% raw %}",
 )
+# A reader that guesses types makes numbers or nothing of these; `x` and `x2` are in one column.
+GUESSED = ("None", "NA", "n/a", "01", "1e5", ".5")
 
 
 def called(subject: Subject, name: str) -> Subject:
@@ -488,7 +543,7 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
     monkeypatch.setattr(write, "read_subject", lambda *a: read.append(read_subject(*a)) or read[0])
     assert cli(experiment, "card", *at(copy, "first")).code == 0
     seen: dict[str, list[Shown]] = {}
-    for name in ("harmless", *HOSTILE):
+    for name in ("harmless", *HOSTILE, *GUESSED):
         subject = called(read[0], name)
         monkeypatch.setattr(write, "read_subject", lambda *a, found=subject: found)
         assert write.write_cards(subject.folder, None, creator=name)
@@ -503,8 +558,11 @@ def test_no_text_of_a_file_or_a_user_becomes_more_than_text(
         assert "/ann/" not in everything and "Users" not in everything
         seen[name] = [Shown(text) for text in texts]
         records = list(mlc.Dataset(jsonld=path / "croissant.json").records("images"))
-        labels = [record["images/label"].decode() for record in records]
-        assert labels == [row["label"] for row in subject.samples.rows]
+        same = [record["images/label"] for record in records] == [
+            row["label"].encode() for row in subject.samples.rows
+        ]
+        assert same == (name not in GUESSED), name
+        assert ("Readers that guess types" in described) == (name in GUESSED)
     for name in HOSTILE:
         for shown, harmless in zip(seen[name], seen["harmless"], strict=True):
             tags = {*shown.tags, *harmless.tags} - {"a"}

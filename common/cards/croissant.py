@@ -5,6 +5,7 @@ responsible AI, https://schema.org and PROV-O. Everything refers to files beside
 """
 
 import json
+from collections.abc import Set
 from typing import Any
 
 from common.cards import parts
@@ -14,6 +15,7 @@ from common.cards.model_card import data_set_name
 from common.cards.origin import Origin
 from common.cards.samples import MANIFEST
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
+from common.tables import GUARDED
 
 _CONFORMS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 # Names of the vocabulary that stand for themselves with "cr:" in front.
@@ -43,6 +45,16 @@ _IMAGES = "image-files"
 _RECORDS = "images"
 # A spreadsheet would compute what begins like this, so the table has an apostrophe before it.
 _GUARD = r"(?s)'?(.*)"
+# What pandas takes for an empty cell, and mlcroissant reads tables with pandas. Croissant has no
+# word for the type of a column.
+_NOTHING = {
+    *("#N/A", "#N/A N/A", "#NA", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None"),
+    *("n/a", "nan", "null"),
+}
+_GUESSED = (
+    "Readers that guess types, such as pandas and with it mlcroissant, take labels of this set for "
+    "numbers, for true and false or for nothing; the table holds them as text."
+)
 
 
 def croissant(
@@ -79,7 +91,7 @@ def _about(subject: Subject) -> dict[str, Any]:
         f"shows a specimen. {subject.origin.value} {parts.labels(subject)} "
         f"Pixel size: {pixel_size(subject)}.",
         "url": "data_card.md",
-        "license": subject.licence.croissant,
+        "license": {"@type": "sc:CreativeWork", "name": subject.licence},
         "version": f"1.0.0+{made.manifest_sha256[:12]}",
         "keywords": ["synthetic", "microscopy", run.experiment],
         "citeAs": f"{title(subject)}; checkpoint SHA-256 {subject.sha256}, seeds "
@@ -97,7 +109,7 @@ def _responsible(subject: Subject) -> dict[str, Any]:
         else "Not examined. The model was trained on images that were given to it; if these are of "
         "patients, an image that repeats one of them tells of a patient."
     )
-    copies = [] if simulated else parts.copies(subject.records)
+    copies = [] if simulated else parts.copies(subject)
     return {
         "rai:dataCollection": "No image was taken of anything: a model drew each from a seed.",
         "rai:dataCollectionType": ["Synthetic"],
@@ -106,12 +118,12 @@ def _responsible(subject: Subject) -> dict[str, Any]:
         "rai:dataLimitations": [
             *(f"Out of scope: {line}" for line in parts.stated_plainly(subject, OUT_OF_SCOPE)),
             *parts.stated_plainly(subject, LIMITS),
-            *map(one_line, parts.run_limits(subject)),
+            *(one_line(line, 1000) for line in parts.run_limits(subject)),
         ],
         "rai:dataBiases": _biases(subject),
         "rai:dataSocialImpact": "Synthetic micrographs can be taken for real ones: whoever passes "
         "them on must pass on that they are synthetic.",
-        "rai:personalSensitiveInformation": [person, *copies],
+        "rai:personalSensitiveInformation": [person, *(one_line(line, 1000) for line in copies)],
     }
 
 
@@ -125,14 +137,11 @@ def _biases(subject: Subject) -> list[str]:
 
 
 def _sources(subject: Subject) -> dict[str, Any]:
-    run, card = subject.folder, subject.card
-    simulated = subject.origin is Origin.SIMULATED
-    published = {} if simulated else {"license": one_line(card.licence), "url": one_line(card.url)}
+    run = subject.folder
     return {
         "prov:wasDerivedFrom": {
             "@type": "prov:Entity",
             "prov:label": data_set_name(subject),
-            **{f"sc:{key}": value for key, value in published.items()},
             "sc:identifier": f"fingerprint {subject.facts['manifest_sha256']}",
         },
         "prov:wasGeneratedBy": {
@@ -160,8 +169,7 @@ def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
             "@type": "cr:FileObject",
             "@id": MANIFEST,
             "name": MANIFEST,
-            "description": "One row an image: file name, seed, label, rule of the labels, SHA-256 "
-            "of the checkpoint.",
+            "description": f"One row an image; columns: {', '.join(made.rows[0])}.",
             **inside,
             "contentUrl": MANIFEST,
             "encodingFormat": "text/csv",
@@ -188,7 +196,8 @@ def _records(subject: Subject) -> dict[str, Any]:
     ]
     if subject.facts["classes"]:
         what = "Class that the model was asked for; nobody has looked whether the image shows it."
-        fields.append(_field("label", "sc:Text", what, _label(subject)))
+        told = f"{what} {_GUESSED}" if is_guessed({*subject.samples.counts}) else what
+        fields.append(_field("label", "sc:Text", told, _label(subject)))
     fields.append(_field("image", "sc:ImageObject", "Pixels, synthetic.", _file("content")))
     return {
         "@type": "cr:RecordSet",
@@ -202,8 +211,29 @@ def _records(subject: Subject) -> dict[str, Any]:
 
 def _label(subject: Subject) -> dict[str, Any]:
     source = _column("label")
-    guarded = any(not name[:1].isalnum() for name in subject.samples.counts)
+    guarded = any(name.startswith(GUARDED) for name in subject.samples.counts)
     return source | {"transform": {"regex": _GUARD}} if guarded else source
+
+
+def is_guessed(labels: Set[str]) -> bool:
+    """Whether a reader that guesses types takes a column of these labels for something else.
+
+    A column is numbers, or true and false, only where all of it is; with a sign in front it is
+    guarded, and text.
+    """
+    if labels & _NOTHING:
+        return True
+    numbers = all(_is_number(label) and not label.startswith(GUARDED) for label in labels)
+    return numbers or all(label.lower() in ("true", "false") for label in labels)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    # Python alone reads 1_000 and digits of other scripts.
+    return label.isascii() and "_" not in label
 
 
 def _file(what: str) -> dict[str, Any]:

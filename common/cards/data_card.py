@@ -3,8 +3,10 @@
 from typing import Any
 
 from common.cards import parts
+from common.cards.evaluation import evaluation
+from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
-from common.cards.origin import Origin
+from common.cards.samples import MANIFEST
 from common.cards.subject import Subject
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
@@ -29,8 +31,8 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             f"> **{_SYNTHETIC}**",
             f"> **{subject.origin.value}**",
             "## What it is",
-            f"{len(made.rows):,} images in {code(archive)}, with their table `manifest.csv`, drawn "
-            f"by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
+            f"{len(made.rows):,} images in {code(archive)}, with their table {code(MANIFEST)}, "
+            f"drawn by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
             "`croissant.json` describes them to programs, in Python: "
             '`mlcroissant.Dataset("croissant.json").records("images")`.',
             bullets(_what(subject, creator, published)),
@@ -38,7 +40,7 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             text(parts.labels(subject), 600),
             _classes(subject),
             *parts.use(subject),
-            *parts.evaluation(subject),
+            *evaluation(subject),
             "## Limits",
             bullets(parts.limits(subject)),
             *parts.provenance(subject),
@@ -68,7 +70,7 @@ def _head(subject: Subject) -> dict[str, Any]:
     size = next((name for end, name in _SIZES if count < end), "n>1M")
     return {
         "pretty_name": one_line(title(subject)),
-        **subject.licence.head,
+        **HEAD,
         "annotations_creators": ["machine-generated"],
         "size_categories": [size],
         "tags": ["synthetic", "microscopy", subject.folder.experiment],
@@ -79,10 +81,6 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
     made, facts = subject.samples, subject.facts
     low, high = facts["window"]
     kind = "PNG" if made.suffix == ".png" else "OME-TIFF"
-    derived = subject.origin is Origin.SIMULATED
-    inherited = "" if derived else " (inherited from the training data)"
-    words = ["--creator", "NAME", "--published", "YYYY-MM-DD"]
-    ask = f"nobody yet; to state it: {code(parts.command(subject, 'card', args=words))}"
     return [
         f"files: {kind}, {code(made.dtype)}, channels {', '.join(map(code, facts['channels']))}",
         f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, cut from a canvas of "
@@ -90,9 +88,19 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
         f"grey values: {low:g} to {high:g} is the window of the training data",
         f"pixel size: {text(pixel_size(subject))}",
         f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
-        f"licence{inherited}: {text(subject.licence.text, 600)}",
-        f"published by: {text(' on '.join(filter(None, (creator, published)))) or ask}",
+        f"licence: {text(subject.licence, 1000)}",
+        _published(subject, creator, published),
     ]
+
+
+def _published(subject: Subject, creator: str, published: str) -> str:
+    if creator:
+        return f"published by: {text(creator)}{f' on {text(published)}' if published else ''}"
+    if published:
+        return f"published on: {text(published)}"
+    words = ["--creator", "NAME", "--published", "YYYY-MM-DD"]
+    command = parts.command(subject, "card", args=words)
+    return f"published by: nobody yet; to state it: {code(command)}"
 
 
 def _span(sizes: tuple[int, int]) -> str:

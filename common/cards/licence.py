@@ -1,62 +1,33 @@
-"""Under which licence images may be passed on, as people, Hugging Face and Croissant write it."""
+"""What is known of the licence of a model and of its samples: never that of a data set by name.
 
-import re
-from dataclasses import dataclass
+Whether images that were given are those of the data set that a data card describes, no run records;
+simulated ones are not.
+"""
 
 from common.cards.markdown import one_line
+from common.cards.origin import Origin
+from common.data.cards import Card
 
-# Of these alone the name on Hugging Face is that of SPDX in lower case.
-_KNOWN = (
-    *("CC0-1.0", "CC-BY-2.0", "CC-BY-2.5", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0"),
-    *("CC-BY-SA-4.0", "CC-BY-NC-2.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-ND-4.0"),
-    *("CC-BY-NC-ND-3.0", "CC-BY-NC-ND-4.0", "CC-BY-NC-SA-2.0", "CC-BY-NC-SA-3.0"),
-    *("CC-BY-NC-SA-4.0", "MIT", "Apache-2.0"),
-)
-_SPDX = {name.lower(): name for name in _KNOWN}
+# As Hugging Face sorts it, in the head of a card.
+HEAD = {"license": "unknown"}
 
 
-@dataclass(frozen=True)
-class Licence:
-    """A licence as it was stated.
-
-    Attributes:
-        text: for people.
-        spdx: its identifier, "" where the text is not exactly one.
-        is_stated: whether there is one at all.
-    """
-
-    text: str
-    spdx: str = ""
-    is_stated: bool = True
-
-    @property
-    def head(self) -> dict[str, str]:
-        """Its keys in the head of a card."""
-        if not self.is_stated:
-            return {"license": "unknown"}
-        if self.spdx:
-            return {"license": self.spdx.lower()}
-        return {"license": "other", "license_name": one_line(self.text)}
-
-    @property
-    def croissant(self) -> str | dict[str, str]:
-        """Value of ``license`` in Croissant: a URL, or a work that is only named."""
-        if self.spdx:
-            return f"https://spdx.org/licenses/{self.spdx}.html"
-        return {"@type": "sc:CreativeWork", "name": one_line(self.text, 600)}
-
-
-def inherited(stated: str, simulated: bool) -> Licence:
-    """Of a model and of what it draws.
+def licence(card: Card, origin: Origin) -> str:
+    """What is known, as one line for people.
 
     Args:
-        stated: licence in the data card of the training images.
-        simulated: whether those images were none of the data set, but simulated.
+        card: that the training images were read by.
+        origin: of those images.
     """
-    if simulated:
-        text = (
+    if origin is Origin.SIMULATED:
+        known = (
             "none was stated: the training images were simulated by this repository's code; the "
-            f"data card's licence ({stated}) is of the real images, of which none was used"
+            f"data card's licence ({card.licence}) is of the real images, of which none was used"
         )
-        return Licence(text, is_stated=False)
-    return Licence(stated, _SPDX.get(re.sub(r"[\s-]+", "-", stated.strip()).lower(), ""))
+    else:
+        known = (
+            "not known to this project: the training images are said to be in the layout of the "
+            f"data card {card.name}; the licence that it states ({card.licence}) is of the data "
+            "set that it describes"
+        )
+    return one_line(known, 1000)

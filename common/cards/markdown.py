@@ -23,6 +23,8 @@ _AT_START = re.compile(r"^(?:[-+=]|\d+[.)])(?=[-=\s]|$)")
 _PLAIN = re.compile(r"[^`|\\<>&]+")
 _CODE, _BOLD, _LINK = r"`([^`]+)`", r"\*\*([^*]+)\*\*", r"\[([^\]]+)\]\([^)\s]*\)"
 _INLINE = re.compile(rf"{_CODE}|{_BOLD}|{_LINK}")
+# How a list entry begins, however deep in other lists. Longer numbers are years.
+_MARK = r" *(?:[-*+]|\d{1,2}[.)]) +"
 
 
 def one_line(value: object, longest: int = _LONGEST) -> str:
@@ -78,13 +80,16 @@ def sections(markdown: str) -> dict[str, str]:
 def paragraphs(markdown: str) -> list[tuple[bool, str]]:
     """Its paragraphs and list entries in one line each, and whether it is an entry.
 
-    Headings and indented or fenced lines are left out.
+    Entries of a list in a list become entries like others, numbers stay in front of theirs.
+    Headings and indented or fenced lines are left out. Tables are not understood.
     """
     found: list[tuple[bool, str]] = []
-    for chunk in re.split(r"\n\s*\n|\n(?=[-*] )", markdown):
-        line = " ".join(chunk.split())
-        if line and not chunk.lstrip("\n").startswith(("    ", "#", "```", "![")):
-            found.append((line[:2] in ("- ", "* "), line.removeprefix("- ").removeprefix("* ")))
+    for chunk in re.split(rf"\n\s*\n|\n(?={_MARK})", markdown):
+        line, entry = " ".join(chunk.split()), re.match(rf"\n*{_MARK}", chunk) is not None
+        if entry:
+            found.append((True, re.sub(r"^[-*+] ", "", line)))
+        elif line and not chunk.lstrip("\n").startswith(("    ", "#", "```", "![")):
+            found.append((False, line))
     return found
 
 
@@ -93,7 +98,7 @@ def prose(markdown: str) -> str:
     written, in_list = "", False
     for entry, line in paragraphs(markdown):
         written += "\n" if entry and in_list else "\n\n"
-        written += f"- {_inline(line)}" if entry else _inline(line)
+        written += f"- {inline(line)}" if entry else inline(line)
         in_list = entry
     return written.strip()
 
@@ -106,7 +111,8 @@ def plain(markdown: str) -> list[str]:
     ]
 
 
-def _inline(line: str) -> str:
+def inline(line: str) -> str:
+    """One of them with its bold words and code, and nothing else."""
     line, parts, end = one_line(line, 5000), [], 0
     for match in _INLINE.finditer(line):
         parts.append(_escaped(line[end : match.start()]))

@@ -3,6 +3,8 @@
 from typing import Any
 
 from common.cards import parts
+from common.cards.evaluation import evaluation
+from common.cards.licence import HEAD
 from common.cards.markdown import block, bullets, code, head, one_line, page, prose, table, text
 from common.cards.origin import Origin
 from common.cards.subject import Subject
@@ -22,6 +24,21 @@ _TAGS = {
     Origin.UNKNOWN: ["origin-of-training-data-unknown"],
     Origin.GIVEN: [],
 }
+_DATA_SETS = {
+    Origin.SIMULATED: "simulated by this repository's code, a stand-in for: {}",
+    Origin.UNKNOWN: "images of unknown origin, in the layout of: {}",
+    Origin.GIVEN: "images that were given, said to be in the layout of: {}",
+}
+# Simulated images have none of the problems that real ones have, and others instead.
+_ABOUT_REAL = (
+    "The data card describes the real data set. Its simulated stand-in, which this model was "
+    "trained on, shares layout and classes with it; which of these problems it imitates, the "
+    "simulator's source says."
+)
+_ABOUT_OTHERS = (
+    "The training images have the layout and the classes that the data card describes. Whether "
+    "they are of its data set, and so have these problems, the run does not record."
+)
 _NOT_SHOWN = ("data.root", "data.workspace", "data.card", "data.seed", "data.skip_bad")
 
 
@@ -39,7 +56,7 @@ def model_card(subject: Subject) -> str:
             *parts.use(subject),
             *_training_data(subject),
             *_training(subject),
-            *parts.evaluation(subject),
+            *evaluation(subject),
             "## Limits",
             bullets(parts.limits(subject)),
             *parts.provenance(subject),
@@ -50,9 +67,8 @@ def model_card(subject: Subject) -> str:
 
 
 def data_set_name(subject: Subject) -> str:
-    """Title of the data set, or that it was simulated in its place."""
-    simulated = subject.origin is Origin.SIMULATED
-    return one_line(f"{'simulated stand-in for: ' if simulated else ''}{subject.card.title}")
+    """What the training images are, as far as the run knows; never the data set by name."""
+    return one_line(_DATA_SETS[subject.origin].format(subject.card.title))
 
 
 def _head(subject: Subject) -> dict[str, Any]:
@@ -60,7 +76,7 @@ def _head(subject: Subject) -> dict[str, Any]:
     results = _results(subject)
     index = {"name": f"{run.experiment}/{run.run_id}", "results": results}
     return {
-        **subject.licence.head,
+        **HEAD,
         "library_name": "pytorch-lightning",
         "tags": ["microscopy", "image-generation", run.experiment, *_TAGS[subject.origin]],
         **({"model-index": [index]} if results else {}),
@@ -69,14 +85,16 @@ def _head(subject: Subject) -> dict[str, Any]:
 
 def _results(subject: Subject) -> list[dict[str, Any]]:
     """The numbers as Hugging Face lists them; a protocol tells what may be compared with each."""
-    name, by_split = one_line(subject.card.name), dict[str, list[Record]]()
+    by_split = dict[str, list[Record]]()
+    # The name of the data card would stand for its data set.
+    kind = f"{subject.folder.experiment}-{subject.origin.name.lower()}"
     for record in subject.records:
         if record.value is not None:
             by_split.setdefault(record.split, []).append(record)
     return [
         {
             "task": {"type": "image-generation"},
-            "dataset": {"type": name, "name": data_set_name(subject), "split": one_line(split)},
+            "dataset": {"type": kind, "name": data_set_name(subject), "split": one_line(split)},
             "metrics": [_metric(record) for record in records],
         }
         for split, records in by_split.items()
@@ -100,7 +118,7 @@ def _what(subject: Subject) -> list[str]:
         f"grey values {low:g} to {high:g}",
         f"channels: {', '.join(map(code, facts['channels']))}",
         f"classes: {classes or 'none'}",
-        f"licence: {text(subject.licence.text, 600)}",
+        f"licence: {text(subject.licence, 1000)}",
     ]
 
 
@@ -110,8 +128,8 @@ def _training_data(subject: Subject) -> list[str]:
     said = bullets(
         [
             f"data card: {code(subject.card_name)}, {text(card.title)}",
-            f"published or described at: {code(card.url)}",
-            f"licence of the data set: {text(card.licence)}",
+            f"the data set that it describes is found at: {code(card.url)}",
+            f"licence of that data set: {text(card.licence)}",
             f"group: {group}",
         ]
     )
@@ -125,21 +143,10 @@ def _training_data(subject: Subject) -> list[str]:
         said,
         several if subject.data_sets > 1 else "",
         _counts(subject),
-        "### Known problems of the data set",
-        _about_real(subject),
+        "### Known problems of the data set that the data card describes",
+        _ABOUT_REAL if subject.origin is Origin.SIMULATED else _ABOUT_OTHERS,
         prose(subject.problems) or "The data card names none.",
     ]
-
-
-def _about_real(subject: Subject) -> str:
-    """Simulated images have none of the problems that real ones have, and others instead."""
-    if subject.origin is not Origin.SIMULATED:
-        return ""
-    return (
-        "The data card describes the real data set. Its simulated stand-in, which this model was "
-        "trained on, shares layout and classes with it; which of these problems it imitates, the "
-        "simulator's source says."
-    )
 
 
 def _counts(subject: Subject) -> str:

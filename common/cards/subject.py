@@ -3,15 +3,14 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.cards.licence import Licence, inherited
+from common.cards.licence import licence
 from common.cards.markdown import sections
 from common.cards.origin import Origin, origin
 from common.cards.samples import MANIFEST, Samples, read_samples
-from common.code_version import commit
+from common.code_version import commit, versions
 from common.data.cards import Card
 from common.data.datamodule import PROJECT, ImageDataModule
 from common.errors import Exit, UserError, relative, visible
@@ -36,9 +35,9 @@ class Subject:
     Attributes:
         folder: of the run.
         config: its configuration by dotted key.
-        card: of the data set that it was trained on.
+        card: by which its training data were read; they may be others than it describes.
         card_name: where that card lies in the repository; elsewhere its name alone.
-        problems: known problems of the data set, in Markdown.
+        problems: known problems of the data set that the card describes, in Markdown.
         readme: sections of the experiment's README by heading.
         facts: of the training data, as the checkpoint holds them.
         data_sets: how many data sets the run was trained on.
@@ -50,7 +49,7 @@ class Subject:
         records: what was measured on the samples.
         samples: None where nothing was generated.
         commit: of the code that wrote the cards.
-        versions: of the libraries beside it.
+        versions: of Python and of the libraries beside it.
     """
 
     folder: RunFolder
@@ -79,9 +78,9 @@ class Subject:
         return origin(self.folder.experiment, given, self.data_sets)
 
     @property
-    def licence(self) -> Licence:
-        """Of the model and of its samples."""
-        return inherited(self.card.licence, self.origin is Origin.SIMULATED)
+    def licence(self) -> str:
+        """What is known of that of the model and of its samples."""
+        return licence(self.card, self.origin)
 
     @property
     def train_images(self) -> int:
@@ -126,7 +125,7 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
         records=records,
         samples=read_samples(folder, data.card, data.facts["classes"]),
         commit=commit(),
-        versions={name: version(name) for name in _PACKAGES},
+        versions=versions(_PACKAGES),
     )
 
 

@@ -1,7 +1,10 @@
+import re
+from types import SimpleNamespace
+
 import pytest
 from read_cards import Shown, head_of
 
-from common.cards.licence import inherited
+from common.cards.licence import licence
 from common.cards.markdown import block, bullets, code, head, plain, prose, sections, table, text
 from common.cards.origin import Origin, origin
 from common.privacy import PRIVATE, without_paths
@@ -109,6 +112,18 @@ def test_prose_keeps_paragraphs_lists_bold_words_and_code_and_nothing_else() -> 
     assert prose("") == "" and plain("") == []
 
 
+def test_every_entry_of_a_list_is_one_whatever_its_mark_and_its_depth() -> None:
+    markdown = (
+        "First:\n\n1. one\n   and a half\n2. **two**\n   - below\n     two\n      * deep\n"
+        "10) ten\n\n    - after a gap\n\nIn\n1999. it was - and is - so.\n"
+    )
+    entries = ["1. one and a half", "2. two", "below two", "deep", "10) ten", "after a gap"]
+    assert plain(markdown) == ["First:", *entries, "In 1999. it was - and is - so."]
+    found = shown(prose(markdown))
+    assert found.tags == {"p": 2, "ul": 1, "li": 6, "strong": 1}
+    assert [line for line in found.text.splitlines() if line][1:7] == entries
+
+
 @pytest.mark.parametrize(
     "words",
     ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then"],
@@ -154,17 +169,10 @@ def test_simulated_is_said_only_where_it_is_known(
     assert origin("blobs", root, data_sets) is found
 
 
-def test_a_licence_is_named_only_where_the_data_card_names_exactly_one() -> None:
-    for words in ("CC-BY-4.0", "cc by 4.0", "CC BY-4.0"):
-        known = inherited(words, simulated=False)
-        assert known.head == {"license": "cc-by-4.0"}
-        assert known.croissant == "https://spdx.org/licenses/CC-BY-4.0.html"
-    other = inherited("CC BY 4.0 for most", simulated=False)
-    assert other.head == {"license": "other", "license_name": "CC BY 4.0 for most"}
-    assert other.croissant == {"@type": "sc:CreativeWork", "name": "CC BY 4.0 for most"}
-
-
-def test_the_licence_of_real_images_is_not_that_of_simulated_ones() -> None:
-    found = inherited("CC-BY-4.0", simulated=True)
-    assert found.head == {"license": "unknown"} and found.spdx == ""
-    assert "none was stated" in found.text and "(CC-BY-4.0)" in found.text
+@pytest.mark.parametrize("found", Origin)
+def test_no_licence_of_a_data_set_is_taken_for_that_of_a_model(found: Origin) -> None:
+    card = SimpleNamespace(name="cells", licence="CC-BY-4.0")
+    words = licence(card, found)
+    assert words.startswith("none was stated" if found is Origin.SIMULATED else "not known to")
+    # The data card's is told, and of what it is.
+    assert re.search(r"\(CC-BY-4\.0\) is of the (real images|data set that it describes)", words)
