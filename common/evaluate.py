@@ -57,7 +57,7 @@ def evaluate_run(
     known, others = eyes.look("training", packed_images(data, "train", train), len(train), False)
     context = evaluation_context(folder, data)
     found = evaluate(held_out, fake, network, context, known)
-    records = [*found.records, *_leakage(data, real, train, faces + others, context)]
+    records = [*found.records, *leakage(data, real, train, faces + others, context)]
     # Killed in between, a run has numbers without pictures and never those of another evaluation.
     shutil.rmtree(folder.evaluation, ignore_errors=True)
     update_records(folder, records)
@@ -83,6 +83,41 @@ def show(records: Iterable[Record]) -> None:
     """Prints one line a record."""
     for record in records:
         print(f"{record.metric:34} {_value(record)}")
+
+
+def leakage(
+    data: ImageDataModule,
+    test: Sequence[int],
+    train: Sequence[int],
+    faces: Sequence[np.ndarray],
+    context: EvaluationContext,
+) -> list[Record]:
+    """Whether held-out images were trained on.
+
+    The first number is of the whole data set, by names, groups and hashes; `prepare` refuses what
+    it counts, but a prepared folder may have come from elsewhere. The second is of the images that
+    were looked at, which may differ in brightness, noise and a little in their frame.
+
+    Args:
+        data: set up.
+        test: positions within the test split.
+        train: positions within the training split.
+        faces: `near_duplicates.descriptor` of these images, held-out ones first.
+        context: what the records say about data and run.
+    """
+    leaks = audit(data.prepared.manifest, data.card.derivative_suffixes)
+    crossing = [
+        leak for leak in leaks if {leak.first_split, leak.second_split} == {"train", "test"}
+    ]
+    held_out, known = data.prepared.samples("test"), data.prepared.samples("train")
+    samples = [*(held_out[row] for row in test), *(known[row] for row in train)]
+    near, _ = across_splits(samples, np.stack(faces))
+    rule = f"{len(train)} training images"
+    same, alike = LEAKAGE
+    return [
+        context.record(same, value=float(len(crossing)), n_real=len(held_out)),
+        context.record(alike, value=float(near), n_real=len(test), rule=rule),
+    ]
 
 
 def _chosen(data: ImageDataModule, split: str, labels: str) -> list[int]:
@@ -121,34 +156,6 @@ class _Eyes:
                     bar.update()
 
             return look(counted(), self.network, labels, self.device), faces
-
-
-def _leakage(
-    data: ImageDataModule,
-    test: Sequence[int],
-    train: Sequence[int],
-    faces: Sequence[np.ndarray],
-    context: EvaluationContext,
-) -> list[Record]:
-    """Whether held-out images were trained on.
-
-    The first number is of the whole data set, by names, groups and hashes; `prepare` refuses what
-    it counts, but a prepared folder may have come from elsewhere. The second is of the images that
-    were looked at, which may differ in brightness, noise and a little in their frame.
-    """
-    leaks = audit(data.prepared.manifest, data.card.derivative_suffixes)
-    crossing = [
-        leak for leak in leaks if {leak.first_split, leak.second_split} == {"train", "test"}
-    ]
-    held_out, known = data.prepared.samples("test"), data.prepared.samples("train")
-    samples = [*(held_out[row] for row in test), *(known[row] for row in train)]
-    near, _ = across_splits(samples, np.stack(faces))
-    rule = f"{len(train)} training images"
-    same, alike = LEAKAGE
-    return [
-        context.record(same, value=float(len(crossing)), n_real=len(held_out)),
-        context.record(alike, value=float(near), n_real=len(test), rule=rule),
-    ]
 
 
 def _value(record: Record) -> str:

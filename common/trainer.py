@@ -89,6 +89,8 @@ class ExperimentTrainer(pl.Trainer):
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
+        # The table holds the digest of every file, those of other ranks, too.
+        self.strategy.barrier("images are written")
         if self.is_global_zero:
             made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
             write_samples_manifest(self.folder, made, path)

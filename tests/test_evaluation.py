@@ -1,18 +1,27 @@
 """What `evaluate` leaves beside the records, for every experiment."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.image_io import read_image, write_ome_tiff, write_png
+from common.data.manifest import SPLITS, Sample, of_split
 from common.data.prepared import Prepared
+from common.errors import UserError
+from common.evaluate import leakage
 from common.image_tables import NAMING
 from common.metrics import memorization
+from common.metrics.evaluation import EvaluationContext
+from common.metrics.features import extractor
 from common.metrics.protocol import read_records
+from common.own_encoder import own_encoder
 from common.tables import from_csv, named_cells
 from running import Cli, at, refuses, run_folder
 
@@ -92,7 +101,33 @@ def test_a_copy_of_a_training_image_is_the_first_suspect(
     assert picture.shape == (3 * size + 4, 10 * (channels * size + 2) - 2)
 
 
-def test_held_out_images_that_were_trained_on_are_counted(
+def test_pairs_of_held_out_and_training_images_are_counted_and_no_others() -> None:
+    manifest = [
+        *(
+            Sample(name, name, split=split, pixels_sha256=name)
+            for split in SPLITS
+            for name in (f"{split}{k}" for k in range(3))
+        ),
+        Sample("a", "same", split="train"),
+        Sample("b", "same", split="test"),
+        Sample("c", "between", split="val"),
+        Sample("d", "between", split="test"),
+        Sample("e", "twice", split="test"),
+        Sample("f", "twice", split="test"),
+    ]
+    data = SimpleNamespace(
+        card=SimpleNamespace(derivative_suffixes=()),
+        prepared=SimpleNamespace(manifest=manifest, samples=partial(of_split, manifest)),
+    )
+    faces = list(np.random.default_rng(0).normal(size=(4, 255)))
+    faces = [face / np.linalg.norm(face) for face in (*faces[:2], faces[0], faces[3])]
+    context = EvaluationContext("test", "data", "as it is")
+    same, alike = leakage(data, [0, 1], [0, 1], np.float32(faces), context)
+    assert (same.metric, same.value, same.n_real) == ("leaked_pairs", 1, 7)
+    assert (alike.metric, alike.value, alike.n_real) == ("near_duplicate_pairs", 1, 2)
+
+
+def test_a_brighter_training_image_among_the_held_out_ones_is_counted(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
     run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
@@ -131,6 +166,26 @@ def test_a_run_can_be_seen_through_its_own_encoder(
     seen = [r for r in read_records(run / "records.jsonl") if r.extractor]
     assert {(r.extractor, r.extractor_sha256) for r in seen} == {("own", seen[0].checkpoint_sha256)}
     assert any(r.metric == "kernel_distance" and r.value is not None for r in seen)
+
+
+def test_the_encoder_sees_images_as_training_does() -> None:
+    from experiments.cilia_cvae.module import CiliaCVAE
+
+    model = CiliaCVAE(["a", "b"], image_size=32, latent_dim=4, width=8, condition_dim=8).eval()
+    network = own_encoder(model, "ab", {"channels": ["tem"], "image_size": 32})
+    grey = torch.arange(0, 256, dtype=torch.uint8).repeat(4).reshape(1, 1, 32, 32)
+    with torch.no_grad():
+        expected = model.embed(grey / 255 * 2 - 1)
+    torch.testing.assert_close(network(grey), expected, rtol=0, atol=1e-5)
+    assert network.dim == 4
+
+
+def test_a_model_without_an_encoder_and_an_encoder_without_a_run_are_refused() -> None:
+    facts = {"channels": ["tem"], "image_size": 32}
+    with pytest.raises(UserError, match="LightningModule has no encoder of its own"):
+        own_encoder(pl.LightningModule(), "ab", facts)
+    with pytest.raises(UserError, match="own: is the encoder of a run"):
+        extractor("own")
 
 
 def test_an_embedding_does_not_depend_on_the_rest_of_its_batch() -> None:

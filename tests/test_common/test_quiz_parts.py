@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from browsing import visit
 from common.data.image_io import stored_png
 from common.errors import Exit, UserError, visible
 from common.quiz.__main__ import main
@@ -19,7 +20,7 @@ from common.quiz.draw import Shown, can_pair, paired_draw
 from common.quiz.page import Quiz, render
 from common.quiz.scoring import Counts, count, score
 from common.tables import from_csv, to_csv
-from quiz_player import content_of, pixels_of, play, save_answers, visit, wait_for_image
+from quiz_player import content_of, pixels_of, play, save_answers, wait_for_image
 
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "<!--<script>",

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from common.errors import UserError
 from common.metrics.evaluation import EvaluationContext
 from common.metrics.protocol import Record
 from common.run_images import Seen
+from common.runs.folder import RunFolder
 from common.utility.classification import Classification
 from common.utility.ledger import Line, Outcome, ledger_records, lines, run_ledger
+from common.utility.measurement import measure_utility
 from common.utility.pools import Pool, batches, gather, part
 
 CONTEXT = EvaluationContext("test", "data", "as it is")
@@ -179,6 +183,12 @@ def test_a_task_of_one_class_or_without_a_class_among_the_generated_is_refused()
             judge.refuse(*images)
     with pytest.raises(UserError, match="no image of class bright"):
         judge.refuse(both, dark, both)
+
+
+def test_an_experiment_that_names_no_task_is_told_so(tmp_path: Path) -> None:
+    folder, data = RunFolder(tmp_path, "any", "first"), SimpleNamespace(task=lambda *_: None)
+    with pytest.raises(UserError, match="any: names no task"):
+        measure_utility(folder, data, torch.device("cpu"), 3, 32, 4)
 
 
 def test_images_without_classes_are_of_one_class() -> None:

@@ -221,7 +221,7 @@ def test_runs_are_grouped_by_a_setting_that_they_have() -> None:
     workspace = dashboard.build("", EXPERIMENT, [], ["model.init_args.width"])
     (shown,) = json.loads(dashboard.specification(workspace))["section"]["runSets"]
     assert shown["grouping"] == [{"section": "config", "name": "model.value.init_args.width"}]
-    run = Run("x", "a", {"model.lr": Setting("1", "1")}, {}, (), (), (), ())
+    run = Run("x", "a", {"model.lr": Setting("1", "1")}, {}, (), (), (), None, None, ())
     with pytest.raises(UserError, match="is no setting of these runs"):
         dashboard.build("", EXPERIMENT, [run], ["model.no_such"])
 
@@ -229,7 +229,7 @@ def test_runs_are_grouped_by_a_setting_that_they_have() -> None:
 def test_the_columns_of_the_table_are_what_tells_runs_apart() -> None:
     settings = ({"model.lr": Setting(v, v), "seed": Setting("0", "0")} for v in ("1", "2"))
     record = Record("kernel_distance", 1.0, n_real=5, extractor="any")
-    runs = [Run("x", "a", config, {}, (), (), (record,), ()) for config in settings]
+    runs = [Run("x", "a", config, {}, (), (), (record,), None, None, ()) for config in settings]
     shown = json.loads(dashboard.specification(dashboard.build("", "x", runs)))
     (of_table,) = shown["section"]["runSets"]
     assert of_table["runFeed"]["columnOrder"] == [
