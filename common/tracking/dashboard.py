@@ -13,7 +13,6 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import Config, groupby_str_to_key
 from wandb_workspaces.workspaces.internal import execute_graphql
 
-import common
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.memorization import REPEATING
 from common.metrics.names import LEAKAGE
@@ -21,6 +20,7 @@ from common.metrics.protocol import Record
 from common.report.configs import differing_keys
 from common.report.runs import Run, find_runs
 from common.runs.metrics_csv import CLOCK_METRICS
+from common.tracking import PROJECT
 from common.tracking.account import answered, default_entity, require_account
 from common.tracking.names import (
     PREVIEW,
@@ -31,7 +31,6 @@ from common.tracking.names import (
     evaluation_scalars,
 )
 
-PROJECT = Path(common.__file__).parent.parent
 # How W&B calls a saved view; it is this project's own, so there is one of it.
 _VIEW = "nw-comparison-v"
 _FIND_VIEW = """
