@@ -29,6 +29,7 @@ from common.tracking.names import (
     X_AXIS,
     evaluation_key,
     evaluation_scalars,
+    metric_name,
 )
 
 # How W&B calls a saved view; it is this project's own, so there is one of it.
@@ -167,7 +168,7 @@ def _bars(record: Record) -> wr.BarPlot:
     counts = f"{record.n_real} real, {record.n_fake} synthetic"
     by = f", {record.extractor}" if record.extractor else ""
     return wr.BarPlot(
-        title=f"{record.metric} ({counts}{by})",
+        title=f"{metric_name(record.metric)} ({counts}{by})",
         metrics=[evaluation_key(record, part) for part in parts],
         title_x=record.unit or None,
     )

@@ -22,11 +22,13 @@ from common.run_images import generated_images
 from common.runs.folder import RunFolder
 from common.tables import from_csv, named_cells
 from common.tracking.account import answered
-from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars
+from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars, metric_name
 from common.tracking.run import Tracking, WandbRun
 from common.untrusted_yaml import load_yaml, read_text
 
 SAMPLES_SHOWN = 100
+# Of a record.
+_SENTENCES = ("rule", "preprocessing", "note")
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,28 @@ def log_evaluation(
         run.log_hyperparams(load_yaml(read_text(folder.config)))
         for record in records:
             run.experiment.summary.update(evaluation_scalars(record))
-        _add_table(run, folder, RECORDS, *_records_table(records))
+        _add_table(run, folder, RECORDS, *records_table(records))
         if shown := list(islice(samples, SAMPLES_SHOWN)):
             _add_table(run, folder, SAMPLES, *_samples_table(shown))
         run.experiment.finish()
 
 
-def _records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
-    rows = [asdict(record) | {"protocol": record.protocol} for record in records]
+def records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the table of records.
+
+    Args:
+        records: all of them; names are W&B's (`metric_name`).
+    """
+    rows = [_shown(record) for record in records]
     columns = list(rows[0]) if rows else ["metric"]
     return columns, [[_cell(row[name]) for name in columns] for row in rows]
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """All fields and the protocol; what is a sentence may quote a path."""
+    texts = {name: public_sentence(getattr(record, name)) for name in _SENTENCES}
+    metric = {"metric": metric_name(record.metric), "protocol": record.protocol}
+    return asdict(record) | texts | metric
 
 
 def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any]]]:
@@ -107,9 +121,7 @@ def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return public_sentence(value)
-    return None if value is None or not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _add_table(

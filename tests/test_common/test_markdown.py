@@ -111,8 +111,10 @@ def test_prose_keeps_paragraphs_lists_bold_words_and_code_and_nothing_else() -> 
 
 @pytest.mark.parametrize(
     "words",
-    ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then"],
-)
+    ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then",
+     "file:///home/ann/x.png", "File://share/ann", "file:///ann", "file:/home/ann",
+     "file:///C:/Users/ann", "root:/home/ann"],
+)  # fmt: skip
 def test_absolute_paths_are_left_out_of_texts(words: str) -> None:
     assert PRIVATE in without_paths(words)
     assert not {"ann", "share", "raw", "b"} & set(without_paths(words).replace("/", " ").split())
@@ -125,6 +127,7 @@ def test_absolute_paths_are_left_out_of_texts(words: str) -> None:
         "1/2",
         "wasserstein/x",
         "https://a.org/b/c",
+        "profile://a.org/b/c",
         "data_cards/a.md",
         "a / b",
         "/",
