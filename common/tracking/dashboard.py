@@ -21,7 +21,7 @@ from common.report.configs import differing_keys
 from common.report.runs import Run, find_runs
 from common.runs.metrics_csv import CLOCK_METRICS
 from common.tracking import PROJECT
-from common.tracking.account import answered, default_entity, require_account
+from common.tracking.account import answered, asked, default_entity, require_account
 from common.tracking.names import (
     PREVIEW,
     RECORDS,
@@ -97,11 +97,9 @@ def save(workspace: ws.Workspace) -> str:
     Raises:
         UserError: W&B has no such project yet.
     """
-    import wandb
-
     project = workspace.project
     names = {"entityName": workspace.entity, "name": project, "viewName": _VIEW}
-    found = execute_graphql(wandb.Api(), _FIND_VIEW, names).get("project")
+    found = execute_graphql(asked(), _FIND_VIEW, names).get("project")
     if found is None:
         problem = f"W&B has no project of this name with {workspace.entity}"
         remedy = f"send it a run first: make sync EXP={project}, or train one online"

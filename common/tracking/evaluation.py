@@ -49,8 +49,12 @@ class SampleRow:
 
 
 def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]:
-    """The run's generated images as `evaluate` judged them, read as they are asked for."""
-    table = named_cells(from_csv((folder.evaluation / "generated.csv").read_bytes()))
+    """The run's generated images as `evaluate` judged them, read as they are asked for.
+
+    None where `evaluate` has not judged these images yet.
+    """
+    judged = folder.evaluation / "generated.csv"
+    table = named_cells(from_csv(judged.read_bytes())) if judged.is_file() else []
     for row, seen in zip(table, generated_images(folder, data, table), strict=True):
         scalars = {name: float(row[name]) for name in row if name not in NAMING and row[name]}
         picture = np.rint(seen.image * 255).astype(np.uint8)
@@ -58,15 +62,16 @@ def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]
 
 
 @rank_zero_only
-def log_evaluation(
-    folder: RunFolder, tracking: Tracking, samples: Iterable[SampleRow] = ()
-) -> None:
+def log_evaluation(folder: RunFolder, tracking: Tracking, samples: Iterable[SampleRow]) -> None:
     """Adds what was measured to the summary of the run's W&B run.
+
+    Offline that is a segment whose summary replaces the one before, so all of it is logged each
+    time, whichever verb has measured what.
 
     Args:
         folder: of the run, with its records; refused ones go into the table alone.
         tracking: of the run; nothing is done where W&B is disabled.
-        samples: the first `SAMPLES_SHOWN` are shown; without any the table stays as it was.
+        samples: the first `SAMPLES_SHOWN` are shown; without any there is no table of them.
 
     Raises:
         UserError: W&B does not answer.

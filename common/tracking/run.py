@@ -40,14 +40,23 @@ class Tracking:
 
 
 def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
-    """`metrics.csv` first, then W&B unless it is disabled.
+    """`metrics.csv` first, then W&B unless it is disabled; says what W&B cannot do on a resume.
 
     Raises:
         UserError: as `refuse_tracking`.
     """
     refuse_tracking(folder, tracking)
     loggers: list[Logger] = [MetricsCSV(folder.metrics)]
-    return loggers if tracking.wandb == "disabled" else [*loggers, WandbRun(folder, tracking)]
+    if tracking.wandb == "disabled":
+        return loggers
+    if folder.metrics.is_file():
+        _tell_of_resume()
+    return [*loggers, WandbRun(folder, tracking)]
+
+
+@rank_zero_only
+def _tell_of_resume() -> None:
+    print("note: W&B cannot take back what was logged beyond the checkpoint; metrics.csv counts")
 
 
 def refuse_tracking(folder: RunFolder, tracking: Tracking) -> None:
