@@ -78,8 +78,8 @@ def log_evaluation(folder: RunFolder, tracking: Tracking, samples: Iterable[Samp
     """
     if tracking.wandb == "disabled":
         return
-    run, records = WandbRun(folder, tracking), read_records(folder.records)
     kept = f"{relative(folder.records)} is written"
+    run, records = WandbRun(folder, tracking, kept), read_records(folder.records)
     with answered(f"--tracking.wandb {tracking.wandb}", kept), _tables_beside(folder):
         run.log_hyperparams(load_yaml(read_text(folder.config)))
         for record in records:
