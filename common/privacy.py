@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from common.errors import visible
@@ -14,8 +16,10 @@ _TELLING = re.compile(r"[/\\~@]|\.md$")
 # In a sentence a single slash between letters is a word such as "area/cubic" or "nats/pixel".
 _TELLING_WORD = re.compile(r"\S*(?:[\\~@]|/\S*/|(?<!\S)/|\.md\b)\S*")
 _METRIC = re.compile(r"(train|val|test)/\w+")
-# Two names at least: a lone slash is a division. What a URL holds behind its host is none.
-_ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:)?(?:[/\\]+[^\s/\\:;,'\"()<>]+){2,}")
+_STEP = r"(?:[/\\]+[^\s/\\:;,'\"()<>]+)"
+# Two names at least: a lone slash is a division. What a URL holds behind its host is none, unless
+# the URL is a file's.
+_ABSOLUTE = re.compile(rf"(?i:\bfile:){_STEP}+|(?<![\w/.])(?!(?<=:)//)(?:[A-Za-z]:)?{_STEP}{{2,}}")
 
 
 def masked(value: Any, key: str = "") -> Any:
@@ -42,11 +46,13 @@ def public(value: Any, key: str = "") -> Any:
     Secrets are masked. A text that holds a slash, a backslash, ``~`` or ``@`` may be a path, an
     address or a URL and is left out as a whole, its file name too, which may name a patient; so is
     a card that is a file, and whatever stands under ``root``. Names of metrics such as
-    ``val/loss`` stay. No control character and no NaN is left.
+    ``val/loss`` stay. No control character and no NaN is left. Keys that would become one are
+    numbered.
     """
     value = masked(value, key)
     if isinstance(value, dict):
-        return {public(str(name)): public(item, str(name)) for name, item in value.items()}
+        keys = _numbered(public(str(name)) for name in value)
+        return {key: public(value[name], str(name)) for key, name in zip(keys, value, strict=True)}
     if isinstance(value, list | tuple):
         return [public(item) for item in value]
     if value is None or isinstance(value, int | float):
@@ -54,6 +60,13 @@ def public(value: Any, key: str = "") -> Any:
     text = str(value)
     told = key.rpartition(".")[2] == "root" or _TELLING.search(text)
     return PRIVATE if told and not _METRIC.fullmatch(text) else visible(text)
+
+
+def _numbered(names: Iterable[str]) -> Iterator[str]:
+    times: Counter[str] = Counter()
+    for name in names:
+        times[name] += 1
+        yield name if times[name] == 1 else f"{name} {times[name]}"
 
 
 def without_paths(text: str) -> str:

@@ -147,14 +147,14 @@ class ExperimentTrainer(pl.Trainer):
             images_seen: training images of one model, repeats counted.
             width: of the task model.
         """
-        from common.tracking.evaluation import log_evaluation
+        from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.measurement import measure_utility
 
         refuse_tracking(self.folder, self.tracking)
         self._open_held_out(datamodule)
         device = self.strategy.root_device
         measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
-        log_evaluation(self.folder, self.tracking)
+        log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def quiz(
         self,

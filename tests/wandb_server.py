@@ -33,6 +33,9 @@ class WandbServer(ThreadingHTTPServer):
         views: saved ones by name.
         sweep: the one that was registered last.
         trials: settings that agents are still to be given, one trial each.
+        refused: GraphQL operations, and "file_stream", that are answered with 403.
+        dropped: those after which the connection is closed without a word.
+        silent: those that are never answered while the server runs.
     """
 
     def __init__(self) -> None:
@@ -45,6 +48,10 @@ class WandbServer(ThreadingHTTPServer):
         self.views: dict[str, dict] = {}
         self.sweep: dict = {}
         self.trials: list[dict] = []
+        self.refused: set[str] = set()
+        self.dropped: set[str] = set()
+        self.silent: set[str] = set()
+        self.ends = threading.Event()
 
     @property
     def url(self) -> str:
@@ -169,7 +176,15 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ValueError):
             body = json.loads(body)
         self.server.requests.append(Request(self.path, body))
-        self._reply(self.server.answer(self.path, body))
+        asked = _operation(body) if self.path == "/graphql" else self.path.rpartition("/")[2]
+        if asked in self.server.silent:
+            self.server.ends.wait()
+        if asked in self.server.dropped | self.server.silent:
+            self.close_connection = True
+        elif asked in self.server.refused:
+            self._reply({"errors": [{"message": "permission denied"}]}, 403)
+        else:
+            self._reply(self.server.answer(self.path, body))
 
     def log_message(self, *args: object) -> None:
         """Nothing."""
@@ -178,9 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _reply(self, answer: object) -> None:
+    def _reply(self, answer: object, status: int = 200) -> None:
         data = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -195,6 +210,7 @@ def wandb_server() -> Iterator[WandbServer]:
     try:
         yield server
     finally:
+        server.ends.set()
         server.shutdown()
         server.server_close()
 

@@ -13,7 +13,6 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import Config, groupby_str_to_key
 from wandb_workspaces.workspaces.internal import execute_graphql
 
-import common
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.memorization import REPEATING
 from common.metrics.names import LEAKAGE
@@ -21,7 +20,8 @@ from common.metrics.protocol import Record
 from common.report.configs import differing_keys
 from common.report.runs import Run, find_runs
 from common.runs.metrics_csv import CLOCK_METRICS
-from common.tracking.account import answered, default_entity, require_account
+from common.tracking import PROJECT
+from common.tracking.account import answered, asked, default_entity, require_account
 from common.tracking.names import (
     PREVIEW,
     RECORDS,
@@ -29,9 +29,9 @@ from common.tracking.names import (
     X_AXIS,
     evaluation_key,
     evaluation_scalars,
+    metric_name,
 )
 
-PROJECT = Path(common.__file__).parent.parent
 # How W&B calls a saved view; it is this project's own, so there is one of it.
 _VIEW = "nw-comparison-v"
 _FIND_VIEW = """
@@ -97,11 +97,9 @@ def save(workspace: ws.Workspace) -> str:
     Raises:
         UserError: W&B has no such project yet.
     """
-    import wandb
-
     project = workspace.project
     names = {"entityName": workspace.entity, "name": project, "viewName": _VIEW}
-    found = execute_graphql(wandb.Api(), _FIND_VIEW, names).get("project")
+    found = execute_graphql(asked(), _FIND_VIEW, names).get("project")
     if found is None:
         problem = f"W&B has no project of this name with {workspace.entity}"
         remedy = f"send it a run first: make sync EXP={project}, or train one online"
@@ -168,7 +166,7 @@ def _bars(record: Record) -> wr.BarPlot:
     counts = f"{record.n_real} real, {record.n_fake} synthetic"
     by = f", {record.extractor}" if record.extractor else ""
     return wr.BarPlot(
-        title=f"{record.metric} ({counts}{by})",
+        title=f"{metric_name(record.metric)} ({counts}{by})",
         metrics=[evaluation_key(record, part) for part in parts],
         title_x=record.unit or None,
     )

@@ -23,11 +23,13 @@ from common.run_images import generated_images
 from common.runs.folder import RunFolder
 from common.tables import from_csv, named_cells
 from common.tracking.account import answered
-from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars
+from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars, metric_name
 from common.tracking.run import Tracking, WandbRun
 from common.untrusted_yaml import load_yaml, read_text
 
 SAMPLES_SHOWN = 100
+# Of a record.
+_SENTENCES = ("rule", "preprocessing", "note")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,14 @@ class SampleRow:
 
 
 def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]:
-    """The run's generated images as `evaluate` judged them, read as they are asked for."""
-    table = named_cells(from_csv((folder.evaluation / "generated.csv").read_bytes()))
+    """The run's generated images as `evaluate` judged them, read as they are asked for.
+
+    None where `evaluate` has not judged these images yet.
+    """
+    judged = folder.evaluation / "generated.csv"
+    if not judged.is_file():
+        return
+    table = named_cells(from_csv(judged.read_bytes()))
     images = generated_images(folder, data, read_samples_manifest(folder))
     for row, seen in zip(table, images, strict=True):
         scalars = {name: float(row[name]) for name in row if name not in NAMING and row[name]}
@@ -58,37 +66,50 @@ def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]
 
 
 @rank_zero_only
-def log_evaluation(
-    folder: RunFolder, tracking: Tracking, samples: Iterable[SampleRow] = ()
-) -> None:
+def log_evaluation(folder: RunFolder, tracking: Tracking, samples: Iterable[SampleRow]) -> None:
     """Adds what was measured to the summary of the run's W&B run.
+
+    Offline that is a segment whose summary replaces the one before, so all of it is logged each
+    time, whichever verb has measured what.
 
     Args:
         folder: of the run, with its records; refused ones go into the table alone.
         tracking: of the run; nothing is done where W&B is disabled.
-        samples: the first `SAMPLES_SHOWN` are shown; without any the table stays as it was.
+        samples: the first `SAMPLES_SHOWN` are shown; without any there is no table of them.
 
     Raises:
         UserError: W&B does not answer.
     """
     if tracking.wandb == "disabled":
         return
-    run, records = WandbRun(folder, tracking), read_records(folder.records)
     kept = f"{relative(folder.records)} is written"
+    run, records = WandbRun(folder, tracking, kept), read_records(folder.records)
     with answered(f"--tracking.wandb {tracking.wandb}", kept), _tables_beside(folder):
         run.log_hyperparams(load_yaml(read_text(folder.config)))
         for record in records:
             run.experiment.summary.update(evaluation_scalars(record))
-        _add_table(run, folder, RECORDS, *_records_table(records))
+        _add_table(run, folder, RECORDS, *records_table(records))
         if shown := list(islice(samples, SAMPLES_SHOWN)):
             _add_table(run, folder, SAMPLES, *_samples_table(shown))
         run.experiment.finish()
 
 
-def _records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
-    rows = [asdict(record) | {"protocol": record.protocol} for record in records]
+def records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the table of records.
+
+    Args:
+        records: all of them; names are W&B's (`metric_name`).
+    """
+    rows = [_shown(record) for record in records]
     columns = list(rows[0]) if rows else ["metric"]
     return columns, [[_cell(row[name]) for name in columns] for row in rows]
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """All fields and the protocol; what is a sentence may quote a path."""
+    texts = {name: public_sentence(getattr(record, name)) for name in _SENTENCES}
+    metric = {"metric": metric_name(record.metric), "protocol": record.protocol}
+    return asdict(record) | texts | metric
 
 
 def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any]]]:
@@ -109,9 +130,7 @@ def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return public_sentence(value)
-    return None if value is None or not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _add_table(

@@ -1,9 +1,11 @@
 """The scheme of names (the table in `common.tracking`), as a pattern and as functions."""
 
+import hashlib
 import math
 import re
 
 from common.metrics.protocol import Record
+from common.privacy import PRIVATE, public
 
 X_AXIS = "images_seen"
 PREVIEW = "preview"
@@ -11,8 +13,10 @@ RECORDS = "eval/records"
 SAMPLES = "eval/samples"
 # As many as the report shows.
 PROTOCOL_DIGITS = 8
+_HASH_DIGITS = 8
 
 _NAME = r"\w+(?:/\w+)*"
+_PLAIN = re.compile(_NAME)
 _KEY = re.compile(
     rf"(?:train|val)/{_NAME}|{X_AXIS}|epoch|{PREVIEW}|{RECORDS}|{SAMPLES}"
     rf"|eval/{_NAME}/[0-9a-f]{{{PROTOCOL_DIGITS}}}"
@@ -24,10 +28,25 @@ def obeys(key: str) -> bool:
     return _KEY.fullmatch(key) is not None
 
 
+def metric_name(metric: str) -> str:
+    """A metric as W&B sees it: one that holds a channel's or a scalar's name may be any text.
+
+    A character that no key may hold becomes ``_``, a name that may be a path or an address is left
+    out; the beginning of a hash then tells it from others that look the same.
+    """
+    if _PLAIN.fullmatch(metric):
+        return metric
+    kind, _, given = metric.partition("/")
+    shown = "private" if public(given) == PRIVATE else given
+    digest = hashlib.sha256(metric.encode("utf-8", "surrogatepass")).hexdigest()
+    safe = [re.sub(r"\W", "_", name) for name in (kind or "metric", shown)]
+    return f"{'/'.join(safe)}_{digest[:_HASH_DIGITS]}"
+
+
 def evaluation_key(record: Record, part: str = "") -> str:
     """Key of a record's value, or of the end of its interval: "low" or "high"."""
     end = f"_{part}" if part else ""
-    return f"eval/{record.metric}{end}/{record.protocol[:PROTOCOL_DIGITS]}"
+    return f"eval/{metric_name(record.metric)}{end}/{record.protocol[:PROTOCOL_DIGITS]}"
 
 
 def evaluation_scalars(record: Record) -> dict[str, float]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +17,10 @@ from common.privacy import public
 from common.report.runs import read_curves
 from common.runs.folder import RunFolder, sweep_run_id
 from common.runs.metrics_csv import MetricsCSV, finite
-from common.tracking.account import require_account
+from common.tracking.account import answered, require_account
 from common.tracking.names import X_AXIS, evaluation_scalars
 
-# With a key but no network W&B waits for minutes otherwise.
+# Where it stops to answer after it took the key, W&B waits for minutes otherwise.
 _INIT_TIMEOUT_S = 30
 # W&B's own limit.
 _LONGEST_TAG = 64
@@ -40,14 +41,23 @@ class Tracking:
 
 
 def make_loggers(folder: RunFolder, tracking: Tracking) -> list[Logger]:
-    """`metrics.csv` first, then W&B unless it is disabled.
+    """`metrics.csv` first, then W&B unless it is disabled; says what W&B cannot do on a resume.
 
     Raises:
         UserError: as `refuse_tracking`.
     """
     refuse_tracking(folder, tracking)
     loggers: list[Logger] = [MetricsCSV(folder.metrics)]
-    return loggers if tracking.wandb == "disabled" else [*loggers, WandbRun(folder, tracking)]
+    if tracking.wandb == "disabled":
+        return loggers
+    if folder.metrics.is_file():
+        _tell_of_resume()
+    return [*loggers, WandbRun(folder, tracking)]
+
+
+@rank_zero_only
+def _tell_of_resume() -> None:
+    print("note: W&B cannot take back what was logged beyond the checkpoint; metrics.csv counts")
 
 
 def refuse_tracking(folder: RunFolder, tracking: Tracking) -> None:
@@ -71,9 +81,15 @@ def refuse_tracking(folder: RunFolder, tracking: Tracking) -> None:
 
 
 class WandbRun(WandbLogger):
-    """W&B run of an experiment's project, without host, command line, paths or git remote."""
+    """W&B run of an experiment's project, without host, command line, paths or git remote.
 
-    def __init__(self, folder: RunFolder, tracking: Tracking) -> None:
+    Args:
+        folder: of the run.
+        tracking: of the run.
+        kept: what is safe, should W&B refuse the run.
+    """
+
+    def __init__(self, folder: RunFolder, tracking: Tracking, kept: str = "") -> None:
         import wandb
 
         # Its debug log would hold this machine's paths.
@@ -107,13 +123,19 @@ class WandbRun(WandbLogger):
         # Lightning passes it on unasked, and W&B warns that it has no effect.
         self._wandb_init.pop("anonymous", None)
         self._folder = folder
+        self._answered = partial(answered, f"--tracking.wandb {tracking.wandb}", kept)
         self.images_seen = 0
 
     @property
     def experiment(self) -> Any:
-        """W&B's own run object, started when first asked for."""
+        """W&B's own run object, started when first asked for.
+
+        Raises:
+            UserError: W&B refuses the run, or does not answer within `_INIT_TIMEOUT_S`.
+        """
         starts = self._experiment is None and rank_zero_only.rank == 0
-        run = super().experiment
+        with self._answered():
+            run = super().experiment
         if starts:
             run.define_metric("*", step_metric=X_AXIS)
             # The summary of a segment that is uploaded later replaces that of the one before.

@@ -16,12 +16,11 @@ from typing import Any
 
 import yaml
 
-import common
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error, relative
+from common.tracking import PROJECT
 from common.tracking.account import answered, default_entity, require_account
 from common.untrusted_yaml import load_yaml, read_text
 
-PROJECT = Path(common.__file__).parent.parent
 # Validations before a trial is compared with others and may be stopped.
 _FIRST_LOOK = 3
 # A learning rate is searched this many times below and above what the configuration says.

@@ -126,8 +126,10 @@ def test_every_entry_of_a_list_is_one_whatever_its_mark_and_its_depth() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then"],
-)
+    ["/home/ann/x.png", "C:\\Users\\ann\\x", "//server/share/x", "(/data/raw)", "see /a/b/c, then",
+     "file:///home/ann/x.png", "File://share/ann", "file:///ann", "file:/home/ann",
+     "file:///C:/Users/ann", "root:/home/ann"],
+)  # fmt: skip
 def test_absolute_paths_are_left_out_of_texts(words: str) -> None:
     assert PRIVATE in without_paths(words)
     assert not {"ann", "share", "raw", "b"} & set(without_paths(words).replace("/", " ").split())
@@ -140,6 +142,7 @@ def test_absolute_paths_are_left_out_of_texts(words: str) -> None:
         "1/2",
         "wasserstein/x",
         "https://a.org/b/c",
+        "profile://a.org/b/c",
         "data_cards/a.md",
         "a / b",
         "/",

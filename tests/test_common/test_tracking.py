@@ -15,8 +15,11 @@ import yaml
 from common.callbacks import configuration_yaml
 from common.data.image_io import read_image
 from common.errors import Exit, UserError
+from common.metrics.protocol import Record
 from common.privacy import MASKED, PRIVATE, masked, public, public_sentence
 from common.runs.folder import RunFolder
+from common.tracking.evaluation import records_table
+from common.tracking.names import evaluation_key, metric_name, obeys
 from common.tracking.run import Tracking, WandbRun, make_loggers
 from running import ROOT, Cli, at, smoke
 
@@ -181,6 +184,11 @@ def test_paths_and_addresses_are_left_out_whole(text: str | PurePath) -> None:
     assert public({str(text): 1}) == {PRIVATE: 1}
 
 
+def test_keys_that_are_left_out_are_numbered() -> None:
+    shown = public({"/ann/a": 1, "b": 2, "/ann/c": 3, "~d": {"/e": 4}})
+    assert shown == {PRIVATE: 1, "b": 2, f"{PRIVATE} 2": 3, f"{PRIVATE} 3": {PRIVATE: 4}}
+
+
 @pytest.mark.parametrize("root", ["ann", "/home/ann", PurePath("ann"), 7])
 def test_the_folder_of_the_data_is_left_out_in_any_form(root: object) -> None:
     assert "ann" not in str(public({"data": {"root": root}}))
@@ -218,6 +226,43 @@ def test_a_sentence_loses_the_words_that_may_be_paths_or_addresses(
     text: str, shown: str | None
 ) -> None:
     assert public_sentence(text) == (text if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("metric", "begins"),
+    [
+        ("kernel_distance/DAPI (405 nm)", "kernel_distance/DAPI__405_nm__"),
+        ("frechet_distance/GFP-1", "frechet_distance/GFP_1_"),
+        ("wasserstein/ring-radius", "wasserstein/ring_radius_"),
+        ("kernel_distance//home/ann/x", "kernel_distance/private_"),
+        ("kernel_distance/ann@example.org", "kernel_distance/private_"),
+        ("kernel_distance/\x1b\udcff", "kernel_distance/"),
+        ("odd name", "odd_name/_"),
+        ("/x", "metric/x_"),
+    ],
+)
+def test_any_name_of_a_channel_becomes_a_key_that_obeys(metric: str, begins: str) -> None:
+    name = metric_name(metric)
+    assert name.startswith(begins) and "ann" not in name
+    assert name == metric_name(metric) and metric_name(name) == name
+    for part in ("", "low", "high"):
+        assert obeys(evaluation_key(Record(metric, 1.0), part))
+
+
+def test_names_that_differ_have_keys_that_differ() -> None:
+    names = ["GFP-1", "GFP 1", "GFP_1", "GFP.1", "/a/b", "/a/c", "~", "@", "\u202e", ""]
+    assert len({metric_name(f"kernel_distance/{name}") for name in names}) == len(names)
+    for metric in ("FID", "utility/gain/real_synthetic_25", "wasserstein/ring_radius"):
+        assert metric_name(metric) == metric
+
+
+def test_of_a_record_only_sentences_lose_words() -> None:
+    ours = {"metric": "utility/gain/real_synthetic_25", "split": "test", "data": "0" * 64}
+    record = Record(value=float("nan"), note="see /home/ann/x", rule="area/cubic", **ours)
+    columns, (row,) = records_table([record])
+    shown = dict(zip(columns, row, strict=True))
+    assert shown.items() >= {**ours, "rule": "area/cubic", "protocol": record.protocol}.items()
+    assert shown["note"] == f"see {PRIVATE}" and shown["value"] is None
 
 
 def test_secrets_are_masked_and_nothing_else_is_touched() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from common.report.runs import Run
 from common.runs.folder import RunFolder, new_run_id
 from common.runs.metrics_csv import CLOCK_METRICS
 from common.tracking import dashboard, sweep
-from common.tracking.account import answered
+from common.tracking.account import PATIENCE_S, answered, require_account
 from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars
 from common.tracking.run import Tracking, refuse_tracking
 from outcome import history
@@ -42,6 +43,8 @@ def account(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
     """A server at which this process has an account."""
     for name in ("WANDB_BASE_URL", "WANDB_API_KEY"):
         monkeypatch.setenv(name, server.environment[name])
+    # `wandb.sweep` sets it for good.
+    monkeypatch.setenv("WANDB_ENTITY", "")
     end_runs()
     yield server
     end_runs()
@@ -104,7 +107,9 @@ def test_a_trial_under_another_name_is_refused(
 def assert_private(server: WandbServer, workspace: Path) -> None:
     sent = [json.dumps(r.body, default=repr) for r in server.requests]
     sent += [content.decode("latin-1") for content in server.uploads.values()]
-    for word in (str(ROOT), str(workspace), str(Path.home()) + "/", os.uname().nodename):
+    # A short name is in any digest.
+    host = [name for name in [os.uname().nodename] if len(name) > 5]
+    for word in (str(ROOT), str(workspace), str(Path.home()) + "/", *host):
         assert not [body[:2000] for body in sent if word in body], word
 
 
@@ -217,11 +222,15 @@ def test_what_wandb_refuses_is_one_sentence_that_says_what_was_kept() -> None:
     assert caught.value.code == 2
 
 
+def made_run(config: dict[str, Setting], *records: Record) -> Run:
+    return Run("x", "a", config, {}, (), (), records, None, None, ())
+
+
 def test_runs_are_grouped_by_a_setting_that_they_have() -> None:
     workspace = dashboard.build("", EXPERIMENT, [], ["model.init_args.width"])
     (shown,) = json.loads(dashboard.specification(workspace))["section"]["runSets"]
     assert shown["grouping"] == [{"section": "config", "name": "model.value.init_args.width"}]
-    run = Run("x", "a", {"model.lr": Setting("1", "1")}, {}, (), (), (), None, None, ())
+    run = made_run({"model.lr": Setting("1", "1")})
     with pytest.raises(UserError, match="is no setting of these runs"):
         dashboard.build("", EXPERIMENT, [run], ["model.no_such"])
 
@@ -229,13 +238,19 @@ def test_runs_are_grouped_by_a_setting_that_they_have() -> None:
 def test_the_columns_of_the_table_are_what_tells_runs_apart() -> None:
     settings = ({"model.lr": Setting(v, v), "seed": Setting("0", "0")} for v in ("1", "2"))
     record = Record("kernel_distance", 1.0, n_real=5, extractor="any")
-    runs = [Run("x", "a", config, {}, (), (), (record,), None, None, ()) for config in settings]
+    runs = [made_run(config, record) for config in settings]
     shown = json.loads(dashboard.specification(dashboard.build("", "x", runs)))
     (of_table,) = shown["section"]["runSets"]
     assert of_table["runFeed"]["columnOrder"] == [
         "run:displayName", "config:model.value.lr", "summary:images_seen", "summary:val/loss",
         f"summary:eval/kernel_distance/{record.protocol[:8]}",
     ]  # fmt: skip
+
+
+def test_a_channel_whose_name_is_a_path_is_not_shown() -> None:
+    record = Record("kernel_distance//home/ann/x (405 nm)", 1.0, n_real=5, extractor="any")
+    shown = dashboard.specification(dashboard.build("", "x", [made_run({}, record)]))
+    assert "kernel_distance/private_" in shown and "ann" not in shown
 
 
 def test_every_record_is_shown_in_the_section_of_its_kind() -> None:
@@ -249,20 +264,64 @@ def test_every_record_is_shown_in_the_section_of_its_kind() -> None:
         assert {dashboard.section_of(Record(metric, 1.0)) for metric in metrics} == {section}
 
 
+@pytest.mark.parametrize("how", ["refused", "dropped"])
+@pytest.mark.parametrize("asked", ["GetDefaultEntity", "View", "UpsertView2"])
+def test_a_question_that_fails_is_one_sentence(
+    how: str,
+    asked: str,
+    account: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
+    # What W&B's own functions ask has the limit that stood there when it was imported.
+    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 2)
+    getattr(account, how).add(asked)
+    with pytest.raises(SystemExit) as stop:
+        dashboard.main([EXPERIMENT, "--workspace", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "error[2]: make dashboard: W&B says: " in capsys.readouterr().err
+    assert not account.views
+
+
+def test_a_sweep_that_is_refused_is_one_sentence(account: WandbServer) -> None:
+    account.refused = {"UpsertSweep"}
+    search = {"method": "random", "metric": {"name": "val/loss"}, "parameters": {}}
+    with pytest.raises(UserError, match="W&B says: permission denied"), answered("make sweep"):
+        sweep.register(ENTITY, EXPERIMENT, search)
+
+
+def test_a_run_that_is_refused_is_one_sentence(server: WandbServer, tmp_path: Path) -> None:
+    server.refused = {"UpsertBucket"}
+    fit = ("fit", *smoke(EXPERIMENT), "--workspace", tmp_path, "--tracking.wandb", "online")
+    done = call(server.environment, f"experiments/{EXPERIMENT}/cli.py", *fit)
+    assert done.returncode == 2, done.stderr
+    assert "error[2]: --tracking.wandb online: W&B says: permission denied" in done.stderr
+
+
+def test_a_server_that_takes_the_question_and_is_silent_is_given_up_soon(
+    account: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_HTTP_TIMEOUT", raising=False)
+    account.silent = {"Viewer"}
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="does not answer"):
+        require_account("make sync")
+    # Left to itself, W&B needs 12 s.
+    assert PATIENCE_S <= time.monotonic() - begun < PATIENCE_S + 6
+    assert "WANDB_HTTP_TIMEOUT" not in os.environ
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["dashboard", "sweep"])
-def test_a_server_that_does_not_answer_is_given_up_soon(verb: str) -> None:
+def test_a_server_that_is_not_there_is_given_up_soon(verb: str) -> None:
     # Reserved for documentation: nobody is there.
     unreachable = {"WANDB_BASE_URL": "http://192.0.2.1", "WANDB_API_KEY": "0" * 40}
     more = ("--config", CONFIG) if verb == "sweep" else ()
-    command = [sys.executable, "-m", f"common.tracking.{verb}", EXPERIMENT, *more]
-    done = subprocess.run(
-        command,
-        env=environment() | unreachable,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    words = ("-m", f"common.tracking.{verb}", EXPERIMENT, *more)
+    begun = time.monotonic()
+    done = call(environment() | unreachable, *words)
+    # Five for the question; the rest is Python's imports on a busy machine.
+    assert time.monotonic() - begun < 25
     assert done.returncode == 2 and "W&B does not answer" in done.stderr
