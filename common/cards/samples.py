@@ -11,7 +11,7 @@ from common.data.cards import Card
 from common.data.check import planes
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative, visible
-from common.generation import read_samples_manifest
+from common.generation import read_samples_manifest, sample_file
 from common.progress import images_bar
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -78,7 +78,7 @@ def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Sampl
     dtypes, heights, widths = set(), [], []
     with images_bar("reading images", len(rows)) as bar:
         for row in rows:
-            path = folder.samples / row["name"]
+            path = sample_file(folder, row)
             try:
                 pixels = planes(read_image(path, root=folder.samples), card)
             except ValueError as error:
