@@ -1,9 +1,10 @@
 """What `evaluate` leaves of single images: a table of each side, and the nearest ones as a picture.
 
 `evaluation/held_out.csv` and `evaluation/generated.csv` hold the biological scalars of every image;
-the second also names its nearest training and held-out image. `evaluation/nearest.png` shows those
-that are the most suspect of being copies: generated, nearest training, nearest held-out image in
-three rows.
+the second also names its nearest training and held-out image. Real images are named by the first
+digits of `sha256` in the data's manifest, because a file's name could tell whose image it is.
+`evaluation/nearest.png` shows those that are the most suspect of being copies: generated, nearest
+training, nearest held-out image in three rows.
 """
 
 import math
@@ -77,7 +78,7 @@ def _held_out_rows(data: ImageDataModule, judged: Judged) -> Iterable[Iterable[o
     samples = data.prepared.samples("test")
     yield ["name", "label", *judged.held_out.biology]
     for row, scalars in zip(judged.test_rows, _scalars(judged.held_out), strict=True):
-        yield [samples[row].name, samples[row].label or "", *scalars]
+        yield [samples[row].alias, samples[row].label or "", *scalars]
 
 
 def _generated_rows(data: ImageDataModule, judged: Judged) -> Iterable[Iterable[object]]:
@@ -95,9 +96,11 @@ def _neighbours(data: ImageDataModule, judged: Judged) -> dict[str, Sequence[obj
     found = judged.neighbours
     train, test = data.prepared.samples("train"), data.prepared.samples("test")
     return {
-        "nearest_training": [train[judged.train_rows[k]].name for k in found.index.tolist()],
+        "nearest_training": [train[judged.train_rows[k]].alias for k in found.index.tolist()],
         "distance_to_training": found.to_train.tolist(),
-        "nearest_held_out": [test[judged.test_rows[k]].name for k in found.held_out_index.tolist()],
+        "nearest_held_out": [
+            test[judged.test_rows[k]].alias for k in found.held_out_index.tolist()
+        ],
         "distance_to_held_out": found.to_held_out.tolist(),
         "copied": found.copied.int().tolist(),
         "authentic": found.authentic.int().tolist(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.tables import from_csv, named_cells, to_csv
 
 SPLITS = ("train", "val", "test")
+_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Sample:
     pixel_size_um: float = 0.0
     sha256: str = ""
     pixels_sha256: str = ""
+
+    @property
+    def alias(self) -> str:
+        """Digits of `sha256`: they stand for a file whose name could tell whose image it is."""
+        return self.sha256[:_DIGITS]
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:

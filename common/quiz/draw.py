@@ -15,8 +15,6 @@ from common.runs.folder import RunFolder
 
 # Panels of one image in a row of the page; more channels than that make more rows.
 PANELS_IN_A_ROW = 3
-# Digits of a held-out file's SHA-256: a name could tell whose image it is.
-_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Shown:
     """One image of the quiz.
 
     Attributes:
-        name: "seed 12", or "held-out" and the first digits of `sha256` in the data's manifest.
+        name: "seed 12", or "held-out" and the `alias` in the data's manifest.
         label: class name, "" without classes.
         generated: the truth.
         pixels: uint8 [H, W], the channels in panels.
@@ -72,7 +70,7 @@ def draw_images(
     seen = (*held_out, *generated_images(folder, data, chosen))
     pixels = [_panels(one.canvas) for one in seen]
     facts = [
-        *((f"held-out {samples[r].sha256[:_DIGITS]}", samples[r].label, False) for r in drawn.real),
+        *((f"held-out {samples[r].alias}", samples[r].label, False) for r in drawn.real),
         *((f"seed {row['seed']}", row["label"], True) for row in chosen),
     ]
     images = [Shown(*facts[place], pixels[place]) for place in drawn.order]
