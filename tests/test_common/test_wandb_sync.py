@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from wandb_server import WandbServer, end_runs, wandb_server
 
+from common.errors import UserError
 from common.runs.lock import SAMPLES as GENERATING
 from common.runs.lock import TRAINING, RunLock
+from common.tracking import sweep, sync
 from common.tracking.names import RECORDS, SAMPLES
 from common.tracking.sync import unsent
 from running import EXPERIMENTS, ROOT, at, call_cli, run_folder, smoke
@@ -107,3 +109,20 @@ def test_the_log_of_a_process_that_was_killed_is_sent_once(workspace: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "its process was killed" in done.stdout and not unsent(workspace, EXPERIMENT)
     assert server.history["first"] and numbers(server.history["first"]) <= written
+
+
+def test_what_was_not_taken_ends_in_a_sentence_that_says_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sync, "unsent", lambda *_: [tmp_path])
+    monkeypatch.setattr(sync, "require_account", lambda *_: None)
+    monkeypatch.setattr(sync, "send", lambda *_: False)
+    with pytest.raises(SystemExit) as caught:
+        sync.main(["any", "--workspace", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "W&B did not take it all; what was not sent stays" in capsys.readouterr().err
+
+
+def test_a_command_line_that_ends_without_a_reason_is_told_by_its_last_words() -> None:
+    with pytest.raises(UserError, match="any: last words"):
+        sweep._accepted(["-c", "import sys; sys.exit('first words\\nlast words')"], "any")
