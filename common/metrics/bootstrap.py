@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-# Rows of a kernel matrix held at a time.
-_ROWS = 1024
+# Rows and columns of a kernel matrix held at a time.
+_ROWS = 512
 
 
 def bootstrap_interval(
@@ -124,7 +124,7 @@ def kernel_estimate(real: Tensor, fake: Tensor) -> tuple[float, float]:
         real: features [N, D], at least three.
         fake: features [M, D], at least three.
     """
-    real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    real, fake = real.detach().cpu(), fake.detach().cpu()
     n, m = len(real), len(fake)
     inner, inner_fake = _inner_sums(real), _inner_sums(fake)
     across, across_back = _row_sums(real, fake), _row_sums(fake, real)
@@ -134,15 +134,22 @@ def kernel_estimate(real: Tensor, fake: Tensor) -> tuple[float, float]:
 
 
 def _inner_sums(x: Tensor) -> Tensor:
-    return _row_sums(x, x) - _kernel(x.square().sum(1), x.shape[1])
+    lengths = torch.cat([rows.double().square().sum(1) for rows in x.split(_ROWS)])
+    return _row_sums(x, x) - _kernel(lengths, x.shape[1])
 
 
 def _row_sums(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cat([_kernel(rows @ y.T, x.shape[1]).sum(1) for rows in x.split(_ROWS)])
+    """In float64, of which only a block is held at a time."""
+    sums = []
+    for rows in x.split(_ROWS):
+        blocks = (_kernel(rows.double() @ part.double().T, x.shape[1]) for part in y.split(_ROWS))
+        sums.append(sum(block.sum(1) for block in blocks))
+    return torch.cat(sums)
 
 
 def _kernel(products: Tensor, dim: int) -> Tensor:
-    return (products / dim + 1) ** 3
+    """In place: ``products`` is large, and nobody else's."""
+    return products.div_(dim).add_(1).pow_(3)
 
 
 def _jackknife(inner: Tensor, across: Tensor, others: int) -> float:

@@ -6,6 +6,7 @@ What the numbers may be called, depends on the network (`names`).
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ MIN_KERNEL_IMAGES = 10
 # Of a part; p(class) of fewer says little more than its own images do.
 MIN_SCORE_IMAGES = 10
 MAX_SUBSET_SIZE = 1000
+# Rows of features that are float64 at a time.
+_ROWS = 1024
 SUBSETS = 100
 # Below so many images the bias of the Fréchet distance outweighs what models differ by: the kernel
 # distance, which has none, comes first.
@@ -43,17 +46,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         MetricRefused: fewer than two images or features, or features that are not finite.
     """
-    from torch_fidelity.metric_fid import (
-        KEY_METRIC_FID,
-        fid_features_to_statistics,
-        fid_statistics_to_metric,
-    )
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-    real, fake = _usable(real, fake, 2)
+    real, fake = _finite(real, fake, 2)
     if real.shape[1] < 2:
         raise MetricRefused("The Fréchet distance needs at least two features.")
-    real, fake = _in_their_span(real, fake)
-    statistics = [fid_features_to_statistics(features) for features in (real, fake)]
+    if len(real) + len(fake) < real.shape[1]:
+        real, fake = _in_their_span(real.double(), fake.double())
+    statistics = [_statistics(features) for features in (real, fake)]
     return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
 
 
@@ -186,20 +186,31 @@ class _Concatenated(nn.Module):
 
 
 def _usable(real: Tensor, fake: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
+    real, fake = _finite(real, fake, fewest)
+    return real.double(), fake.double()
+
+
+def _finite(real: Tensor, fake: Tensor, fewest: int) -> tuple[Tensor, Tensor]:
     if min(len(real), len(fake)) < fewest:
         found = f"there are {len(real)} real and {len(fake)} synthetic ones"
         raise MetricRefused(f"At least {fewest} images are needed on each side; {found}.")
-    real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    real, fake = real.detach().cpu(), fake.detach().cpu()
     for side, features in (("real", real), ("synthetic", fake)):
         if not features.isfinite().all():
             raise MetricRefused(f"Features of the {side} images are not finite.")
     return real, fake
 
 
+def _statistics(features: Tensor) -> dict[str, np.ndarray]:
+    """Mean and covariance as torch-fidelity wants them, in float64 without a copy of all rows."""
+    count, parts = len(features), features.split(_ROWS)
+    mean = sum(rows.double().sum(0) for rows in parts) / count
+    spread = sum(rows.T @ rows for rows in (part.double() - mean for part in parts))
+    return {"mu": mean.numpy(), "sigma": (spread / (count - 1)).numpy()}
+
+
 def _in_their_span(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates in the span of all features: the same distance from far smaller matrices."""
     pooled = torch.cat([real, fake])
-    pooled = pooled - pooled.mean(0)
-    if len(pooled) < pooled.shape[1]:
-        pooled = torch.linalg.qr(pooled.T, mode="r").R.T
+    pooled = torch.linalg.qr((pooled - pooled.mean(0)).T, mode="r").R.T
     return pooled[: len(real)], pooled[len(real) :]

@@ -17,7 +17,7 @@ from common.metrics.protocol import Measured, MetricRefused
 NEIGHBOURS = 5
 COVERING = ("precision", "recall", "density", "coverage", "effective_number")
 # Rows of a distance matrix held at a time.
-_ROWS = 1024
+_ROWS = 128
 
 
 @dataclass(frozen=True)
