@@ -50,15 +50,14 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
             path.unlink()
 
 
-def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint: Path) -> None:
+def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256: str) -> None:
     """Writes `samples/manifest.csv`: everything it takes to make each image again."""
-    digest = sha256_of(checkpoint)
     classes = made.classes or [""]
     rows = []
     for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
         name = f"{index:06d}{made.suffix}"
         image = sha256_of(folder.samples / name)
-        rows.append((name, seed, classes[label], made.labels, digest, image))
+        rows.append((name, seed, classes[label], made.labels, checkpoint_sha256, image))
     with whole_file(folder.samples / "manifest.csv") as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 

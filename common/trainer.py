@@ -84,6 +84,8 @@ class ExperimentTrainer(pl.Trainer):
 
         path = self.folder.checkpoint(weights)
         _restore(model, datamodule, path)
+        # Now: training may put another one in its place while images are drawn.
+        digest = sha256_of(path)
         plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
         clear_samples(self.folder, self.is_global_zero)
@@ -93,7 +95,7 @@ class ExperimentTrainer(pl.Trainer):
         self.strategy.barrier("images are written")
         if self.is_global_zero:
             made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
-            write_samples_manifest(self.folder, made, path)
+            write_samples_manifest(self.folder, made, digest)
 
     def evaluate(
         self,
