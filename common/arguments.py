@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from common.data.datamodule import PROJECT
+from common import PROJECT
 from common.errors import Exit, UserError, quoted_error
 from common.runs.folder import find_run
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from common.data.datamodule import PROJECT
+from common import PROJECT
 from common.data.prepared import Prepared
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error

@@ -16,11 +16,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from common import PROJECT
 from common.arguments import ON_A_RUN, Parser, with_run_config
 from common.callbacks import ImagesSeen, PreviewGrid, RunConfig, configuration_yaml
 from common.config_safety import safe_parsing
 from common.data.cards import load_card
-from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.interrupts import Stopped, die_with_parent, interrupts
 from common.progress import ImagesProgress

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from common.data.datamodule import PROJECT
+from common import PROJECT
 
 
 def commit() -> str:

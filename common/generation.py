@@ -14,6 +14,7 @@ from common.runs.folder import RunFolder
 from common.storage import whole_file
 from common.tables import from_csv, named_cells, to_csv
 
+MANIFEST = "manifest.csv"
 COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256", "sha256")
 
 
@@ -58,7 +59,7 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         name = f"{index:06d}{made.suffix}"
         image = sha256_of(folder.samples / name)
         rows.append((name, seed, classes[label], made.labels, checkpoint_sha256, image))
-    with whole_file(folder.samples / "manifest.csv") as stream:
+    with whole_file(folder.samples / MANIFEST) as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 
 
@@ -68,7 +69,7 @@ def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:
     Raises:
         UserError: nothing was generated yet, or the table was changed.
     """
-    path = folder.samples / "manifest.csv"
+    path = folder.samples / MANIFEST
     remedy = f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000 first"
     if not path.is_file():
         raise UserError(Exit.USAGE, relative(folder.samples), "holds no generated images", remedy)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from common.data.datamodule import PROJECT
+from common import PROJECT
 from common.runs.folder import RunFolder
 
 

@@ -13,8 +13,8 @@ from common.cards.data_card import pixel_size, title
 from common.cards.markdown import one_line
 from common.cards.model_card import data_set_name
 from common.cards.origin import Origin
-from common.cards.samples import MANIFEST
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
+from common.generation import MANIFEST
 from common.tables import GUARDED
 
 _CONFORMS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]

@@ -6,8 +6,8 @@ from common.cards import parts
 from common.cards.evaluation import evaluation
 from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
-from common.cards.samples import MANIFEST
 from common.cards.subject import Subject
+from common.generation import MANIFEST
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
 # As Hugging Face sorts them: number of images, and the name of the class that ends there.

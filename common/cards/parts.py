@@ -16,8 +16,8 @@ from common.cards.markdown import (
     text,
 )
 from common.cards.origin import Origin
-from common.cards.samples import MANIFEST
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
+from common.generation import MANIFEST
 from common.metrics.memorization import CHANCE
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record

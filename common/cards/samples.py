@@ -11,12 +11,11 @@ from common.data.cards import Card
 from common.data.check import planes
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative, visible
-from common.generation import read_samples_manifest, sample_file
+from common.generation import MANIFEST, read_samples_manifest, sample_file
 from common.progress import images_bar
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 
-MANIFEST = "manifest.csv"
 # The earliest that a zip can hold: the same images give the same bytes on any day.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 

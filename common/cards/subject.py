@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import PROJECT
 from common.cards.licence import licence
 from common.cards.markdown import sections
 from common.cards.origin import Origin, origin
-from common.cards.samples import MANIFEST, Samples, read_samples
+from common.cards.samples import Samples, read_samples
 from common.code_version import commit, versions
 from common.data.cards import Card
-from common.data.datamodule import PROJECT, ImageDataModule
+from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative, visible
-from common.generation import read_samples_manifest
+from common.generation import MANIFEST, read_samples_manifest
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting, read_config
 from common.runs.checkpoints import images_in, load_checkpoint, sha256_of

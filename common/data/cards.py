@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-import common
+from common import PROJECT
 from common.errors import Exit, UserError, relative
 from common.untrusted_yaml import load_yaml
 
@@ -89,7 +89,7 @@ def card_file(name: str, folder: Path | None = None) -> Path:
     """Where a card lies; arguments as in `load_card`."""
     if name.endswith(".md"):
         return Path(name)
-    return (folder or Path(common.__file__).parent.parent / "data_cards") / f"{name}.md"
+    return (folder or PROJECT / "data_cards") / f"{name}.md"
 
 
 def _front_matter(path: Path) -> dict[str, Any]:

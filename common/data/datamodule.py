@@ -13,6 +13,7 @@ from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from common import PROJECT
 from common.data.augment import check_policy
 from common.data.canvas import extent_of_aspect, rectangle_mask
 from common.data.cards import Card, card_file, load_card
@@ -26,8 +27,6 @@ from common.errors import Exit, UserError, relative, require_positive
 
 if TYPE_CHECKING:
     from common.utility.ledger import Task
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 class ImageDataModule(pl.LightningDataModule, ABC):

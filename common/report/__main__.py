@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import common
+from common import PROJECT
 from common.errors import exit_on_user_error
 from common.report.page import write_report
 from common.report.runs import find_runs
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workspace",
         type=Path,
-        default=Path(common.__file__).parent.parent,
+        default=PROJECT,
         metavar="DIR",
         help="the folder that holds runs/ and receives reports/ (default: the project)",
     )

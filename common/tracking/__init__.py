@@ -44,7 +44,3 @@ What leaves this machine: the configuration without paths, addresses and secrets
 samples; of a sweep its file and the command of a trial. What does not: host, user, paths, code,
 git remote, real images.
 """
-
-from pathlib import Path
-
-PROJECT = Path(__file__).resolve().parents[2]

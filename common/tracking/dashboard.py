@@ -13,6 +13,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import Config, groupby_str_to_key
 from wandb_workspaces.workspaces.internal import execute_graphql
 
+from common import PROJECT
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.memorization import REPEATING
 from common.metrics.names import LEAKAGE
@@ -20,7 +21,6 @@ from common.metrics.protocol import Record
 from common.report.configs import differing_keys
 from common.report.runs import Run, find_runs
 from common.runs.metrics_csv import CLOCK_METRICS
-from common.tracking import PROJECT
 from common.tracking.account import answered, asked, default_entity, require_account
 from common.tracking.names import (
     PREVIEW,

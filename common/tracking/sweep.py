@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
+from common import PROJECT
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error, relative
-from common.tracking import PROJECT
 from common.tracking.account import answered, default_entity, require_account
 from common.untrusted_yaml import load_yaml, read_text
 

@@ -16,9 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from common import PROJECT
 from common.errors import Exit, UserError, exit_on_user_error
 from common.runs.lock import SAMPLES, TRAINING, RunLock
-from common.tracking import PROJECT
 from common.tracking.account import require_account
 
 # On the terminal; tables and pictures that are refused are told in the log alone.

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,13 +11,7 @@ from common.metrics import bootstrap, distributions, fidelity
 from common.metrics.conditional import class_kernel_distance
 from common.metrics.protocol import MetricRefused
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normals(count: int, seed: int, mean: np.ndarray, covariance: np.ndarray) -> Tensor:

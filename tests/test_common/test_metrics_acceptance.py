@@ -33,12 +33,7 @@ EACH = 24
 CONTEXT = EvaluationContext(split="test", data="simulated", preprocessing="none")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cilia(label: str, seed: int) -> np.ndarray:
