@@ -59,6 +59,16 @@ class ExperimentCLI(Signposts, LightningCLI):
 
     _resumed_from: str | None = None
 
+    def __init__(
+        self,
+        model: type[pl.LightningModule],
+        base: type[pl.LightningModule],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self._default_model = model
+        super().__init__(base, *args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds run, workspace and the groups, and links what must agree."""
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
@@ -93,7 +103,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         # Without it a configuration that changes nothing of the model would have to name it.
-        path = f"{self._model_class.__module__}.{self._model_class.__qualname__}"
+        path = f"{self._default_model.__module__}.{self._default_model.__qualname__}"
         card = self._datamodule_class.default_card
         parser.set_defaults({"model": {"class_path": path}, "data.card": card})
         parser.link_arguments("workspace", "data.workspace")
@@ -300,13 +310,15 @@ def run(
     model: type[pl.LightningModule],
     data: type[ImageDataModule],
     args: Sequence[str] | None = None,
+    base: type[pl.LightningModule] | None = None,
 ) -> None:
     """Runs one experiment's command line; a user's mistake ends in one sentence.
 
     Args:
-        model: module of the experiment; a configuration may name a subclass of it.
+        model: module of the experiment, unless a configuration names another.
         data: data module of the experiment.
         args: instead of the process's own.
+        base: a configuration may name its subclasses, and those of ``model`` without it.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     _quieten()
@@ -314,6 +326,7 @@ def run(
         arguments = with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
         ExperimentCLI(
             model,
+            base or model,
             data,
             save_config_callback=RunConfig,
             trainer_class=ExperimentTrainer,

@@ -1,18 +1,26 @@
 """Class-conditional variational autoencoder of ciliary cross-sections."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from common.data.canvas import log_aspect
 from common.data.datasets import Batch
 from common.errors import require_positive
-from common.losses.variational import bounded, gaussian_kl, gaussian_nll, masked_mse
-from common.optimizers import adam
+from common.losses.variational import (
+    bounded,
+    free_bits,
+    gaussian_kl,
+    gaussian_nll,
+    masked_edge_mse,
+    masked_mse,
+)
 from common.sampling import Sampler, seeded_noise
+from experiments.cilia_cvae.flow import AggregatedPosterior
+from experiments.cilia_cvae.generator import CiliaGenerator
 from experiments.cilia_cvae.networks import Condition, Decoder, Encoder
 
 # ln-variances outside this range are never needed and only make the bound explode.
@@ -21,13 +29,14 @@ LOG_VARIANCE_BOUNDS = (-10.0, 4.0)
 MIN_VARIANCE = (2 / 255) ** 2
 
 
-class CiliaCVAE(pl.LightningModule):
+class CiliaCVAE(CiliaGenerator):
     """Convolutional residual CVAE.
 
     The bound is E[-ln p(x | z, c)] + kl_weight * KL(q(z | x, c) || N(0, 1)) over the pixels inside
     the mask. The likelihood is Gaussian with one variance, the maximum-likelihood estimate over
     recent batches (sigma-VAE, Rybkin et al. 2021, Section 3.2), so that neither term needs a
-    hand-made weight.
+    hand-made weight. Beside it a flow learns the density of all posteriors of a class, without any
+    influence on the bound.
 
     Args:
         classes: class names; index = label. Stored in the checkpoint.
@@ -39,6 +48,14 @@ class CiliaCVAE(pl.LightningModule):
         lr: of Adam.
         kl_weight: of the KL term after the warm-up; 1 is the evidence lower bound.
         kl_warmup_images: images over which the weight grows from 0.
+        free_nats: of a latent dimension that the KL term does not press, see `free_bits`.
+        noise_std: of the likelihood in units of the image, in [-1, 1]; 0 learns it.
+        edge_weight: of the squared error of the image's gradient, in units of the likelihood's
+            variance; above 0 the likelihood is one of noise that is stronger in coarse detail.
+        sampling: "prior" draws z from N(0, 1), "aggregated" from the flow.
+        truncation: standard deviation of the noise that samples are made from; below 1 they are
+            more typical and less different.
+        grain: share of the likelihood's standard deviation that samples have as noise.
     """
 
     def __init__(
@@ -52,85 +69,129 @@ class CiliaCVAE(pl.LightningModule):
         lr: float = 5e-4,
         kl_weight: float = 1.0,
         kl_warmup_images: int = 10_000,
+        free_nats: float = 0.0,
+        noise_std: float = 0.0,
+        edge_weight: float = 0.0,
+        sampling: Literal["prior", "aggregated"] = "aggregated",
+        truncation: float = 1.0,
+        grain: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
-        require_positive(
-            "model", latent_dim=latent_dim, width=width, condition_dim=condition_dim, lr=lr
-        )
+        require_positive("model", latent_dim=latent_dim, width=width, condition_dim=condition_dim)
         shape = (image_size, num_channels, latent_dim, width, condition_dim)
-        self.condition = Condition(len(classes), condition_dim)
+        self.condition = Condition(classes, condition_dim)
         self.encoder = Encoder(*shape)
         self.decoder = Decoder(*shape)
+        self.density = AggregatedPosterior(latent_dim, condition_dim)
+        self.shape = (num_channels, image_size, image_size)
         self.latent_dim = latent_dim
-        self.lr = lr
         self.kl_weight = kl_weight
         self.kl_warmup_images = kl_warmup_images
-        self.register_buffer("variance", torch.tensor(0.1))
+        self.free_nats = free_nats
+        self.learns_variance = noise_std == 0
+        self.edge_weight = edge_weight
+        self.sampling = sampling
+        self.truncation = truncation
+        self.grain = grain
+        self.register_buffer("variance", torch.tensor(noise_std**2 or 0.1))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Negative bound of one batch, in nats a pixel."""
-        terms = self._terms(batch)
-        with torch.no_grad():
-            self.variance.lerp_(terms["mse"].clamp_min(MIN_VARIANCE), 0.05)
-        warmup = min(1.0, self.trainer.images_seen / max(self.kl_warmup_images, 1))
-        loss = terms["reconstruction"] + self.kl_weight * warmup * terms["kl"]
-        self.log_dict({f"train/{name}": value for name, value in (terms | {"loss": loss}).items()})
-        return loss
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Parts of the loss in nats a pixel; in validation the warm-up is over.
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The full bound (warm-up over), so that epochs can be compared."""
-        terms = self._terms(batch)
-        loss = terms["reconstruction"] + self.kl_weight * terms["kl"]
-        values = {f"val/{name}": value for name, value in (terms | {"loss": loss}).items()}
-        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+        ``kl`` is to the prior; ``density`` is -ln of what the flow gives z.
+        """
+        image, mask = batch["image"], batch["mask"]
+        condition = self.condition(batch["label"], log_aspect(mask))
+        mean, log_variance = self._posterior(image, mask, condition)
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        decoded = self.decoder(z, condition).float()
+        mse = masked_mse(decoded, image, mask)
+        variance, weight, free = self.variance.clone(), self.kl_weight, 0.0
+        if self.training:
+            if self.learns_variance:
+                with torch.no_grad():
+                    self.variance.lerp_(mse.mean().clamp_min(MIN_VARIANCE), 0.05)
+                variance = self.variance.clone()
+            weight *= min(1.0, self.trainer.images_seen / max(self.kl_warmup_images, 1))
+            free = self.free_nats
+        # Nats a pixel: comparable between canvas sizes and aspect ratios.
+        num_values = mask.flatten(1).sum(1) * image.shape[1]
+        kl = gaussian_kl(mean, log_variance)
+        density = self.density.nll(z.detach(), condition.detach().float())
+        terms = {
+            "reconstruction": gaussian_nll(mse, variance, num_values) / num_values,
+            "kl": kl.sum(1) / num_values,
+            "density": density / num_values,
+            "edge": 0.5 * masked_edge_mse(decoded, image, mask) / variance,
+        }
+        loss = terms["reconstruction"] + weight * free_bits(kl, free) / num_values
+        terms["loss"] = loss + self.edge_weight * terms["edge"] + terms["density"]
+        return {name: value.mean() for name, value in terms.items()} | {"mse": mse.mean()}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Samples of the prior: image k is a function of the weights, seed k, label and aspect."""
-        return {**batch, "image": self.sampler(batch)()}
+    def units(self, batch: Batch) -> Tensor:
+        """KL of posterior and prior [B, latent_dim] in nats."""
+        image, mask = batch["image"], batch["mask"]
+        condition = self.condition(batch["label"], log_aspect(mask))
+        mean, log_variance = self._posterior(image, mask, condition)
+        return gaussian_kl(mean, log_variance)
 
-    def sampler(self, batch: Batch) -> Sampler:
-        """The decoder, and z by seed."""
-        z = seeded_noise(batch["seed"], self.latent_dim)
-        return Sampler(self.decode, {"z": z, "label": batch["label"], "mask": batch["mask"]})
-
-    def decode(self, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-        """Mean image [B, C, H, W] in [-1, 1] of z, label and mask.
+    def decode(self, noise: Tensor, label: Tensor, mask: Tensor, grain: Tensor) -> Tensor:
+        """Image [B, C, H, W] in [-1, 1] of standard normal noise, label and mask.
 
         Args:
-            z: standard normal [B, latent_dim].
+            noise: of z [B, latent_dim].
             label: index of the class [B].
             mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+            grain: noise of the pixels [B, C, H, W].
         """
-        return self.decoder(z, self.condition(label, log_aspect(mask))).clamp(-1, 1)
+        condition = self.condition(label, log_aspect(mask))
+        z = self.truncation * noise
+        if self.sampling == "aggregated":
+            z = self.density(z, condition)
+        return self._pixels(z, condition, grain)
+
+    def around(
+        self, image: Tensor, label: Tensor, mask: Tensor, noise: Tensor, grain: Tensor
+    ) -> Tensor:
+        """Image [B, C, H, W] in [-1, 1] drawn around the posterior of another one.
+
+        Args:
+            image: [B, C, H, W] in [-1, 1].
+            label: index of the class [B].
+            mask: [B, 1, H, W], 1 where the canvas holds image, else 0.
+            noise: of z [B, latent_dim].
+            grain: noise of the pixels [B, C, H, W].
+        """
+        condition = self.condition(label, log_aspect(mask))
+        mean, log_variance = self._posterior(image, mask, condition)
+        z = mean + self.truncation * noise * (0.5 * log_variance).exp()
+        return self._pixels(z, condition, grain)
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The decoder, and z by seed; around the batch's own images where it has any."""
+        sizes = [self.latent_dim, math.prod(self.shape)]
+        noise, grain = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
+        inputs = {"label": batch["label"], "mask": batch["mask"]}
+        drawn = {"noise": noise, "grain": grain.view(-1, *self.shape)}
+        if "image" in batch:
+            return Sampler(self.around, {"image": batch["image"], **inputs, **drawn})
+        return Sampler(self.decode, {"noise": noise, **inputs, "grain": drawn["grain"]})
 
     def embed(self, image: Tensor) -> Tensor:
         """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class.
 
         The condition is the mean over all classes at equal sides, so a label cannot tell anything.
         """
-        classes = torch.arange(self.condition.embedding.num_embeddings, device=image.device)
+        classes = torch.arange(len(self.condition.sets), device=image.device)
         condition = self.condition(classes, torch.zeros(len(classes), device=image.device))
         mask = torch.ones_like(image[:, :1])
         return self.encoder(image, mask, condition.mean(0).expand(len(image), -1))[0]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over encoder and decoder."""
-        return adam(self.parameters(), self.lr, fused=self.trainer.fused_optimizers)
-
-    def _terms(self, batch: Batch) -> dict[str, Tensor]:
-        image, mask = batch["image"], batch["mask"]
-        condition = self.condition(batch["label"], log_aspect(mask))
+    def _posterior(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.encoder(image, mask, condition)
-        log_variance = bounded(raw.float(), *LOG_VARIANCE_BOUNDS)
-        z = mean + torch.randn_like(log_variance) * (0.5 * log_variance).exp()
-        mse = masked_mse(self.decoder(z, condition).float(), image, mask)
-        num_values = mask.flatten(1).sum(1) * image.shape[1]
-        nll = gaussian_nll(mse, self.variance.clone(), num_values)
-        kl = gaussian_kl(mean.float(), log_variance).sum(1)
-        # Nats a pixel: comparable between canvas sizes and aspect ratios.
-        return {
-            "reconstruction": (nll / num_values).mean(),
-            "kl": (kl / num_values).mean(),
-            "mse": mse.mean(),
-        }
+        return mean.float(), bounded(raw.float(), *LOG_VARIANCE_BOUNDS)
+
+    def _pixels(self, z: Tensor, condition: Tensor, grain: Tensor) -> Tensor:
+        image = self.decoder(z, condition)
+        return (image + self.grain * self.variance.sqrt() * grain).clamp(-1, 1)

@@ -1,5 +1,6 @@
 """Convolutional residual encoder and decoder, conditioned at every scale."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -20,22 +21,48 @@ MAX_GRID, GRID_CHANNELS = 16, 16
 
 
 class Condition(nn.Module):
-    """Class and aspect ratio as one vector.
+    """Defects and aspect ratio as one vector.
+
+    A class is a set of defects: ``ODA_IDA`` is ``ODA`` and ``IDA``, see `defects`. What one class
+    teaches of a defect serves all classes that have it, and sets that no class is can be asked for.
 
     Args:
-        num_classes: of the data card.
+        classes: class names; index = label.
         condition_dim: of the result.
     """
 
-    def __init__(self, num_classes: int, condition_dim: int) -> None:
+    def __init__(self, classes: Sequence[str], condition_dim: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_classes, condition_dim)
+        self.register_buffer("sets", torch.tensor(defects(classes)[1]), persistent=False)
+        self.defect = nn.Linear(self.sets.shape[1], condition_dim)
         self.aspect = nn.Linear(1, condition_dim)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(condition_dim, condition_dim), nn.SiLU())
 
     def forward(self, label: Tensor, log_aspect: Tensor) -> Tensor:
-        """Maps label [B] and ln(width / height) [B] to [B, condition_dim]."""
-        return self.mix(self.embedding(label) + self.aspect(log_aspect[:, None]))
+        """The vector [B, condition_dim].
+
+        Args:
+            label: class indices [B], or sets of defects [B, defects] of 0 and 1.
+            log_aspect: ln(width / height) [B].
+        """
+        chosen = label if label.is_floating_point() else self.sets[label]
+        return self.mix(self.defect(chosen) + self.aspect(log_aspect[:, None]))
+
+
+def defects(classes: Sequence[str]) -> tuple[list[str], list[list[float]]]:
+    """Names of what classes consist of, and which of them each class has, as 0 and 1.
+
+    A class whose name joins other classes by underscores has what they have; any other one is a
+    defect of its own, so that a name alone never makes two classes the same.
+    """
+    parts = {name: name.split("_") for name in classes}
+    joined = {n for n, p in parts.items() if len(p) > 1 and all(q in parts for q in p)}
+    single = [name for name in classes if name not in joined]
+    rows = [[float(s in (parts[n] if n in joined else [n])) for s in single] for n in classes]
+    # Such as a_b beside b_a: alike in parts, not in name.
+    if len({tuple(row) for row in rows}) < len(rows):
+        return list(classes), [[float(n == m) for m in classes] for n in classes]
+    return single, rows
 
 
 class Encoder(nn.Module):

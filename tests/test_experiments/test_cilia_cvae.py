@@ -125,10 +125,11 @@ def test_the_bound_is_reconstruction_plus_weighted_kl() -> None:
         trainer.images_seen = images_seen
         loss = model.training_step(batch, 0)
         expected = logged["train/reconstruction"] + weight * logged["train/kl"]
+        expected = expected + logged["train/density"]
         torch.testing.assert_close(loss, expected)
         assert logged["train/loss"] is loss
-    model.validation_step(batch, 0)
-    expected = logged["val/reconstruction"] + 3.0 * logged["val/kl"]
+    model.eval().validation_step(batch, 0)
+    expected = logged["val/reconstruction"] + 3.0 * logged["val/kl"] + logged["val/density"]
     torch.testing.assert_close(logged["val/loss"], expected)
     mse, variance = logged["val/mse"], model.variance
     per_pixel = 0.5 * (math.log(2 * math.pi) + variance.log() + mse / variance)
@@ -163,10 +164,11 @@ def test_pixels_outside_the_mask_do_not_change_the_loss() -> None:
 def test_class_and_aspect_ratio_change_the_image() -> None:
     model, _trainer = trained()
     z, mask = torch.zeros(3, TINY["latent_dim"]), torch.ones(3, 1, 32, 32)
+    grain = torch.zeros_like(mask)
     with torch.no_grad():
-        images = model.decode(z, torch.arange(3), mask)
+        images = model.decode(z, torch.arange(3), mask, grain)
         mask[:, :, :, 16:] = 0
-        narrow = model.decode(z, torch.arange(3), mask)
+        narrow = model.decode(z, torch.arange(3), mask, grain)
     assert torch.unique(images.flatten(1), dim=0).shape[0] == 3
     assert not torch.equal(images, narrow)
 
@@ -248,7 +250,7 @@ def test_a_checkpoint_of_the_command_line_needs_no_command_line(finished: Path) 
     model = CiliaCVAE.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     saved = load_checkpoint(path)
     assert list(model.hparams.classes) == list(saved["hyper_parameters"]["classes"])
-    assert len(model.hparams.classes) == model.condition.embedding.num_embeddings
+    assert len(model.hparams.classes) == len(model.condition.sets)
     weights = saved["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 

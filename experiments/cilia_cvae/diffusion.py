@@ -1,0 +1,159 @@
+"""Class-conditional rectified flow with classifier-free guidance."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from monai.networks.schedulers import RFlowScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.datasets import Batch
+from common.errors import Exit, UserError
+from common.losses.variational import masked_mse
+from common.sampling import Sampler, seeded_noise
+from experiments.cilia_cvae.generator import CiliaGenerator
+
+# Times run from 0 (image) to this (noise), as MONAI's schedulers count them.
+TIMES = 1000
+
+
+class CiliaDiffusion(CiliaGenerator):
+    """Straight paths from noise to image (Liu et al. 2023), on patches instead of pixels.
+
+    The network sees a block of ``patch_size`` x ``patch_size`` pixels as one wide pixel and
+    predicts the velocity image - noise; the loss is its mean squared error inside the mask. Times
+    are drawn logit-normal (Esser et al. 2024, Section 3.1). One label in ten is hidden, so that
+    one network also gives the velocity of all classes together, from which guidance leads away
+    (Ho and Salimans 2022, Eq. 6).
+
+    Args:
+        classes: class names; index = label. Stored in the checkpoint.
+        image_size: side of the canvas in pixels.
+        num_channels: of the image.
+        lr: of Adam.
+        patch_size: pixels along a side of what the network takes for one pixel.
+        channels: of the U-Net's levels, the finest first.
+        attention: whether a level has self-attention.
+        num_blocks: residual blocks a level.
+        head_channels: channels of one attention head.
+        label_dropout: share of the training labels that is hidden.
+        contrast: images are multiplied by this, so that their standard deviation is about one.
+        guidance: weight of the class; 1 is the model as trained, more is more typical.
+        num_steps: of the sampler, by Euler's method.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        image_size: int = 128,
+        num_channels: int = 1,
+        lr: float = 5e-4,
+        patch_size: int = 4,
+        channels: Sequence[int] = (128, 256, 256),
+        attention: Sequence[bool] = (False, True, True),
+        num_blocks: int = 2,
+        head_channels: int = 64,
+        label_dropout: float = 0.1,
+        contrast: float = 2.0,
+        guidance: float = 1.5,
+        num_steps: int = 40,
+    ) -> None:
+        super().__init__(classes, image_size, num_channels, lr)
+        self.save_hyperparameters()
+        step = patch_size << (len(channels) - 1)
+        if image_size % step:
+            raise UserError(
+                Exit.USAGE,
+                f"--data.image_size {image_size}",
+                f"is not a multiple of {step} px, which patches and levels need",
+                "choose another size, fewer levels or smaller patches",
+            )
+        values = num_channels * patch_size**2
+        self.network = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=values + patch_size**2,
+            out_channels=values,
+            channels=channels,
+            attention_levels=attention,
+            num_res_blocks=num_blocks,
+            num_head_channels=head_channels,
+            norm_num_groups=8,
+            num_class_embeds=len(classes) + 1,
+        )
+        self.hidden = len(classes)
+        self.shape = (num_channels, image_size, image_size)
+        self.patch_size = patch_size
+        self.label_dropout = label_dropout
+        self.contrast = contrast
+        self.guidance = guidance
+        self.num_steps = num_steps
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of the velocity at random times, in units of the image's variance."""
+        image, mask, label = self.contrast * batch["image"], batch["mask"], batch["label"]
+        noise = torch.randn_like(image)
+        scheduler = _scheduler()
+        time = scheduler.sample_timesteps(image)
+        noisy = scheduler.add_noise(image, noise, time)
+        if self.training:
+            drop = torch.rand(len(label), device=label.device) < self.label_dropout
+            label = label.masked_fill(drop, self.hidden)
+        velocity = self.velocity(noisy, time, label, mask)
+        return {"loss": masked_mse(velocity.float(), image - noise, mask).mean()}
+
+    def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Direction [B, C, H, W] from noise to image, at the noisy images [B, C, H, W].
+
+        Args:
+            noisy: on the way, in units of the image's standard deviation.
+            time: [B], 0 for images to 1,000 for noise.
+            label: index of the class [B]; one more than the last is any class.
+            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+        """
+        patches = [F.pixel_unshuffle(x, self.patch_size) for x in (noisy, mask)]
+        found = self.network(torch.cat(patches, 1), time, class_labels=label)
+        return F.pixel_shuffle(found, self.patch_size)
+
+    def guided(self, noisy: Tensor, time: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Velocity [B, C, H, W] towards a class, away from all classes together.
+
+        Args:
+            noisy: [B, C, H, W] on the way, in units of the image's standard deviation.
+            time: [B], 1,000 for noise down to 0 for images.
+            label: index of the class [B].
+            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+        """
+        velocity = self.velocity(noisy, time, label, mask)
+        if self.guidance == 1:
+            return velocity
+        any_class = self.velocity(noisy, time, torch.full_like(label, self.hidden), mask)
+        return any_class + self.guidance * (velocity - any_class)
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The network of one step, and noise by seed."""
+        noise = seeded_noise(batch["seed"], *self.shape)
+        return self._step(noise, float(TIMES), batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Follows the velocity from noise to image in ``num_steps`` steps."""
+        scheduler = _scheduler()
+        scheduler.set_timesteps(self.num_steps)
+        times = [*scheduler.timesteps.tolist(), 0.0]
+        image = seeded_noise(batch["seed"], *self.shape)
+        for time, following in itertools.pairwise(times):
+            velocity = self._step(image, time, batch)()
+            image, _ = scheduler.step(velocity, time, image, following)
+        return {**batch, "image": (image / self.contrast).clamp(-1, 1)}
+
+    def _step(self, noisy: Tensor, time: float, batch: Batch) -> Sampler:
+        times = torch.full((len(noisy),), time, device=noisy.device)
+        inputs = {"noisy": noisy, "time": times, "label": batch["label"], "mask": batch["mask"]}
+        return Sampler(self.guided, inputs, output="velocity")
+
+
+def _scheduler() -> RFlowScheduler:
+    # MONAI's is a torch module that was never initialised, so no module can hold one.
+    return RFlowScheduler(TIMES, use_discrete_timesteps=False, sample_method="logit-normal")
