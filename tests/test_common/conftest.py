@@ -1,10 +1,8 @@
 """What tests of several parts of `common` share."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from saved_checkpoints import replace
 
 
@@ -15,12 +13,3 @@ def last(tmp_path: Path) -> Path:
     replace(path, 1.0)
     replace(path, 2.0)
     return path
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors on many threads cost more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -2,7 +2,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,8 @@ TINY = {"latent_dim": 8, "width": 8, "condition_dim": 8}
 
 
 @pytest.fixture(autouse=True)
-def _reproducible() -> Iterator[None]:
+def _reproducible(one_thread: None) -> None:
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model_of(image_size: int = 32, num_channels: int = 1, **changes: float) -> CiliaCVAE:
