@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.archives import extracted, is_archive
+from common.data.canvas import Fit
 from common.data.cards import Card
 from common.data.freshness import is_current, remember
 from common.data.manifest import SPLITS, Sample
@@ -40,6 +41,7 @@ class Recipe:
         val_fraction: share of the training images, by group, that becomes the validation split.
         test_fraction: share of all images, by group, held out until `evaluate`.
         split_seed: of the split.
+        fit: how an image comes onto the canvas, see `canvas`.
     """
 
     experiment: str
@@ -48,6 +50,7 @@ class Recipe:
     val_fraction: float
     test_fraction: float
     split_seed: int
+    fit: Fit = "aspect"
 
 
 def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
@@ -220,4 +223,5 @@ def _recipe(data: "ImageDataModule") -> Recipe:
         data.val_fraction,
         data.test_fraction,
         data.split_seed,
+        data.fit,
     )

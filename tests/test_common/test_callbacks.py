@@ -150,6 +150,7 @@ def facts_of(*channels: str, source: str = "uint8", pixel_size_um: float | None 
         "storage": {"source": source},
         "window": (0, top),
         "pixel_size_um": pixel_size_um,
+        "canvas_pixel_size_um": [pixel_size_um * 3] * 2 if pixel_size_um else None,
     }
 
 
@@ -181,7 +182,7 @@ def test_two_channels_become_ome_tiff_with_names_and_pixel_size(
     image = read_image(tmp_path / "000003.ome.tiff")
     assert image.axes == "CYX" and image.pixels.shape == (2, 4, 8) and image.pixels.dtype == source
     assert image.channel_names == ("nucleus", "actin")
-    assert image.pixel_size_um == pytest.approx((0.5, 0.5))
+    assert image.pixel_size_um == pytest.approx((1.5, 1.5))
     top = facts_of("a", source=source)["window"][1]
     assert np.abs(image.pixels - images[0, :, 2:6] * top).max() <= (0.51 if top > 1 else 1e-6)
 
