@@ -274,7 +274,7 @@ def test_labels_come_from_the_checkpoint_whatever_lies_in_the_folders(
     on = at(workspace, "first")
     generate = [*on, "--n", "4", "--labels", "Normal"]
     assert cli(EXPERIMENT, "generate", *generate).code == 0
-    folder, before = samples(workspace)
+    _, before = samples(workspace)
     (raw,) = workspace.glob("data/raw/*/")
     (raw / "Another class").mkdir()
     (raw / "AAA.txt").write_text("a stray file")
