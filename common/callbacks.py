@@ -1,6 +1,7 @@
 """What happens beside the training step: counting, previews, writing, saving the configuration."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,25 @@ class ImageWriter(Callback):
 
     Args:
         folder: receives ``<name>.png``, or ``<name>.ome.tiff`` for several channels.
-        facts: of the training data: window, storage, channels, pixel size.
+        facts: of the training data: window, storage, channels, pixel sizes.
         file_format: "png", "tiff", or "auto" (PNG for one channel of 8 or 16 bits).
+        shapes: height and width that image number k is resampled to; None leaves all of them as
+            they are on the canvas.
 
     Raises:
         UserError: the pixels of these data do not go into PNG, which was asked for.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], file_format: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        file_format: str = "auto",
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self.folder = folder
         self.facts = facts
+        self.shapes = shapes
         kind = (len(facts["channels"]), facts["storage"]["source"])
         if file_format == "png" and kind not in _PNG:
             raise UserError(
@@ -167,17 +177,27 @@ class ImageWriter(Callback):
     ) -> None:
         """Writes one file an image; its name is its number."""
         masks = outputs["mask"].cpu().numpy()
-        grey = to_grey_levels(outputs["image"].float().cpu().numpy(), self.facts)
-        for name, image, mask in zip(outputs["name"], grey, masks, strict=True):
-            self._write(self.folder / f"{name}{self.suffix}", crop_to_mask(image, mask))
+        images = outputs["image"].float().cpu().numpy()
+        for name, canvas, mask in zip(outputs["name"], images, masks, strict=True):
+            image = crop_to_mask(canvas, mask)
+            if self.shapes is not None:
+                image = _resampled(image, *self.shapes[int(name)])
+            grey = to_grey_levels(image, self.facts)
+            self._write(self.folder / f"{name}{self.suffix}", grey)
 
     def _write(self, path: Path, image: np.ndarray) -> None:
         if self.suffix == ".png":
             write_png(path, image)
             return
+        write_ome_tiff(path, image, "CYX", self._pixel_size(), tuple(self.facts["channels"]))
+
+    def _pixel_size(self) -> tuple[float, float] | None:
+        """Of what is written, which the canvas has scaled."""
         size = self.facts["pixel_size_um"]
-        pixel_size = (size, size) if size else None
-        write_ome_tiff(path, image, "CYX", pixel_size, tuple(self.facts["channels"]))
+        if self.shapes is not None:
+            return (size, size) if size else None
+        scaled = self.facts["canvas_pixel_size_um"]
+        return tuple(scaled) if scaled else None
 
 
 class RunConfig(SaveConfigCallback):
@@ -221,7 +241,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_grey_levels(images: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
-    """Turns [N, C, H, W] in [-1, 1] into grey values of the data's window and pixel type."""
+    """Turns [..., H, W] in [-1, 1] into grey values of the data's window and pixel type."""
     low, high = facts["window"]
     grey = (images.astype(np.float64) + 1) / 2 * (high - low) + low
     dtype = np.dtype(facts["storage"]["source"])
@@ -229,6 +249,14 @@ def to_grey_levels(images: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
         return grey.astype(np.float32)
     limits = np.iinfo(dtype)
     return np.rint(grey).clip(limits.min, limits.max).astype(dtype)
+
+
+def _resampled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Training has to work without an image library.
+    from common.preprocess.geometry import resize
+
+    # Cubic interpolation goes beyond what it goes through.
+    return resize(image, height, width).clip(-1, 1)
 
 
 def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarray:

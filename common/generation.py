@@ -1,8 +1,10 @@
 """Generated images on disk: their table, and reading them back."""
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,11 @@ from common.storage import whole_file
 from common.tables import from_csv, named_cells, to_csv
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("name", "seed", "label", "labels", "checkpoint_sha256", "sha256")
+# "size" is "canvas", or "native" where the image was resampled to a size of the raw images.
+COLUMNS = ("name", "seed", "label", "labels", "size", "checkpoint_sha256", "sha256")
+SIZES = ("canvas", "native")
+# How files are named everywhere; an experiment may know more schemes.
+NUMBERS = {"number": "{number:06d}"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,37 @@ class SampleSet:
         labels: rule that chose the labels: "data", "balanced" or a class.
         classes: names; index = label.
         suffix: of the files.
+        size: one of `SIZES`.
+        pattern: of the files' names below `samples`, see `pattern_of`.
     """
 
     plan: SeedDataset
     labels: str
     classes: Sequence[str]
     suffix: str
+    size: str = SIZES[0]
+    pattern: str = NUMBERS["number"]
+
+
+def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
+    """The pattern of file names that a scheme stands for.
+
+    Args:
+        naming: name of the scheme.
+        schemes: patterns by name, besides `NUMBERS`. Fields are `number` (from 0, has to be there),
+            `label`, `time` of writing as YYYYmmdd_HHMMSS, and `size`, such as "224x224" of the
+            canvas, or "native". A slash begins a folder.
+
+    Raises:
+        UserError: there is no such scheme.
+    """
+    known = NUMBERS | schemes
+    if naming not in known:
+        problem = "is no naming of files that this experiment knows"
+        raise UserError(
+            Exit.USAGE, f"--naming {naming}", problem, f"choose from {', '.join(known)}"
+        )
+    return known[naming]
 
 
 def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
@@ -47,18 +78,27 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
         if described.is_dir():
             shutil.rmtree(described)
     for path in sorted(folder.samples.iterdir()):
-        if path.is_file():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink()
 
 
 def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256: str) -> None:
-    """Writes `samples/manifest.csv`: everything it takes to make each image again."""
+    """Names the images and writes `manifest.csv`: all it takes to make each of them again."""
     classes = made.classes or [""]
+    canvas, time = made.plan.masks.shape[-1], f"{datetime.now():%Y%m%d_%H%M%S}"
+    size = f"{canvas}x{canvas}" if made.size == "canvas" else made.size
     rows = []
-    for index, (seed, label) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
-        name = f"{index:06d}{made.suffix}"
-        image = sha256_of(folder.samples / name)
-        rows.append((name, seed, classes[label], made.labels, checkpoint_sha256, image))
+    for number, (seed, index) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
+        label = classes[index]
+        stem = made.pattern.format(number=number, label=_in_a_name(label), time=time, size=size)
+        path = folder.samples / f"{stem}{made.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = NUMBERS["number"].format(number=number)
+        (folder.samples / f"{written}{made.suffix}").rename(path)
+        facts = (seed, label, made.labels, made.size, checkpoint_sha256, sha256_of(path))
+        rows.append((f"{stem}{made.suffix}", *facts))
     with whole_file(folder.samples / MANIFEST) as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 
@@ -104,3 +144,8 @@ def grey_to_unit(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Grey values [..., H, W] as float32 in [0, 1] of the data's window."""
     low, high = window
     return ((pixels.astype(np.float32) - low) / (high - low)).clip(0, 1)
+
+
+def _in_a_name(label: str) -> str:
+    """No label leads into another folder."""
+    return re.sub(r"[/\\\0]", "_", label)

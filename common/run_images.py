@@ -20,10 +20,11 @@ from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.
-PREPROCESSING = (
-    "canvas {size} px by area/cubic, edge-padded; "
-    "window {low:g} to {high:g}; uint8; labels: {labels}"
-)
+PREPROCESSING = "{canvas}; window {low:g} to {high:g}; uint8; labels: {labels}"
+_CANVAS = {
+    "aspect": "canvas {size} px by area/cubic, edge-padded",
+    "squash": "stretched to {size} x {size} px, bilinear",
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,7 @@ def packed_images(data: ImageDataModule, split: str, rows: Sequence[int]) -> Ite
         sample = dataset.samples[row]
         grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
         unit = grey_to_unit(grey, data.facts["window"])
-        size = unit.shape[-1]
-        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
-        yield Seen(sample.name, sample.label or "", _to_uint8(unit), crop_to_mask(unit, mask))
+        yield _seen(data, sample.name, sample.label or "", unit, (sample.height, sample.width))
 
 
 def generated_images(
@@ -73,8 +72,8 @@ def generated_images(
     for row in rows:
         image = read_image(sample_file(folder, row), root=folder.samples)
         unit = grey_to_unit(planes(image, data.card), data.facts["window"])
-        canvas = _to_uint8(fit_to_canvas(unit, data.facts["image_size"]))
-        yield Seen(row["name"], row["label"], canvas, unit)
+        canvas = fit_to_canvas(unit, data.facts["image_size"], data.facts["fit"])
+        yield _seen(data, row["name"], row["label"], canvas, unit.shape[1:])
 
 
 def evaluation_context(
@@ -93,7 +92,10 @@ def evaluation_context(
         split="test",
         data=data.facts["manifest_sha256"],
         preprocessing=PREPROCESSING.format(
-            size=data.facts["image_size"], low=low, high=high, labels=labels or first["labels"]
+            canvas=_CANVAS[data.facts["fit"]].format(size=data.facts["image_size"]),
+            low=low,
+            high=high,
+            labels=labels or first["labels"],
         ),
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],
@@ -101,6 +103,15 @@ def evaluation_context(
         channels=data.facts["channels"],
         groups=len({sample.group for sample in data.prepared.samples("test")}),
     )
+
+
+def _seen(
+    data: ImageDataModule, name: str, label: str, canvas: np.ndarray, shape: tuple[int, int]
+) -> Seen:
+    """``shape`` is what the file has; from here on only its ratio counts."""
+    size = canvas.shape[-1]
+    mask = rectangle_mask(*extent(*shape, size, data.facts["fit"]), size)
+    return Seen(name, label, _to_uint8(canvas), crop_to_mask(canvas, mask))
 
 
 def _to_uint8(unit: np.ndarray) -> np.ndarray:

@@ -41,14 +41,22 @@ class ExperimentTrainer(pl.Trainer):
         super().__init__(*args, **kwargs)
         self._signal_connector = Signals(self)
 
-    def prepare(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
+    def prepare(
+        self, model: pl.LightningModule, datamodule: ImageDataModule, npz: str | None = None
+    ) -> None:
         """Checks, preprocesses, splits, audits and packs the data.
 
         Args:
             model: not used; the configuration is the same for all verbs.
             datamodule: whose data.
+            npz: file that gets a copy as arrays, see `common.npz_output`.
         """
         datamodule.prepare_data()
+        if npz is not None and self.is_global_zero:
+            from common.npz_output import write_npz
+
+            datamodule.setup("fit")
+            write_npz(datamodule.prepared, Path(npz))
 
     def check(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
         """Looks at every file, audits the split, and packs nothing.
@@ -68,6 +76,8 @@ class ExperimentTrainer(pl.Trainer):
         labels: str = "data",
         weights: Literal["best", "last", "previous"] = "best",
         file_format: Literal["auto", "png", "tiff"] = "auto",
+        size: Literal["canvas", "native"] = "canvas",
+        naming: str = "number",
     ) -> None:
         """Writes images into the run's `samples`, with a manifest.
 
@@ -79,22 +89,29 @@ class ExperimentTrainer(pl.Trainer):
             labels: "data" (class frequencies of the training split), "balanced", or a class.
             weights: which of the run's checkpoints.
             file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF.
+            size: "native" resamples each image to a size drawn from those of the training images,
+                which adds no detail.
+            naming: of the files: "number", or a scheme that the experiment knows.
         """
-        from common.generation import SampleSet, clear_samples, write_samples_manifest
+        from common.data.planning import native_shapes
+        from common.generation import SampleSet, clear_samples, pattern_of, write_samples_manifest
 
+        pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
         _restore(model, datamodule, path)
         # Now: training may put another one in its place while images are drawn.
         digest = sha256_of(path)
         plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
-        writer = ImageWriter(self.folder.samples, datamodule.facts, file_format)
+        shapes = native_shapes(datamodule.facts, plan.seeds) if size == "native" else None
+        writer = ImageWriter(self.folder.samples, datamodule.facts, file_format, shapes)
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
         # The table holds the digest of every file, those of other ranks, too.
         self.strategy.barrier("images are written")
         if self.is_global_zero:
-            made = SampleSet(plan, labels, datamodule.facts["classes"], writer.suffix)
+            facts = datamodule.facts
+            made = SampleSet(plan, labels, facts["classes"], writer.suffix, size, pattern)
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(

@@ -183,7 +183,7 @@ def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
             f"{', '.join(map(one_line, subject.facts['channels']))}.",
             **inside,
             "encodingFormat": "image/png" if made.suffix == ".png" else "image/tiff",
-            "includes": f"*{made.suffix}",
+            "includes": f"{'*/' * made.rows[0]['name'].count('/')}*{made.suffix}",
         },
     ]
 
@@ -191,7 +191,7 @@ def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
 def _records(subject: Subject) -> dict[str, Any]:
     # The images come first: of two joined sources, mlcroissant reads the files of the first.
     fields = [
-        _field("name", "sc:Text", "File name.", _file("filename"), references=_column("name")),
+        _field("name", "sc:Text", "File name.", _file("fullpath"), references=_column("name")),
         _field("seed", "sc:Integer", "Makes this image again.", _column("seed")),
     ]
     if subject.facts["classes"]:
@@ -203,7 +203,7 @@ def _records(subject: Subject) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": _RECORDS,
         "name": _RECORDS,
-        "description": "One record an image, in the order of the table.",
+        "description": "One record an image.",
         "key": {"@id": f"{_RECORDS}/name"},
         "field": fields,
     }

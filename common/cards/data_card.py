@@ -59,6 +59,11 @@ def pixel_size(subject: Subject) -> str:
     size, canvas = subject.facts["pixel_size_um"], subject.facts["image_size"]
     if size is None:
         return "unknown"
+    if subject.samples.is_resampled:
+        return f"{size:g} µm, that of the files that the model was trained on"
+    if subject.facts["canvas_pixel_size_um"]:
+        rows, columns = subject.facts["canvas_pixel_size_um"]
+        return f"{columns:g} µm" if rows == columns else f"{rows:g} µm high, {columns:g} µm wide"
     return (
         f"{size:g} µm in the files that the model was trained on; where their longer side was not "
         f"{canvas} px they were scaled to it, and pixels are larger or smaller here accordingly"
@@ -83,14 +88,20 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
     kind = "PNG" if made.suffix == ".png" else "OME-TIFF"
     return [
         f"files: {kind}, {code(made.dtype)}, channels {', '.join(map(code, facts['channels']))}",
-        f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, cut from a canvas of "
-        f"{facts['image_size']} px",
+        f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, {_origin(subject)}",
         f"grey values: {low:g} to {high:g} is the window of the training data",
         f"pixel size: {text(pixel_size(subject))}",
         f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
         f"licence: {text(subject.licence, 1000)}",
         _published(subject, creator, published),
     ]
+
+
+def _origin(subject: Subject) -> str:
+    canvas = f"cut from a canvas of {subject.facts['image_size']} px"
+    if not subject.samples.is_resampled:
+        return canvas
+    return f"{canvas} and resampled to sizes of the training images; that adds no detail"
 
 
 def _published(subject: Subject, creator: str, published: str) -> str:

@@ -220,6 +220,8 @@ def _asked(subject: Subject) -> list[str]:
     by_default = len(subject.facts["channels"]) == 1 and kind in ("uint8", "uint16")
     if is_png != by_default:
         asked += ["--file_format", "png" if is_png else "tiff"]
+    if made.is_resampled:
+        asked += ["--size", "native"]
     return asked if made.rule == "data" else [*asked, "--labels", made.rule]
 
 

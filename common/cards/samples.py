@@ -11,7 +11,7 @@ from common.data.cards import Card
 from common.data.check import planes
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative, visible
-from common.generation import MANIFEST, read_samples_manifest, sample_file
+from common.generation import MANIFEST, SIZES, read_samples_manifest, sample_file
 from common.progress import images_bar
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -49,6 +49,11 @@ class Samples:
     def rule(self) -> str:
         """By which the labels were chosen: "data", "balanced" or a class."""
         return self.rows[0]["labels"]
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the images were brought to sizes of the raw images, which adds no detail."""
+        return self.rows[0]["size"] == "native"
 
     @property
     def counts(self) -> Counter[str]:
@@ -114,9 +119,9 @@ def _refuse_strange(
     """What no `generate` has written may be anything."""
     first, known = rows[0], {*classes} or {""}
     for number, row in enumerate(rows, 2):
-        same = all(row[key] == first[key] for key in ("labels", "checkpoint_sha256"))
+        same = all(row[key] == first[key] for key in ("labels", "size", "checkpoint_sha256"))
         seed = row["seed"].isdecimal() and len(row["seed"]) < 19
-        if not (same and seed and row["label"] in known):
+        if not (same and seed and row["label"] in known and row["size"] in SIZES):
             problem = f"line {number} is not what make generate writes"
             raise _changed(folder.samples / MANIFEST, problem, folder)
     if first["labels"] not in ("data", "balanced", *classes):
@@ -125,7 +130,8 @@ def _refuse_strange(
 
 
 def _refuse_changed(folder: RunFolder, named: Sequence[str], suffix: str) -> None:
-    there = {path.name for path in folder.samples.glob(f"*{suffix}") if path.is_file()}
+    found = (path for path in folder.samples.rglob(f"*{suffix}") if path.is_file())
+    there = {path.relative_to(folder.samples).as_posix() for path in found}
     lacking, unnamed = sorted({*named} - there), sorted(there - {*named})
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""

@@ -1,18 +1,25 @@
 """The square canvas that images of any aspect ratio share, and the part of it that is image.
 
-An image is scaled so that its longer side fills the canvas, centred, and continued outwards by its
-edge pixels. Nothing is stretched: the aspect ratio survives, and a mask says what is real.
+With the fit "aspect" an image is scaled so that its longer side fills the canvas, centred, and
+continued outwards by its edge pixels. Nothing is stretched: the aspect ratio survives, and a mask
+says what is real. With the fit "squash" it is stretched over the whole canvas, as many published
+pipelines do: all of the canvas is image, and its aspect ratio is lost.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Fit = Literal["aspect", "squash"]
 
-def extent(height: int, width: int, size: int) -> tuple[int, int]:
+
+def extent(height: int, width: int, size: int, fit: Fit = "aspect") -> tuple[int, int]:
     """Rows and columns that a ``height`` x ``width`` image takes on a canvas of ``size`` pixels."""
+    if fit == "squash":
+        return size, size
     scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 

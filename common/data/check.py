@@ -169,7 +169,7 @@ def _read(root: Path, sample: Sample, recipe: Recipe) -> _File:
         pixels_sha256=leakage.pixels_digest(pixels),
     )
     pixels = scalable(pixels)
-    canvas = fit_to_canvas(pixels, recipe.image_size)
+    canvas = fit_to_canvas(pixels, recipe.image_size, recipe.fit)
     ends = (low.item(), high.item())
     return _File(facts, canvas, image.bits, ends, near_duplicates.descriptor(pixels))
 

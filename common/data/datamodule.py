@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 
 from common import PROJECT
 from common.data.augment import check_policy
-from common.data.canvas import extent_of_aspect, rectangle_mask
+from common.data.canvas import Fit
 from common.data.cards import Card, card_file, load_card
 from common.data.datasets import Batch, SeedDataset, as_batch
 from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
+from common.data.planning import plan_seeds
 from common.data.preparation import ensure_prepared, prepared_folder
-from common.data.prepared import Prepared
+from common.data.prepared import UNSAID, Prepared
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, relative, require_positive
 
@@ -40,6 +41,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             experiment's simulator writes one, in the layout of the real data.
         card: data card, a file of `data_cards`.
         image_size: side of the canvas in pixels.
+        fit: "aspect" keeps the aspect ratio, "squash" stretches to a square, see `canvas`.
         batch_size: images a step on each device.
         val_fraction: share of the training images that validates, by group.
         test_fraction: share of all images that only `evaluate` reads, by group.
@@ -56,6 +58,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     default_card: ClassVar[str]
     # Files of the experiment's folder that decide what `simulate` writes.
     simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
+    # Ways to name generated files, besides by number; see `generation.pattern_of`.
+    namings: ClassVar[dict[str, str]] = {}
     # Set by the command line, see `runs.guard.Guard`.
     loader_timeout_s: float = 300.0
 
@@ -75,6 +79,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         skip_bad: NonNegativeInt = 0,
         workspace: str = str(PROJECT),
         seed: int = 0,
+        fit: Fit = "aspect",
     ) -> None:
         super().__init__()
         require_positive(
@@ -88,6 +93,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.card: Card = load_card(card or self.default_card)
         self.card_file = card_file(card or self.default_card)
         self.image_size = image_size
+        self.fit: Fit = fit
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -178,6 +184,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             "channels": list(self.card.channels),
             "classes": list(self.card.classes),
             "image_size": self.image_size,
+            "fit": self.fit,
         }
         for name, value in expected.items():
             if self.facts[name] != value:
@@ -234,11 +241,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             UserError: there is no such class.
         """
-        seeds = range(seed, seed + count)
-        chosen = [self._label(value, labels) for value in seeds]
-        size = int(self.facts["image_size"])
-        masks = np.stack([self._mask(value, size) for value in seeds])
-        return SeedDataset(seeds, chosen, masks)
+        return plan_seeds(self.facts, range(seed, seed + count), labels)
 
     def example_batch(self, count: int, seed: int, device: torch.device | str = "cpu") -> Batch:
         """What `generate` would feed the model for ``count`` images from ``seed`` on.
@@ -304,34 +307,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
-        self._facts = state_dict["facts"]
+        self._facts = UNSAID | state_dict["facts"]
         self._trained_on = state_dict["trained_on"]
-
-    def _label(self, seed: int, labels: str) -> int:
-        counts = self.facts["counts"]["train"]
-        present = [name for name in self.facts["classes"] if counts.get(name)]
-        if labels not in ("data", "balanced", *present):
-            raise UserError(
-                Exit.USAGE,
-                f"--labels {labels}",
-                "is neither data, balanced nor a class that the model was trained on",
-                f"choose from {', '.join(['data', 'balanced', *present])}",
-            )
-        if not present:
-            return 0
-        if labels in present:
-            return self.facts["classes"].index(labels)
-        if labels == "balanced":
-            return self.facts["classes"].index(present[seed % len(present)])
-        weights = np.array([counts[name] for name in present], float)
-        chosen = _generator(seed, "label").choice(len(present), p=weights / weights.sum())
-        return self.facts["classes"].index(present[chosen])
-
-    def _mask(self, seed: int, size: int) -> np.ndarray:
-        mean, deviation = self.facts["log_aspect"]
-        # Two standard deviations: an extreme aspect ratio is no cilium anybody has seen.
-        drawn = float(np.clip(_generator(seed, "aspect").normal(), -2, 2))
-        return rectangle_mask(*extent_of_aspect(mean + deviation * drawn, size), size)
 
     def _loader(self, split: str, policy: str, shuffle: bool) -> BatchLoader:
         dataset = self.prepared.dataset(split, policy, self.seed)
@@ -365,7 +342,3 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def _memory_format(self) -> torch.memory_format:
         return getattr(self.trainer, "memory_format", torch.contiguous_format)
-
-
-def _generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *purpose.encode()])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from common.data.augment import augment
-from common.data.canvas import extent, rectangle_mask
+from common.data.canvas import Fit, extent, rectangle_mask
 from common.data.loader import IDLE, WHILE_READING
 from common.data.manifest import Sample
 from common.data.sampler import Key
@@ -42,6 +42,7 @@ class PackedDataset(Dataset[Batch]):
         classes: index = label; empty where the data set has none.
         policy: augmentation, see `augment`.
         seed: of the run; the augmentation of an image depends on (seed, epoch, index) alone.
+        fit: how the images came onto the canvas, see `canvas`.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class PackedDataset(Dataset[Batch]):
         classes: Sequence[str] = (),
         policy: str = "none",
         seed: int = 0,
+        fit: Fit = "aspect",
     ) -> None:
         self.path = folder / f"{split}.npy"
         self.samples = list(samples)
         self.policy = policy
         self.seed = seed
+        self.fit = fit
         position = {name: k for k, name in enumerate(classes)}
         labels = [position[sample.label] if position else 0 for sample in samples]
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -107,7 +110,7 @@ class PackedDataset(Dataset[Batch]):
     def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
         sample, pixels = self.samples[index], self.pixels[index]
         size = pixels.shape[-1]
-        mask = rectangle_mask(*extent(sample.height, sample.width, size), size)
+        mask = rectangle_mask(*extent(sample.height, sample.width, size, self.fit), size)
         arrays = {"image": pixels, "mask": mask}
         return augment(arrays, self.policy, self.seed, epoch, index)
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.archives import extracted, is_archive
+from common.data.canvas import Fit
 from common.data.cards import Card
 from common.data.freshness import is_current, remember
 from common.data.manifest import SPLITS, Sample
+from common.data.npz_input import npz_of, unpack_npz
 from common.data.prepared import Prepared
 from common.data.splits import SPLIT_FOLDERS
 from common.errors import Exit, UserError, relative, visible
@@ -40,6 +42,7 @@ class Recipe:
         val_fraction: share of the training images, by group, that becomes the validation split.
         test_fraction: share of all images, by group, held out until `evaluate`.
         split_seed: of the split.
+        fit: how an image comes onto the canvas, see `canvas`.
     """
 
     experiment: str
@@ -48,6 +51,7 @@ class Recipe:
     val_fraction: float
     test_fraction: float
     split_seed: int
+    fit: Fit = "aspect"
 
 
 def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
@@ -168,17 +172,21 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
 
 
 def _raw_root(data: "ImageDataModule") -> Path:
+    home = data.workspace / "data/raw"
     if data.root is None:
-        return data.workspace / "data/raw" / data.simulated_name
+        return home / data.simulated_name
     root = Path(data.root)
+    arrays = None if _is_prepared(root) else npz_of(root)
+    if arrays is not None:
+        return unpack_npz(arrays, home, data.card)
     if root.is_dir():
         return root
     if is_archive(root):
-        return _without_wrapping(extracted(root, data.workspace / "data/raw"), data.card)
+        return _without_wrapping(extracted(root, home), data.card)
     raise UserError(
         Exit.INPUT,
         relative(root),
-        "is not a folder, nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)",
+        "is not a folder, nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz), nor a .npz",
         "name what holds the images with DATA= or --data.root",
     )
 
@@ -220,4 +228,5 @@ def _recipe(data: "ImageDataModule") -> Recipe:
         data.val_fraction,
         data.test_fraction,
         data.split_seed,
+        data.fit,
     )

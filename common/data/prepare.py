@@ -22,6 +22,9 @@ from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe, report_of
 from common.storage import whole_folder
 
+# Pixel sizes of images on the canvas that differ by less than this factor count as one.
+_AGREE = 1.01
+
 
 def prepare(
     root: Path,
@@ -78,8 +81,8 @@ def _write_facts(
     skipped: int,
 ) -> None:
     train = of_split(samples, "train")
-    ratios = [np.log(s.width / s.height) for s in train]
     sizes = [s.pixel_size_um for s in train if s.pixel_size_um]
+    pixel_size = float(np.median(sizes)) if sizes else recipe.card.pixel_size_um
     facts: dict[str, Any] = {
         "experiment": recipe.experiment,
         "card": recipe.card.name,
@@ -88,8 +91,11 @@ def _write_facts(
         "image_size": recipe.image_size,
         "storage": asdict(storage),
         "window": list(window),
-        "pixel_size_um": float(np.median(sizes)) if sizes else recipe.card.pixel_size_um,
-        "log_aspect": [float(np.mean(ratios)), float(np.std(ratios))],
+        "fit": recipe.fit,
+        "pixel_size_um": pixel_size,
+        "canvas_pixel_size_um": _canvas_pixel_size(train, recipe, pixel_size),
+        "log_aspect": _mean_and_deviation([np.log(s.width / s.height) for s in train]),
+        "log_size": _mean_and_deviation([np.log(s.width * s.height) / 2 for s in train]),
         "counts": {split: dict(Counter(s.label for s in samples if s.split == split))
                    for split in SPLITS},
         "split": {"val": recipe.val_fraction, "test": recipe.test_fraction,
@@ -98,3 +104,22 @@ def _write_facts(
         "manifest_sha256": hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
     }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def _mean_and_deviation(values: Sequence[float]) -> list[float]:
+    return [float(np.mean(values)), float(np.std(values))]
+
+
+def _canvas_pixel_size(
+    train: Sequence[Sample], recipe: Recipe, fallback: float | None
+) -> list[float] | None:
+    """Micrometres (y, x) of a pixel of the canvas; None unless all images agree on it."""
+    sides = np.array([(s.height, s.width) for s in train], float)
+    if recipe.fit == "aspect":
+        sides = sides.max(1, keepdims=True).repeat(2, 1)
+    if fallback is None:
+        return None
+    raw = np.array([s.pixel_size_um or fallback for s in train])
+    scaled = raw[:, None] * sides / recipe.image_size
+    low, high = scaled.min(0), scaled.max(0)
+    return np.median(scaled, 0).tolist() if (high <= low * _AGREE).all() else None

@@ -11,6 +11,9 @@ from common.data.datasets import PackedDataset, open_packed
 from common.data.manifest import Sample, of_split, read_manifest
 from common.errors import Exit, UserError, relative
 
+# What facts that were written before somebody asked for it do not say.
+UNSAID = {"fit": "aspect", "log_size": None, "canvas_pixel_size_um": None}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -38,7 +41,7 @@ class Prepared:
             digest = hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
             if facts["manifest_sha256"] != digest:
                 raise ValueError("manifest.csv is not the one its pixels were packed by")
-            return cls(folder, facts, read_manifest(folder / "manifest.csv"))
+            return cls(folder, UNSAID | facts, read_manifest(folder / "manifest.csv"))
         except OSError as error:
             raise _unusable(folder, f"{Path(error.filename).name}: {error.strerror}") from error
         except KeyError as error:
@@ -58,7 +61,8 @@ class Prepared:
         """
         rows = self.samples(split)
         self._check_packed(self.folder / f"{split}.npy", len(rows))
-        return PackedDataset(self.folder, split, rows, self.facts["classes"], policy, seed)
+        classes, fit = self.facts["classes"], self.facts["fit"]
+        return PackedDataset(self.folder, split, rows, classes, policy, seed, fit)
 
     def _check_packed(self, path: Path, rows: int) -> None:
         """Here and not at the first access, which may happen in a loader process."""

@@ -1,6 +1,7 @@
 """Ciliary cross-sections: class folders of single images."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ class CiliaDataModule(ImageDataModule):
 
     default_card = "cilia_tem"
     simulator_files = ("simulator.py", "anatomy.py")
+    # As the system that this experiment follows names its images.
+    namings: ClassVar[dict[str, str]] = {
+        "upstream": "Generated Images {size}/Synthetic_{label}_{time}_{number}"
+    }
 
     def scan(self, root: Path) -> list[Sample]:
         """Images of the card's classes.

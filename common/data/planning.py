@@ -1,0 +1,94 @@
+"""What `generate` draws: label, aspect ratio and size of each image, by its seed alone."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from common.data.canvas import extent_of_aspect, rectangle_mask
+from common.data.datasets import SeedDataset
+from common.errors import Exit, UserError
+
+# Standard deviations: an extreme aspect ratio or size is no specimen anybody has seen.
+_WIDEST = 2.0
+
+
+def plan_seeds(facts: dict[str, Any], seeds: Sequence[int], labels: str) -> SeedDataset:
+    """One image a seed.
+
+    Args:
+        facts: of the training data.
+        seeds: one an image.
+        labels: "data" (class frequencies of the training split), "balanced" (the classes in turn),
+            or one class.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    chosen = [_label(facts, seed, labels) for seed in seeds]
+    return SeedDataset(seeds, chosen, np.stack([_mask(facts, seed) for seed in seeds]))
+
+
+def native_shapes(facts: dict[str, Any], seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width in pixels of a training image as each seed draws it.
+
+    The size is log-normal as the training images' is; the aspect ratio is that of the seed's mask.
+
+    Raises:
+        UserError: the facts come from a time when sizes were not noted.
+    """
+    if facts["log_size"] is None:
+        problem = "needs the sizes of the training images, which this run does not know"
+        raise UserError(Exit.USAGE, "--size native", problem, "train again, or leave it out")
+    shapes = []
+    for seed in seeds:
+        size, ratio = _drawn(facts, "log_size", seed, "size"), _log_aspect(facts, seed) / 2
+        shapes.append((_pixels(size - ratio), _pixels(size + ratio)))
+    return shapes
+
+
+def _label(facts: dict[str, Any], seed: int, labels: str) -> int:
+    counts, classes = facts["counts"]["train"], facts["classes"]
+    present = [name for name in classes if counts.get(name)]
+    if labels not in ("data", "balanced", *present):
+        raise UserError(
+            Exit.USAGE,
+            f"--labels {labels}",
+            "is neither data, balanced nor a class that the model was trained on",
+            f"choose from {', '.join(['data', 'balanced', *present])}",
+        )
+    if not present:
+        return 0
+    if labels in present:
+        return classes.index(labels)
+    if labels == "balanced":
+        return classes.index(present[seed % len(present)])
+    weights = np.array([counts[name] for name in present], float)
+    chosen = _generator(seed, "label").choice(len(present), p=weights / weights.sum())
+    return classes.index(present[chosen])
+
+
+def _mask(facts: dict[str, Any], seed: int) -> np.ndarray:
+    size = int(facts["image_size"])
+    if facts["fit"] == "squash":
+        return rectangle_mask(size, size, size)
+    return rectangle_mask(*extent_of_aspect(_log_aspect(facts, seed), size), size)
+
+
+def _log_aspect(facts: dict[str, Any], seed: int) -> float:
+    return _drawn(facts, "log_aspect", seed, "aspect")
+
+
+def _drawn(facts: dict[str, Any], name: str, seed: int, purpose: str) -> float:
+    mean, deviation = facts[name]
+    drawn = float(np.clip(_generator(seed, purpose).normal(), -_WIDEST, _WIDEST))
+    return mean + deviation * drawn
+
+
+def _pixels(log_length: float) -> int:
+    return max(1, round(math.exp(log_length)))
+
+
+def _generator(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *purpose.encode()])
