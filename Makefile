@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card export dashboard sweep sync report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare train generate evaluate utility quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -71,6 +71,9 @@ card: $(READY) known $(BUILT) ## model card, data card and Croissant metadata of
 
 export: $(READY) known $(BUILT) ## the model of RUN as safetensors, JSON and ONNX, for use without this project
 	@$(CLI) export $(run) $(ARGS)
+
+figures: $(READY) known $(BUILT) ## pictures of RUN's model: N images a class, one seed in all classes, its latents
+	@$(CLI) figures $(run) $(if $(N),--n $(N)) $(ARGS)
 
 report: $(READY) ## all runs side by side in reports/index.html
 	@$(RUNNER) -m common.report $(ARGS)

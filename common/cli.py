@@ -128,6 +128,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "quiz": {"model", "datamodule"},
             "card": {"model", "datamodule"},
             "export": {"model", "datamodule"},
+            "figures": {"model", "datamodule"},
         }
 
     def _parse_ckpt_path(self) -> None:

@@ -18,8 +18,10 @@ from common.tables import from_csv, named_cells, to_csv
 
 MANIFEST = "manifest.csv"
 # "size" is "canvas", or "native" where the image was resampled to a size of the raw images.
-COLUMNS = ("name", "seed", "label", "labels", "size", "checkpoint_sha256", "sha256")
+# "origin" is "sampled", or "around training images" where each image was made from one of those.
+COLUMNS = ("name", "seed", "label", "labels", "size", "origin", "checkpoint_sha256", "sha256")
 SIZES = ("canvas", "native")
+SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
 
@@ -35,6 +37,7 @@ class SampleSet:
         suffix: of the files.
         size: one of `SIZES`.
         pattern: of the files' names below `samples`, see `pattern_of`.
+        origin: one of `ORIGINS`.
     """
 
     plan: SeedDataset
@@ -43,6 +46,7 @@ class SampleSet:
     suffix: str
     size: str = SIZES[0]
     pattern: str = NUMBERS["number"]
+    origin: str = SAMPLED
 
 
 def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
@@ -97,8 +101,8 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         path.parent.mkdir(parents=True, exist_ok=True)
         written = NUMBERS["number"].format(number=number)
         (folder.samples / f"{written}{made.suffix}").rename(path)
-        facts = (seed, label, made.labels, made.size, checkpoint_sha256, sha256_of(path))
-        rows.append((f"{stem}{made.suffix}", *facts))
+        facts = (seed, label, made.labels, made.size, made.origin, checkpoint_sha256)
+        rows.append((f"{stem}{made.suffix}", *facts, sha256_of(path)))
     with whole_file(folder.samples / MANIFEST) as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 

@@ -14,13 +14,13 @@ from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.check import planes
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
-from common.generation import grey_to_unit, read_samples_manifest, sample_file
+from common.generation import SAMPLED, grey_to_unit, read_samples_manifest, sample_file
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.
-PREPROCESSING = "{canvas}; window {low:g} to {high:g}; uint8; labels: {labels}"
+PREPROCESSING = "{canvas}; window {low:g} to {high:g}; uint8; labels: {labels}{origin}"
 _CANVAS = {
     "aspect": "canvas {size} px by area/cubic, edge-padded",
     "squash": "stretched to {size} x {size} px, bilinear",
@@ -96,6 +96,7 @@ def evaluation_context(
             low=low,
             high=high,
             labels=labels or first["labels"],
+            origin="" if first["origin"] == SAMPLED else f"; drawn {first['origin']}",
         ),
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],

@@ -37,6 +37,8 @@ class Signposts:
     def after_generate(self) -> None:
         """Says where the images are and what comes next."""
         self.say("samples", self.folder.samples)
+        if self.config[self.subcommand]["around_training"]:
+            print("note:       each is a near copy of a training image; the manifest says so")
         self.point_to("evaluate")
 
     def after_evaluate(self) -> None:
@@ -54,6 +56,10 @@ class Signposts:
     def after_card(self) -> None:
         """Says where the cards are."""
         self.say("cards", self.folder.card)
+
+    def after_figures(self) -> None:
+        """Says where the pictures are."""
+        self.say("figures", self.folder.figures)
 
     def after_export(self) -> None:
         """Says where the model is."""

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from common.callbacks import ImageWriter
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data
+from common.errors import Exit, UserError
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
@@ -78,6 +79,7 @@ class ExperimentTrainer(pl.Trainer):
         file_format: Literal["auto", "png", "tiff"] = "auto",
         size: Literal["canvas", "native"] = "canvas",
         naming: str = "number",
+        around_training: bool = False,
     ) -> None:
         """Writes images into the run's `samples`, with a manifest.
 
@@ -92,16 +94,29 @@ class ExperimentTrainer(pl.Trainer):
             size: "native" resamples each image to a size drawn from those of the training images,
                 which adds no detail.
             naming: of the files: "number", or a scheme that the experiment knows.
+            around_training: draw each image around the posterior of a training image. Such images
+                are near copies of those, and are marked as such wherever they go.
         """
         from common.data.planning import native_shapes
-        from common.generation import SampleSet, clear_samples, pattern_of, write_samples_manifest
+        from common.generation import (
+            ORIGINS,
+            SampleSet,
+            clear_samples,
+            pattern_of,
+            write_samples_manifest,
+        )
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
         _restore(model, datamodule, path)
         # Now: training may put another one in its place while images are drawn.
         digest = sha256_of(path)
-        plan = datamodule.plan = datamodule.plan_generation(n, seed, labels)
+        plan = datamodule.plan_generation(n, seed, labels)
+        if around_training:
+            _refuse_without_posterior(model)
+            self._open_data(datamodule)
+            plan = datamodule.plan_around_training(plan)
+        datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan.seeds) if size == "native" else None
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format, shapes)
         clear_samples(self.folder, self.is_global_zero)
@@ -111,7 +126,8 @@ class ExperimentTrainer(pl.Trainer):
         self.strategy.barrier("images are written")
         if self.is_global_zero:
             facts = datamodule.facts
-            made = SampleSet(plan, labels, facts["classes"], writer.suffix, size, pattern)
+            rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
+            made = SampleSet(plan, labels, *rule)
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(
@@ -137,7 +153,7 @@ class ExperimentTrainer(pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
 
         refuse_tracking(self.folder, self.tracking)
-        self._open_held_out(datamodule)
+        self._open_data(datamodule)
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
@@ -170,7 +186,7 @@ class ExperimentTrainer(pl.Trainer):
         from common.utility.measurement import measure_utility
 
         refuse_tracking(self.folder, self.tracking)
-        self._open_held_out(datamodule)
+        self._open_data(datamodule)
         device = self.strategy.root_device
         measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -192,7 +208,7 @@ class ExperimentTrainer(pl.Trainer):
         """
         from common.quiz.page import write_quiz
 
-        self._open_held_out(datamodule)
+        self._open_data(datamodule)
         write_quiz(self.folder, datamodule, n, seed)
 
     def card(
@@ -216,7 +232,31 @@ class ExperimentTrainer(pl.Trainer):
             run = f"EXP={self.folder.experiment} RUN={self.folder.run_id}"
             print(f"note: no generated images, so the model card alone; make generate {run} N=1000")
 
-    def _open_held_out(self, datamodule: ImageDataModule) -> None:
+    def figures(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        n: PositiveInt = 6,
+        seed: NonNegativeInt = 0,
+        weights: Literal["best", "last", "previous"] = "best",
+    ) -> None:
+        """Draws what the model has learned into the run's `figures`.
+
+        Args:
+            model: receives the weights of the checkpoint.
+            datamodule: whose validation images are shown beside generated ones.
+            n: images a class, or seeds.
+            seed: the first of them.
+            weights: which of the run's checkpoints.
+        """
+        from common.figures import write_figures
+
+        self._open_data(datamodule)
+        _restore(model, datamodule, self.folder.checkpoint(weights))
+        model.eval().to(self.strategy.root_device)
+        write_figures(self.folder, model, datamodule, n, seed)
+
+    def _open_data(self, datamodule: ImageDataModule) -> None:
         """Only data that the run was trained on have a split that it has not seen."""
         datamodule.prepare_data()
         datamodule.setup("test")
@@ -255,6 +295,12 @@ class Signals(_SignalConnector):
     def teardown(self) -> None:
         """Called when it has ended, in whatever way."""
         interrupts.release()
+
+
+def _refuse_without_posterior(model: pl.LightningModule) -> None:
+    if not hasattr(model, "around"):
+        problem = f"{type(model).__name__} has no posterior to draw from"
+        raise UserError(Exit.USAGE, "--around_training", problem, "leave it out")
 
 
 def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> dict[str, Any]:

@@ -179,7 +179,8 @@ def test_the_model_card_names_data_settings_and_checkpoint(
     run = run_folder(described, experiment, "first")
     config = yaml.safe_load((run / "config.yaml").read_text())
     for name, value in config["model"]["init_args"].items():
-        assert f"| `model.init_args.{name}` | `{json.dumps(value)}` |" in markdown
+        shown = value if isinstance(value, str) else json.dumps(value)
+        assert f"| `model.init_args.{name}` | `{shown}` |" in markdown
     assert f"| `budget.images_seen` | `{config['budget']['images_seen']}` |" in markdown
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     (state,) = (checkpoint[key] for key in checkpoint if key.endswith("DataModule"))

@@ -6,6 +6,7 @@ from common.cards import parts
 from common.cards.evaluation import evaluation
 from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
+from common.cards.samples import Samples
 from common.cards.subject import Subject
 from common.generation import MANIFEST
 
@@ -87,6 +88,7 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
     low, high = facts["window"]
     kind = "PNG" if made.suffix == ".png" else "OME-TIFF"
     return [
+        *_warning(made),
         f"files: {kind}, {code(made.dtype)}, channels {', '.join(map(code, facts['channels']))}",
         f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, {_origin(subject)}",
         f"grey values: {low:g} to {high:g} is the window of the training data",
@@ -94,6 +96,15 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
         f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
         f"licence: {text(subject.licence, 1000)}",
         _published(subject, creator, published),
+    ]
+
+
+def _warning(made: Samples) -> list[str]:
+    if not made.is_around_training:
+        return []
+    return [
+        "**origin: drawn around training images, one each, and near copies of them**; they may be "
+        "shown to those who may see the training images"
     ]
 
 

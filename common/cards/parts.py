@@ -222,6 +222,8 @@ def _asked(subject: Subject) -> list[str]:
         asked += ["--file_format", "png" if is_png else "tiff"]
     if made.is_resampled:
         asked += ["--size", "native"]
+    if made.is_around_training:
+        asked += ["--around_training", "true"]
     return asked if made.rule == "data" else [*asked, "--labels", made.rule]
 
 

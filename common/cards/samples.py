@@ -11,7 +11,7 @@ from common.data.cards import Card
 from common.data.check import planes
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative, visible
-from common.generation import MANIFEST, SIZES, read_samples_manifest, sample_file
+from common.generation import AROUND, MANIFEST, ORIGINS, SIZES, read_samples_manifest, sample_file
 from common.progress import images_bar
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -54,6 +54,11 @@ class Samples:
     def is_resampled(self) -> bool:
         """Whether the images were brought to sizes of the raw images, which adds no detail."""
         return self.rows[0]["size"] == "native"
+
+    @property
+    def is_around_training(self) -> bool:
+        """Whether each image was drawn around a training image, and is a near copy of it."""
+        return self.rows[0]["origin"] == AROUND
 
     @property
     def counts(self) -> Counter[str]:
@@ -119,9 +124,12 @@ def _refuse_strange(
     """What no `generate` has written may be anything."""
     first, known = rows[0], {*classes} or {""}
     for number, row in enumerate(rows, 2):
-        same = all(row[key] == first[key] for key in ("labels", "size", "checkpoint_sha256"))
+        same = all(
+            row[key] == first[key] for key in ("labels", "size", "origin", "checkpoint_sha256")
+        )
         seed = row["seed"].isdecimal() and len(row["seed"]) < 19
-        if not (same and seed and row["label"] in known and row["size"] in SIZES):
+        chosen = row["size"] in SIZES and row["origin"] in ORIGINS
+        if not (same and seed and row["label"] in known and chosen):
             problem = f"line {number} is not what make generate writes"
             raise _changed(folder.samples / MANIFEST, problem, folder)
     if first["labels"] not in ("data", "balanced", *classes):

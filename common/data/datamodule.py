@@ -17,10 +17,10 @@ from common import PROJECT
 from common.data.augment import check_policy
 from common.data.canvas import Fit
 from common.data.cards import Card, card_file, load_card
-from common.data.datasets import Batch, SeedDataset, as_batch
+from common.data.datasets import Batch, SeedDataset, SourcedDataset, as_batch
 from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
-from common.data.planning import plan_seeds
+from common.data.planning import plan_seeds, plan_sources
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
 from common.data.sampler import EpochSampler
@@ -243,12 +243,22 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """
         return plan_seeds(self.facts, range(seed, seed + count), labels)
 
-    def example_batch(self, count: int, seed: int, device: torch.device | str = "cpu") -> Batch:
+    def plan_around_training(self, plan: SeedDataset) -> SourcedDataset:
+        """The same images, each made from a training image of its class; the data must be open."""
+        return plan_sources(plan, self.prepared.dataset("train"))
+
+    def example_batch(
+        self,
+        count: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        labels: str = "balanced",
+    ) -> Batch:
         """What `generate` would feed the model for ``count`` images from ``seed`` on.
 
-        The classes come in turn. Whoever generates from images has to say here which ones.
+        Whoever generates from images has to say here which ones.
         """
-        batch = self.plan_generation(count, seed, "balanced").__getitems__(range(count))
+        batch = self.plan_generation(count, seed, labels).__getitems__(range(count))
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return self.on_after_batch_transfer(moved, 0)
 

@@ -140,6 +140,26 @@ class SeedDataset(Dataset[Batch]):
         }
 
 
+class SourcedDataset(SeedDataset):
+    """As `SeedDataset`, each image made from another one.
+
+    Args:
+        seeds: one an image.
+        sources: where the other images lie; gives label and mask as well.
+        rows: of the sources, one an image.
+    """
+
+    def __init__(self, seeds: Sequence[int], sources: PackedDataset, rows: Sequence[int]) -> None:
+        seen = sources.__getitems__([(0, row) for row in rows])
+        super().__init__(seeds, seen["label"].tolist(), seen["mask"].numpy())
+        self.sources, self.rows = sources, list(rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once, with the other images as `image`."""
+        seen = self.sources.__getitems__([(0, self.rows[index]) for index in indices])
+        return {**super().__getitems__(indices), "image": seen["image"]}
+
+
 def as_batch(batch: Batch) -> Batch:
     """Collation for datasets that already give whole batches."""
     return batch

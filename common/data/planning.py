@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.data.canvas import extent_of_aspect, rectangle_mask
-from common.data.datasets import SeedDataset
+from common.data.datasets import PackedDataset, SeedDataset, SourcedDataset
 from common.errors import Exit, UserError
 
 # Standard deviations: an extreme aspect ratio or size is no specimen anybody has seen.
@@ -28,6 +28,21 @@ def plan_seeds(facts: dict[str, Any], seeds: Sequence[int], labels: str) -> Seed
     """
     chosen = [_label(facts, seed, labels) for seed in seeds]
     return SeedDataset(seeds, chosen, np.stack([_mask(facts, seed) for seed in seeds]))
+
+
+def plan_sources(plan: SeedDataset, sources: PackedDataset) -> SourcedDataset:
+    """The same seeds and labels, each image made from one of its class, which its seed draws.
+
+    Args:
+        plan: of `plan_seeds`.
+        sources: images to make others from; each class of the plan is among them.
+    """
+    labels = sources.labels.numpy()
+    rows = [
+        int(_generator(seed, "source").choice(np.flatnonzero(labels == label)))
+        for seed, label in zip(plan.seeds, plan.labels, strict=True)
+    ]
+    return SourcedDataset(plan.seeds, sources, rows)
 
 
 def native_shapes(facts: dict[str, Any], seeds: Sequence[int]) -> list[tuple[int, int]]:

@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "card"
 
     @property
+    def figures(self) -> Path:
+        """What `figures` drew of the model."""
+        return self.path / "figures"
+
+    @property
     def export(self) -> Path:
         """What `export` wrote: the trained model for use elsewhere."""
         return self.path / "export"

@@ -14,9 +14,11 @@ from common.data.canvas import rectangle_mask
 from common.data.datasets import Batch
 from common.errors import Exit, UserError
 from common.losses.variational import gaussian_nll
+from common.metrics.protocol import read_records
 from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
 from common.runs.saving import LastCheckpoint
+from common.tables import from_csv, named_cells
 from common.trainer import ExperimentTrainer
 from experiments.cilia_cvae.module import CiliaCVAE
 from running import ROOT, Cli, at, call_cli, smoke
@@ -257,6 +259,28 @@ def test_options_that_do_not_fit_the_checkpoint_are_refused(
     width = ["--model.width", "16", "--allow-change", "model"]
     result = cli("cilia_cvae", *verb, *at(finished, "first"), *width)
     assert result.code == 4 and "another model" in result.err and "Traceback" not in result.err
+
+
+def test_images_around_training_images_are_marked_as_such(finished: Path, cli: Cli) -> None:
+    folder = finished / "runs/cilia_cvae/first"
+    options = ["--n", "6", "--labels", "balanced", "--around_training"]
+    made = {}
+    for around in ("false", "true"):
+        result = cli("cilia_cvae", "generate", *at(finished, "first"), *options, around)
+        assert result.code == 0, result.err
+        assert ("near copy" in result.out) == (around == "true")
+        rows = named_cells(from_csv((folder / "samples/manifest.csv").read_bytes()))
+        made[around] = [row["label"] for row in rows], [row["sha256"] for row in rows]
+        assert {row["origin"] for row in rows} == {
+            "around training images" if around == "true" else "sampled"
+        }
+    assert made["true"][0] == made["false"][0] and not {*made["true"][1]} & {*made["false"][1]}
+    assert cli("cilia_cvae", "evaluate", *at(finished, "first")).code == 0
+    records = read_records(folder / "records.jsonl")
+    assert all("drawn around training images" in record.preprocessing for record in records)
+    assert cli("cilia_cvae", "card", *at(finished, "first")).code == 0
+    cards = [path.read_text(encoding="utf-8") for path in (folder / "card").glob("*.md")]
+    assert any("near copies" in card and "--around_training true" in card for card in cards)
 
 
 def test_resuming_a_finished_run_changes_no_number(finished: Path, cli: Cli) -> None:

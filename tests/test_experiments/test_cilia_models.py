@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from experiments.cilia_cvae.hierarchical import HierarchicalCVAE
 from experiments.cilia_cvae.module import CiliaCVAE
 from experiments.cilia_cvae.networks import defects
 from experiments.cilia_cvae.published import PublishedCVAE
+from running import ROOT, Cli, at, refuses, smoke
 
 CLASSES = ["IDA", "Normal", "ODA", "ODA_IDA"]
 PLANS = {
@@ -314,6 +316,20 @@ def test_a_path_ends_at_the_image_that_the_velocity_points_to() -> None:
 def test_sizes_that_do_not_fit_are_refused(made: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         made()
+
+
+def test_a_model_without_a_posterior_says_so(tmp_path: Path, cli: Cli) -> None:
+    overlay = ["--config", str(ROOT / "experiments/cilia_cvae/configs/diffusion.yaml")]
+    few = ["--model.init_args.num_steps", "2", "--model.init_args.channels", "[16, 16, 16]"]
+    heads = ["--model.init_args.head_channels", "8", "--model.init_args.patch_size", "2"]
+    fit = ["fit", *smoke("cilia_cvae"), *overlay, *few, *heads, *at(tmp_path, "d")]
+    assert cli("cilia_cvae", *fit).code == 0
+    assert cli("cilia_cvae", "generate", "--n", "3", *at(tmp_path, "d")).code == 0
+    result = cli("cilia_cvae", "generate", *at(tmp_path, "d"), "--around_training", "true")
+    refuses(result, 2, "CiliaDiffusion has no posterior")
+    assert cli("cilia_cvae", "figures", "--n", "2", *at(tmp_path, "d")).code == 0
+    drawn = {path.name for path in (tmp_path / "runs/cilia_cvae/d/figures").iterdir()}
+    assert drawn == {"classes.png", "class_swap.png"}
 
 
 class _Strategy:

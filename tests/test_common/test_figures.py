@@ -1,0 +1,44 @@
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+from common.data.image_io import read_image
+from common.figures import latent_map, principal_components
+from running import Cli, at, run_folder
+
+
+def test_principal_components_are_the_axes_of_largest_variance() -> None:
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    spread = np.array([9.0, 4.0, 1.0, 0.1, 0.1])
+    features = rng.standard_normal((4000, 5)) * spread @ turn.T + 7
+    points, share = principal_components(features)
+    assert np.abs(points.mean(0)).max() < 1e-9
+    np.testing.assert_allclose(points.std(0), spread[:2], rtol=0.05)
+    np.testing.assert_allclose(share, (spread**2 / (spread**2).sum())[:2], rtol=0.05)
+    expected = (features - features.mean(0)) @ turn[:, :2]
+    assert abs(np.corrcoef(points[:, 0], expected[:, 0])[0, 1]) > 0.99
+
+
+def test_the_map_shows_every_point_once_and_names_the_classes_that_are_there() -> None:
+    points = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
+    drawn = latent_map(points, np.array([0, 8, 8]), ["<a>", *"bcdefgh", "i"], np.array([0.6, 0.3]))
+    svg = ET.fromstring(drawn)
+    kinds = [child.tag.rpartition("}")[2] for child in svg]
+    texts = [child.text for child in svg if child.tag.endswith("text")]
+    # One more of each class in the legend, and the ground.
+    assert kinds.count("circle") == 2 and kinds.count("rect") == 4
+    assert texts[:2] == ["<a>", "i"] and "60%" in texts[2]
+
+
+def test_figures_show_every_class_beside_validation_images(
+    trained: Path, experiment: str, cli: Cli
+) -> None:
+    result = cli(experiment, "figures", "--n", "2", *at(trained, "first"))
+    assert result.code == 0, result.err
+    figures = run_folder(trained, experiment, "first") / "figures"
+    swap, both = (read_image(figures / f"{name}.png") for name in ("class_swap", "classes"))
+    assert both.pixels.shape[-1] == swap.pixels.shape[-1]
+    assert both.pixels.shape[-2] == pytest.approx(2 * swap.pixels.shape[-2], abs=2)
