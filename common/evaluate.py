@@ -1,7 +1,7 @@
 """A run's generated images against the held-out split."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
-from common.metrics.names import LEAKAGE, UTILITY
+from common.metrics.kinds import VERBS, class_of, verb_of
+from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record, read_records, write_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
@@ -66,23 +67,27 @@ def evaluate_run(
     return records
 
 
-def update_records(folder: RunFolder, records: list[Record], utility: bool = False) -> None:
-    """Writes records in place of those of the same verb; what the other verb measured stays.
+def update_records(folder: RunFolder, records: list[Record], verb: str = "") -> None:
+    """Writes records in place of those of the same verb; what other verbs measured stays.
 
     Args:
         folder: of the run.
         records: all that one verb measured.
-        utility: whether that is the verb `utility`, whose metrics begin with its name.
+        verb: how its metrics begin, one of `VERBS`; "" for `evaluate`, whose come first.
     """
     before = read_records(folder.records) if folder.records.is_file() else []
-    others = [r for r in before if r.metric.startswith(UTILITY) != utility]
-    write_records(folder.records, [*others, *records] if utility else [*records, *others])
+    found = {name: [r for r in before if verb_of(r.metric) == name] for name in ("", *VERBS)}
+    found[verb] = records
+    write_records(folder.records, [record for of_verb in found.values() for record in of_verb])
 
 
-def show(records: Iterable[Record]) -> None:
-    """Prints one line a record."""
-    for record in records:
+def show(records: Sequence[Record]) -> None:
+    """Prints one line a record; those of single classes are counted."""
+    of_all = [record for record in records if not class_of(record.metric)[1]]
+    for record in of_all:
         print(f"{record.metric:34} {_value(record)}")
+    if len(of_all) < len(records):
+        print(f"of classes: {len(records) - len(of_all)} more numbers; make report shows them")
 
 
 def leakage(

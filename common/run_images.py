@@ -4,6 +4,7 @@ Whatever compares the sides takes them from here: a difference in preprocessing 
 thing that it finds.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ def evaluation_context(
         labels: rule by which the labels were chosen; None takes it from the samples.
     """
     first = read_samples_manifest(folder)[0]
+    held_out = data.prepared.samples("test")
+    pairs = {(sample.label or "", sample.group) for sample in held_out}
     low, high = data.facts["window"]
     return EvaluationContext(
         split="test",
@@ -102,7 +105,8 @@ def evaluation_context(
         checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
         channels=data.facts["channels"],
-        groups=len({sample.group for sample in data.prepared.samples("test")}),
+        groups=len({sample.group for sample in held_out}),
+        class_groups=Counter(label for label, _ in pairs),
     )
 
 

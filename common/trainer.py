@@ -1,11 +1,12 @@
 """Lightning's Trainer with the verbs that come before and after training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -17,6 +18,9 @@ from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
 from common.tracking.run import Tracking, refuse_tracking
+from common.utility.task import PERCENTS, Balance, Training
+
+Percent = restricted_number_type("Percent", int, [(">", 0), ("<=", 100)])
 
 
 class ExperimentTrainer(pl.Trainer):
@@ -172,6 +176,8 @@ class ExperimentTrainer(pl.Trainer):
         seeds: PositiveInt = 3,
         images_seen: PositiveInt = 12_000,
         width: PositiveInt = 16,
+        balance: Balance = "classes",
+        percents: Sequence[Percent] = PERCENTS,
     ) -> None:
         """Trains the experiment's task model with and without the run's `samples`.
 
@@ -181,14 +187,17 @@ class ExperimentTrainer(pl.Trainer):
             seeds: models of each way to train.
             images_seen: training images of one model, repeats counted.
             width: of the task model.
+            balance: how often rare classes are drawn: "classes" (as often as any), "effective"
+                (by the effective number of their images), "none" (as rarely as they are).
+            percents: shares of the real training images that are tried, such as [100].
         """
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.measurement import measure_utility
 
         refuse_tracking(self.folder, self.tracking)
         self._open_data(datamodule)
-        device = self.strategy.root_device
-        measure_utility(self.folder, datamodule, device, seeds, images_seen, width)
+        training, device = Training(width, images_seen, balance), self.strategy.root_device
+        measure_utility(self.folder, datamodule, training, device, seeds, percents)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def quiz(

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from common.metrics.kinds import class_of
 from common.metrics.protocol import read_records
 from running import Cli, at, refuses, run_folder
 
@@ -24,15 +27,34 @@ def test_the_ledger_stands_beside_the_evaluation(
     assert done.code == 0, done.err
     assert "13 models of 32 images each" in done.out
     ledger = read_records(path)[len(measured) :]
-    assert len(ledger) == 22 and all(r.metric.startswith("utility/") for r in ledger)
-    assert {(r.split, r.unit) for r in ledger} == {("test", "balanced_accuracy")}
+    assert all(r.metric.startswith("utility/") and r.split == "test" for r in ledger)
     assert all(r.n_fake == (40 if "synthetic" in r.metric else 0) for r in ledger)
+    of_classes = [record for record in ledger if class_of(record.metric)[1]]
+    assert len(ledger) - len(of_classes) == 22 * 2 and len(of_classes) % 22 == 0
+    assert {"utility/synthetic/macro_f1", "utility/gain/real_synthetic_25/balanced_accuracy"} <= {
+        record.metric for record in ledger
+    }
     assert read_records(path)[: len(measured)] == measured
     # Either verb replaces its own records alone.
     assert cli(experiment, "evaluate", *on, "--extractor", "random-conv").code == 0
     assert read_records(path) == [*measured, *ledger]
-    assert cli(experiment, "utility", *on, *QUICK).code == 0
+    done = cli(experiment, "utility", *on, *QUICK)
+    assert "13 models of 32 images each, 6 of them known" in done.out
+    assert "known:      real_25, real_classical_25, real_50, " in done.out
     assert read_records(path) == [*measured, *ledger]
+    done = cli(experiment, "utility", *on, *QUICK, "--percents", "[100]", "--balance", "none")
+    assert "5 models of 32 images each\n" in done.out
+    (rule,) = {r.rule.split(", ")[3] for r in read_records(path)[len(measured) :]}
+    assert rule == "balance none"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--percents", "[0]"), ("--percents", "[101]"), ("--balance", "odd")]
+)
+def test_a_setting_of_the_ledger_that_means_nothing_is_named(
+    experiment: str, workspace: Path, cli: Cli, option: str, value: str
+) -> None:
+    refuses(cli(experiment, "utility", *at(workspace, "first"), option, value), 2, option[2:])
 
 
 def test_a_class_without_a_generated_image_is_named(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from common.cards.markdown import block, bullets, code, table, text
 from common.cards.parts import code_of, command
 from common.cards.subject import Subject
-from common.metrics.names import UTILITY
+from common.metrics.kinds import JUDGE, UTILITY, class_of, verb_of
 from common.metrics.protocol import Record
 
 _COMPARED = "An interval is about the images that were measured, not about another training."
@@ -16,6 +16,17 @@ _WORTH = (
     "note names; n real counts the held-out images. An interval is about other models and other "
     "held-out groups, not about another training of this generator."
 )
+_RECOGNISED = (
+    "What classifiers see that were trained on real images alone: how often a generated image is "
+    "recognised as the class that it was asked to be, and, as `real`, how often a held-out image "
+    "is recognised as what it is; `main` is of the most frequent classes. An interval is about "
+    "other images and other judges."
+)
+_SECTIONS = {
+    "": ("### Against held-out images", _COMPARED),
+    JUDGE: ("### What a judge recognises", _RECOGNISED),
+    UTILITY: ("### What the images are worth to a task", _WORTH),
+}
 
 
 def evaluation(subject: Subject) -> list[str]:
@@ -25,13 +36,14 @@ def evaluation(subject: Subject) -> list[str]:
         first = [] if subject.samples else [command(subject, "generate", "N=1000")]
         lines = block([*first, command(subject, "evaluate")])
         return [title, "Nothing was measured. These commands measure:", lines]
-    worth = [record for record in subject.records if record.metric.startswith(UTILITY)]
-    compared = [record for record in subject.records if record not in worth]
+    of_all = [record for record in subject.records if not class_of(record.metric)[1]]
     found = [title, "Numbers of different protocols must not be compared."]
-    if compared:
-        found += ["### Against held-out images", _COMPARED, *_numbers(compared)]
-    if worth:
-        found += ["### What the images are worth to a task", _WORTH, *_numbers(worth)]
+    for verb, words in _SECTIONS.items():
+        numbers = [record for record in of_all if verb_of(record.metric) == verb]
+        if numbers:
+            found += [*words, *_numbers(numbers)]
+    if left := len(subject.records) - len(of_all):
+        found += [f"Left out here: {left} numbers of single classes, in `records.jsonl`."]
     return found
 
 

@@ -27,7 +27,7 @@ from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, relative, require_positive
 
 if TYPE_CHECKING:
-    from common.utility.ledger import Task
+    from common.utility.task import Task, Training
 
 
 class ImageDataModule(pl.LightningDataModule, ABC):
@@ -125,7 +125,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""
         return {}
 
-    def task(self, width: int, images_seen: int, device: torch.device) -> "Task | None":
+    def task(self, training: "Training", device: torch.device) -> "Task | None":
         """What these images are wanted for, as a judge of others; None where nothing is named."""
         return None
 

@@ -1,7 +1,7 @@
 """All numbers of one run: synthetic images against a held-out split, refused ones included."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,10 +9,18 @@ from torch import Tensor
 
 from common.metrics import bootstrap, fidelity
 from common.metrics.biology_records import biology_records, measurable
-from common.metrics.conditional import class_kernel_distance
+from common.metrics.conditional import Estimate, class_distance, estimates, mean_distance
 from common.metrics.features import Embedder
+from common.metrics.kinds import class_of
 from common.metrics.manifold import COVERING, covering, spread
-from common.metrics.memorization import REPEATING, Memorization, memorization, repeating
+from common.metrics.memorization import (
+    REPEATING,
+    REPEATING_OF_CLASS,
+    Memorization,
+    memorization,
+    repeating,
+    repeating_of_class,
+)
 from common.metrics.names import Names, names
 from common.metrics.protocol import REFUSALS, Measured, Record, attempt, sentence
 from common.metrics.sides import Side, look, look_at_clips
@@ -38,6 +46,7 @@ class EvaluationContext:
         units: unit of each biological scalar by its name, such as "µm".
         channels: names of the channels; their numbers where there are none.
         groups: held-out ones, 0 where that does not count.
+        class_groups: those that hold images of a class, by its name.
     """
 
     split: str
@@ -49,6 +58,7 @@ class EvaluationContext:
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
     groups: int = 0
+    class_groups: Mapping[str, int] = field(default_factory=dict)
 
     def record(self, metric: str, **measured: Any) -> Record:
         """A record of this evaluation; an interval over images of few groups is called that."""
@@ -102,16 +112,18 @@ def evaluate(
         classifier score of each channel; how the sets cover each other, how diverse they are,
         whether training images come back. Then the share of synthetic images on which the most
         difficult biological scalar can be measured, and Wasserstein and Kolmogorov-Smirnov distance
-        of each scalar, in the order of its name.
+        of each scalar, in the order of its name. At last what there is of each class alone: kernel
+        distance, and with ``train`` membership AUC and nearest ratio.
     """
     seen = _Seen(real, fake, extractor, context)
     sides = [real, fake] if train is None else [real, fake, train]
-    neighbours = None
+    neighbours, of_classes = None, {}
     if refusal := _refusal(sides):
         found = seen.refused(refusal, [*COVERING, *(REPEATING if train is not None else ())])
     else:
         features = [side.features for side in sides]
-        found = seen.distances() | seen.classes() | seen.scores() | _covering(*features[:2])
+        of_classes = seen.class_estimates()
+        found = seen.distances() | _mean_of(of_classes) | seen.scores() | _covering(*features[:2])
         if train is not None:
             neighbours, measured = _repeats(*features)
             found |= measured
@@ -127,7 +139,7 @@ def evaluate(
             context.units.get(name, ""),
             record,
         )
-    return Evaluation(records, neighbours)
+    return Evaluation([*records, *seen.class_records(of_classes, train)], neighbours)
 
 
 def evaluate_clips(
@@ -197,11 +209,27 @@ class _Seen:
                 found |= {f"{name}/{channel}": measured for name, measured in alone.items()}
         return found
 
-    def classes(self) -> dict[str, Measured]:
+    def class_estimates(self) -> dict[str, Estimate]:
         if not self._has_classes():
             return {}
         features, labels = zip(*((s.features, s.labels) for s in self._sides), strict=True)
-        return {CLASS_DISTANCE: attempt(class_kernel_distance, *features, *labels)}
+        return estimates(*features, *labels)
+
+    def class_records(
+        self, of_classes: Mapping[str, Estimate], train: Side | None
+    ) -> Iterable[Record]:
+        """One number after the other, each of every class; counts are those of the class."""
+        records = []
+        for name, found in of_classes.items():
+            context = replace(self.context, groups=self.context.class_groups.get(name, 0))
+            sides = (side.of_class(name) for side in self._sides)
+            seen = _Seen(*sides, self.extractor, context)
+            measured = {CLASS_DISTANCE: attempt(class_distance, found)}
+            if train is not None and train.labels:
+                measured |= _repeats_of_class(*seen._sides, train.of_class(name))
+            records += seen.records({f"{kind}/{name}": one for kind, one in measured.items()})
+        order = (CLASS_DISTANCE, *REPEATING_OF_CLASS)
+        return sorted(records, key=lambda record: order.index(class_of(record.metric)[0]))
 
     def scores(self) -> dict[str, Measured]:
         if any(side.logits is None for side in self._sides):
@@ -236,6 +264,10 @@ class _Seen:
         score = self._names(1).score
         alone = self._channels() == 1
         return [score] if alone else [f"{score}/{name}" for name in self._channel_names()]
+
+
+def _mean_of(of_classes: Mapping[str, Estimate]) -> dict[str, Measured]:
+    return {CLASS_DISTANCE: attempt(mean_distance, of_classes)} if of_classes else {}
 
 
 def _refusal(sides: Iterable[Side]) -> str:
@@ -297,3 +329,10 @@ def _repeats(
         return neighbours, repeating(real, fake, train, neighbours)
     except REFUSALS as refusal:
         return None, dict.fromkeys(REPEATING, Measured(None, note=sentence(refusal)))
+
+
+def _repeats_of_class(real: Side, fake: Side, train: Side) -> dict[str, Measured]:
+    try:
+        return repeating_of_class(real.features, fake.features, train.features)
+    except REFUSALS as refusal:
+        return dict.fromkeys(REPEATING_OF_CLASS, Measured(None, note=sentence(refusal)))

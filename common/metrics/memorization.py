@@ -18,7 +18,10 @@ from common.metrics.protocol import Measured
 CHANCE = 0.01
 # Fewer held-out images say nothing about a share of that size.
 FEWEST = 100
+# Of one class alone: the intervals then say how little is known.
+FEWEST_OF_CLASS = 20
 REPEATING = ("copied_share", "authentic_share", "nearest_ratio", "membership_auc")
+REPEATING_OF_CLASS = ("membership_auc", "nearest_ratio")
 
 
 @dataclass(frozen=True)
@@ -66,23 +69,39 @@ def repeating(
     """
     found = found or memorization(train, held_out, fake)
     rule = f"{len(train)} training images"
-    members, others = membership(train, held_out, fake)
     near, beside = (float(points.double().mean()) for points in (found.near, found.near_held_out))
     chance = (
         f"{CHANCE:g} of the held-out images are as near; beside as many images, "
         f"{near:.3g} are that near to training ones and {beside:.3g} to held-out ones"
     )
-    ratio, attack = found.ratio.numpy(), (members.numpy(), others.numpy())
     return {
         "copied_share": share(found.copied, rule)._replace(note=chance),
         "authentic_share": share(found.authentic, rule),
-        "nearest_ratio": Measured(
-            float(np.median(ratio)), *bootstrap_interval(np.median, ratio), rule, "1 is chance"
-        ),
-        "membership_auc": Measured(
-            area(*attack), *bootstrap_interval(area, *attack), rule, "0.5 is chance"
-        ),
+        "nearest_ratio": _median(found.ratio, rule),
+        "membership_auc": _attack(train, held_out, fake, rule),
     }
+
+
+def repeating_of_class(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[str, Measured]:
+    """Membership AUC and nearest ratio among the images of one class.
+
+    Args:
+        held_out: features [H, D], all of that class.
+        fake: features [M, D], asked to be of it.
+        train: features [T, D], all of it.
+
+    Raises:
+        MetricRefused: fewer than 20 images in one of the three sets.
+    """
+    train, held_out, fake = usable(train, held_out, fake, fewest=FEWEST_OF_CLASS)
+    rule = f"{len(train)} training images of the class"
+    to_some, to_others, _ = _to_as_many(train, held_out, fake, seed=0)
+    few = f"; few images: {len(held_out)} are held out" if len(held_out) < FEWEST else ""
+    found = {
+        "membership_auc": _attack(train, held_out, fake, rule),
+        "nearest_ratio": _median(_ratio(to_some, to_others), rule),
+    }
+    return {name: one._replace(note=one.note + few) for name, one in found.items()}
 
 
 def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -> Memorization:
@@ -102,10 +121,8 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
     to_train, index = nearest(fake, train)
     copied = to_train < nearest(held_out, train)[0].quantile(CHANCE)
     to_held_out, held_out_index = nearest(fake, held_out)
-    count = min(len(train), len(held_out))
-    some, others = _drawn(train, count, seed), _drawn(held_out, count, seed)
+    to_some, to_others, some = _to_as_many(train, held_out, fake, seed)
     threshold = nearest(held_out, some)[0].quantile(CHANCE)
-    to_some, to_others = nearest(fake, some)[0], nearest(fake, others)[0]
     # Alaa et al. 2022: authenticity.
     authentic = to_train > reach(train, 1)[index]
     return Memorization(
@@ -113,7 +130,7 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
         index=index,
         to_held_out=to_held_out,
         held_out_index=held_out_index,
-        ratio=to_some / to_others.clamp(min=1e-12),
+        ratio=_ratio(to_some, to_others),
         near=to_some < threshold,
         near_held_out=to_others < threshold,
         copied=copied,
@@ -155,6 +172,30 @@ def area(members: np.ndarray, others: np.ndarray) -> float:
     others = np.sort(others)
     upto = np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")
     return float(1 - upto.mean() / (2 * len(others)))
+
+
+def _to_as_many(
+    train: Tensor, held_out: Tensor, fake: Tensor, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances [M] to the nearest of equally many images of both, and those trained on."""
+    count = min(len(train), len(held_out))
+    some, others = _drawn(train, count, seed), _drawn(held_out, count, seed)
+    return nearest(fake, some)[0], nearest(fake, others)[0], some
+
+
+def _ratio(to_train: Tensor, to_held_out: Tensor) -> Tensor:
+    return to_train / to_held_out.clamp(min=1e-12)
+
+
+def _median(ratios: Tensor, rule: str) -> Measured:
+    found = ratios.numpy()
+    interval = bootstrap_interval(np.median, found)
+    return Measured(float(np.median(found)), *interval, rule, "1 is chance")
+
+
+def _attack(train: Tensor, held_out: Tensor, fake: Tensor, rule: str) -> Measured:
+    pair = [distances.numpy() for distances in membership(train, held_out, fake)]
+    return Measured(area(*pair), *bootstrap_interval(area, *pair), rule, "0.5 is chance")
 
 
 def _drawn(features: Tensor, count: int, seed: int) -> Tensor:

@@ -6,8 +6,6 @@ from common.metrics.fidelity import FID_WEIGHTS_SHA256
 from common.metrics.i3d import FVD_WEIGHTS_SHA256
 from common.metrics.published import INCEPTION_SHA256
 
-# How the metrics of the augmentation ledger begin.
-UTILITY = "utility/"
 # Held-out images that were trained on as they are, and those that merely look the same.
 LEAKAGE = ("leaked_pairs", "near_duplicate_pairs")
 

@@ -1,7 +1,7 @@
 """One set of images or clips as an evaluation sees it: features, not pixels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,23 @@ class Side:
     refusal: str = ""
     logits: Tensor | None = None
     labels: Sequence[str] = ()
+
+    def of_class(self, name: str) -> "Side":
+        """What was seen of the images of one class; there must be features."""
+        rows = where(self.labels, name)
+        return replace(
+            self,
+            count=int(rows.sum()),
+            features=self.features[rows],
+            biology={scalar: values[rows.numpy()] for scalar, values in self.biology.items()},
+            logits=None if self.logits is None else self.logits[rows],
+            labels=[name] * int(rows.sum()),
+        )
+
+
+def where(labels: Sequence[str], name: str) -> Tensor:
+    """Which images are of a class: bool [N]."""
+    return torch.tensor([label == name for label in labels], dtype=torch.bool)
 
 
 def look(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.metrics.kinds import class_of
 from common.report import charts
 from common.report.configs import data_set, differing_keys
 from common.report.distributions import distributions
@@ -116,6 +117,7 @@ def _experiment(name: str, identity: str, runs: Sequence[Run], album: Album) -> 
     common = configs[0] if configs else {}
     rows = comparable_rows([run.records for run in runs])
     plots = [_interval_plot(row, f"{identity}-i{i}") for i, row in enumerate(rows)]
+    plotted = list(zip(rows, plots, strict=True))
     return {
         "name": name,
         "identity": identity,
@@ -127,7 +129,8 @@ def _experiment(name: str, identity: str, runs: Sequence[Run], album: Album) -> 
         "strips": [(column, _strip(column.run, album)) for column in columns],
         "distributions": distributions([(run.name, run.scalars) for run in runs], identity),
         "nearest": [(c, album.add(c.run.nearest)) for c in columns if c.run.nearest],
-        "rows": list(zip(rows, plots, strict=True)),
+        "rows": plotted,
+        "tables": [(title, of) for title, of in _tables(plotted) if of],
         "plotted": any(plots),
         "apart": why_apart(rows),
     }
@@ -189,6 +192,13 @@ def _grids(run: Run, album: Album) -> list[tuple[int, Picture]]:
 
 def _strip(run: Run, album: Album) -> list[tuple[object, Picture]]:
     return [(sample, album.add(sample.path)) for sample in choose_samples(run.samples)]
+
+
+def _tables(rows: Sequence[tuple[Row, Markup | None]]) -> list[tuple[str, list[object]]]:
+    """What is of all images stands open; what is of one class alone would push it out of sight."""
+    of_all = [row for row in rows if not class_of(row[0].first.metric)[1]]
+    of_classes = [row for row in rows if class_of(row[0].first.metric)[1]]
+    return [("", of_all), (_counted(len(of_classes), "number") + " of single classes", of_classes)]
 
 
 def _interval_plot(row: Row, identity: str) -> Markup | None:

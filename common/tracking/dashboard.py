@@ -15,6 +15,7 @@ from wandb_workspaces.workspaces.internal import execute_graphql
 
 from common import PROJECT
 from common.errors import Exit, UserError, exit_on_user_error
+from common.metrics.kinds import class_of
 from common.metrics.memorization import REPEATING
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
@@ -123,7 +124,7 @@ def section_of(record: Record) -> str:
 def _sections(runs: Sequence[Run]) -> list[ws.Section]:
     names = sorted({name for run in runs for name in run.curves}) or list(_USUAL)
     panels = {"Training": _curves(names)} | {name: [] for name in _MEASURED}
-    for record in _one_of_each([record for run in runs for record in run.records]):
+    for record in _one_of_each(_of_all_classes(runs)):
         panels[section_of(record)].append(_bars(record))
     for name in _MEASURED:
         panels[name] = panels[name] or [wr.MarkdownPanel(markdown=_nothing_yet(name))]
@@ -161,6 +162,11 @@ def _one_of_each(records: Iterable[Record]) -> list[Record]:
     return [measured[key] for key in sorted(measured)]
 
 
+def _of_all_classes(runs: Iterable[Run]) -> list[Record]:
+    """Without those of single classes, which are many and stand in the table of records."""
+    return [r for run in runs for r in run.records if not class_of(r.metric)[1]]
+
+
 def _bars(record: Record) -> wr.BarPlot:
     parts = [part for part in ("low", "", "high") if part == "" or record.low is not None]
     counts = f"{record.n_real} real, {record.n_fake} synthetic"
@@ -183,7 +189,7 @@ def _columns(runs: Sequence[Run]) -> list[str]:
     """Of the run table: settings in which runs differ, how far they are, fidelity."""
     settings = differing_keys([run.config for run in runs if run.config])
     keys = [groupby_str_to_key(f"config.{key}") for key in settings[:_MOST_COLUMNS]]
-    measured = _one_of_each([record for run in runs for record in run.records])
+    measured = _one_of_each(_of_all_classes(runs))
     faithful = [evaluation_key(r) for r in measured if section_of(r) == "Fidelity"]
     return [
         "run:displayName",

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 
+from common.metrics.kinds import class_of
 from common.metrics.protocol import Record
 from common.privacy import PRIVATE, public
 
@@ -36,10 +37,12 @@ def metric_name(metric: str) -> str:
     """
     if _PLAIN.fullmatch(metric):
         return metric
-    kind, _, given = metric.partition("/")
+    kind, given = class_of(metric)
+    if not given:
+        kind, _, given = metric.partition("/")
     shown = "private" if public(given) == PRIVATE else given
     digest = hashlib.sha256(metric.encode("utf-8", "surrogatepass")).hexdigest()
-    safe = [re.sub(r"\W", "_", name) for name in (kind or "metric", shown)]
+    safe = [re.sub(r"[^\w/]", "_", kind or "metric"), re.sub(r"\W", "_", shown)]
     return f"{'/'.join(safe)}_{digest[:_HASH_DIGITS]}"
 
 

@@ -5,58 +5,20 @@ one seed share initial weights and the part of the real images, so lines can be 
 intervals of the differences are paired.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from common.metrics.evaluation import EvaluationContext
-from common.metrics.names import UTILITY
+from common.metrics.kinds import UTILITY
 from common.metrics.protocol import Record
+from common.utility.cache import Cache, digest
+from common.utility.intervals import group_draws, over_models
 from common.utility.pools import Pool, part
+from common.utility.task import CLASSICAL, Task
 
 PERCENTS = (25, 50, 100)
-# What a lab would do without any generator.
-CLASSICAL = "d4+affine+photometric"
-# An error estimated from fewer held-out groups says next to nothing.
-FEWEST_GROUPS = 5
-_RESAMPLES = 1000
-
-
-class Task(Protocol):
-    """What images are wanted for; `Classification` is one.
-
-    Attributes:
-        score: name of the mean that is reported, from 0 to 1.
-    """
-
-    score: str
-
-    @property
-    def rule(self) -> str:
-        """One line that tells this judge from another."""
-        ...
-
-    def refuse(self, real: Pool, fake: Pool, test: Pool) -> None:
-        """Raises `UserError` where the task cannot be learned from, or tested on, such images."""
-        ...
-
-    def chance(self, real: Pool) -> float:
-        """Score of a model that was trained on these and learned nothing."""
-        ...
-
-    def hits(
-        self,
-        pools: Sequence[Pool],
-        test: Pool,
-        policy: str,
-        seed: int,
-        seen: Callable[[int], object],
-    ) -> np.ndarray:
-        """Trains a model on ``pools``; its success [N_test] on each image of ``test``, 0 to 1."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +44,11 @@ class Line:
         return f"{'_'.join(parts)}_{self.percent}"
 
     @property
+    def policy(self) -> str:
+        """Augmentation of its training images."""
+        return CLASSICAL if self.classical else "none"
+
+    @property
     def without(self) -> "Line | None":
         """The line that lacks what this one is there to try; None where there is none."""
         if self.percent and self.synthetic:
@@ -89,91 +56,133 @@ class Line:
         return replace(self, classical=False) if self.classical else None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the models of all lines got right.
-
-    Attributes:
-        hits: float64 [seeds, N_test] by line.
-        test: what they were tested on.
-        num_fake: synthetic images.
-        chance: score of a model that learned nothing.
-    """
-
-    hits: Mapping[Line, np.ndarray]
-    test: Pool
-    num_fake: int
-    chance: float
+# A line and a seed.
+Model = tuple[Line, int]
 
 
-def lines() -> list[Line]:
+def lines(percents: Iterable[int] = PERCENTS) -> list[Line]:
     """Synthetic images alone, then for each share of real ones: without, with one, with both."""
     kinds = [(False, False), (True, False), (False, True), (True, True)]
-    return [Line(0, synthetic=True), *(Line(p, *kind) for p in PERCENTS for kind in kinds)]
+    shares = sorted(set(percents))
+    return [Line(0, synthetic=True), *(Line(p, *kind) for p in shares for kind in kinds)]
 
 
-def run_ledger(
-    task: Task, real: Pool, fake: Pool, test: Pool, seeds: int, seen: Callable[[int], object]
-) -> Outcome:
-    """Trains one model for each line and seed.
+@dataclass(frozen=True)
+class Ledger:
+    """What models are trained and tested on.
 
-    Args:
+    Attributes:
         task: the judge.
         real: training images; parts of them are drawn.
         fake: synthetic images, all of them used.
         test: held-out real images.
-        seeds: models of a line.
-        seen: told the number of training images of each step.
+        cache: of what models without synthetic images have said.
     """
-    hits = {}
-    for line in lines():
-        rows = []
-        for seed in range(seeds):
-            pools = [part(real, line.percent, seed)] if line.percent else []
-            pools += [fake] if line.synthetic else []
-            policy = CLASSICAL if line.classical else "none"
-            rows.append(task.hits(pools, test, policy, seed, seen))
-        hits[line] = np.stack(rows)
-    return Outcome(hits, test, len(fake), task.chance(real))
+
+    task: Task
+    real: Pool
+    fake: Pool
+    test: Pool
+    cache: Cache
+
+    def known(self, models: Iterable[Model]) -> dict[Model, np.ndarray]:
+        """Outcomes [N_test, ...] of those models that need not be trained again."""
+        shared = {model: self._key(*model) for model in models if not model[0].synthetic}
+        found = {model: self.cache.read(key) for model, key in shared.items()}
+        return {model: outcomes for model, outcomes in found.items() if outcomes is not None}
+
+    def train(
+        self, models: Iterable[Model], seen: Callable[[int], object]
+    ) -> dict[Model, np.ndarray]:
+        """Trains and tests models, and keeps what other runs can use.
+
+        Args:
+            models: which.
+            seen: told the number of training images of each step.
+
+        Returns:
+            Outcomes [N_test, ...] of each.
+        """
+        found = {}
+        for line, seed in models:
+            model = self.task.train(self._pools(line, seed), line.policy, seed, seen)
+            outcomes = self.task.predict(model, self.test.images)
+            if not line.synthetic:
+                self.cache.keep(self._key(line, seed), outcomes)
+            found[line, seed] = outcomes
+        return found
+
+    def _pools(self, line: Line, seed: int) -> list[Pool]:
+        real = [part(self.real, line.percent, seed)] if line.percent else []
+        return [*real, self.fake] if line.synthetic else real
+
+    def _key(self, line: Line, seed: int) -> str:
+        return digest(self.task, line.policy, seed, [*self._pools(line, seed), self.test])
 
 
-def ledger_records(outcome: Outcome, task: Task, context: EvaluationContext) -> list[Record]:
-    """The score of each line, and what synthetic images and classical augmentation add to it.
+def ledger_records(
+    ledger: Ledger, outcomes: Mapping[Model, np.ndarray], context: EvaluationContext
+) -> list[Record]:
+    """The scores of each line, and what synthetic images and classical augmentation add to them.
 
-    Intervals are Student's t. The error has two parts: of the models, from the spread between
-    them, and of the held-out images, from drawing their groups with replacement; the degrees of
-    freedom are Welch's. The same draws serve all lines.
+    Intervals are those of `over_models`; the same draws of held-out groups serve all lines.
 
     Args:
-        outcome: of `run_ledger`.
-        task: its judge.
+        ledger: what was trained and tested.
+        outcomes: of all models; each line has the same seeds.
         context: what the records say about data and run.
     """
-    scores = _scoring(outcome.test)
-    by_model = {line: scores(hits) for line, hits in outcome.hits.items()}
-    groups = len(np.unique(outcome.test.groups))
+    task, test = ledger.task, ledger.test
+    weights = group_draws(test.groups)
+    by_line: dict[Line, list[np.ndarray]] = {}
+    for (line, _), outcome in outcomes.items():
+        by_line.setdefault(line, []).append(outcome)
+    scored = {
+        line: [task.scores(outcome, test, weights) for outcome in of_line]
+        for line, of_line in by_line.items()
+    }
+    # [models, draws] by line and name.
+    found = {
+        line: {name: np.stack([scores[name].values for scores in models]) for name in models[0]}
+        for line, models in scored.items()
+    }
+    about = {name: score.about for name, score in next(iter(scored.values()))[0].items()}
 
-    def record(name: str, line: Line, found: np.ndarray, note: str) -> Record:
-        seeds = f"{len(found)} model{'s' if len(found) > 1 else ''}"
-        policy = CLASSICAL if line.classical else "no augmentation"
+    def record(start: str, line: Line, name: str, values: np.ndarray, note: str) -> Record:
+        groups = len(np.unique(test.groups[about[name]]))
+        measured = over_models(values, groups, lowest=-1.0 if start else 0.0)
         return context.record(
-            f"{UTILITY}{name}",
-            **_summary(found, groups),
-            unit=task.score,
-            n_real=len(outcome.test),
-            n_fake=outcome.num_fake if line.synthetic else 0,
-            rule=f"{task.rule}; {policy}; real and synthetic in turn; {seeds}; {groups} groups",
-            note=note,
+            f"{UTILITY}{start}{line.name}/{name}",
+            value=measured.value,
+            low=measured.low,
+            high=measured.high,
+            n_real=int(about[name].sum()),
+            n_fake=len(ledger.fake) if line.synthetic else 0,
+            rule=_rule(task, line, len(values), groups),
+            note="; ".join(filter(None, [note, measured.note])),
         )
 
-    chance = f"chance {outcome.chance:.3g}"
-    records = [record(line.name, line, found, chance) for line, found in by_model.items()]
-    for line, found in by_model.items():
+    chance = task.chance(ledger.real, test)
+    records = [
+        record("", line, name, values, f"chance {chance[name]:.3g}")
+        for line, of_line in found.items()
+        for name, values in of_line.items()
+    ]
+    for line, of_line in found.items():
         if line.without is not None:
             note = f"over {line.without.name}{_seen_by_the_generator(line)}"
-            gained = found - by_model[line.without]
-            records.append(record(f"gain/{line.name}", line, gained, note))
+            base = found[line.without]
+            records += [
+                record("gain/", line, name, values - base[name], note)
+                for name, values in of_line.items()
+            ]
     return records
+
+
+def _rule(task: Task, line: Line, models: int, groups: int) -> str:
+    policy = CLASSICAL if line.classical else "no augmentation"
+    seeds = f"{models} model{'s' if models > 1 else ''}"
+    return f"{task.rule}; {policy}; real and synthetic in turn; {seeds}; {groups} groups"
 
 
 def _seen_by_the_generator(line: Line) -> str:
@@ -181,47 +190,3 @@ def _seen_by_the_generator(line: Line) -> str:
     if not line.synthetic or line.percent == 100:
         return ""
     return "; the generator was trained on all real images, the classifier saw the part alone"
-
-
-def _scoring(test: Pool) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores [models, 1 + resamples] of hits [models, N]: as they are, then with groups redrawn.
-
-    A score is the mean over classes of the mean success in the class; a class that a draw does not
-    hold is left out of that draw.
-    """
-    groups = np.unique(test.groups, return_inverse=True)[1]
-    rng = np.random.default_rng(0)
-    of_class = np.eye(test.labels.max() + 1)[test.labels]
-    count = groups.max() + 1
-    weights = [np.ones(len(groups))]
-    for _ in range(_RESAMPLES):
-        times = np.bincount(rng.integers(0, count, count), minlength=count)
-        weights.append(times[groups].astype(np.float64))
-    drawn = np.stack(weights)
-    totals = drawn @ of_class
-    present = totals > 0
-
-    def scores(hits: np.ndarray) -> np.ndarray:
-        found = []
-        for of_model in hits:
-            right = drawn @ (of_class * of_model[:, None])
-            share = np.divide(right, totals, out=np.zeros_like(right), where=present)
-            found.append(share.sum(1) / present.sum(1))
-        return np.stack(found)
-
-    return scores
-
-
-def _summary(found: np.ndarray, groups: int, level: float = 0.95) -> dict[str, Any]:
-    """Mean of the models and its interval; none of one model, or of few groups."""
-    models, value = len(found), float(found[:, 0].mean())
-    if models < 2 or groups < FEWEST_GROUPS:
-        return {"value": value}
-    of_models = found[:, 0].var(ddof=1) / models
-    of_groups = found[:, 1:].mean(0).var(ddof=1)
-    total = of_models + of_groups
-    if total == 0:
-        return {"value": value, "low": value, "high": value}
-    freedom = total**2 / (of_models**2 / (models - 1) + of_groups**2 / (groups - 1))
-    reach = float(stats.t.ppf((1 + level) / 2, freedom) * total**0.5)
-    return {"value": value, "low": value - reach, "high": value + reach}

@@ -1,66 +1,67 @@
 """A run's generated images as training data."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from common.data.datamodule import ImageDataModule
-from common.errors import Exit, UserError
+from common.errors import relative
 from common.evaluate import show, update_records
-from common.generation import read_samples_manifest
+from common.metrics.kinds import UTILITY
 from common.metrics.protocol import Record
 from common.progress import images_bar
-from common.run_images import evaluation_context, generated_images, packed_images
+from common.run_images import evaluation_context
 from common.runs.folder import RunFolder
-from common.utility.ledger import ledger_records, lines, run_ledger
-from common.utility.pools import Pool, gather
+from common.utility.cache import Cache, task_folder
+from common.utility.ledger import Ledger, ledger_records, lines
+from common.utility.material import generated_pool, split_pool, task_of
+from common.utility.task import Training
 
 
 def measure_utility(
     folder: RunFolder,
     data: ImageDataModule,
+    training: Training,
     device: torch.device,
     seeds: int,
-    images_seen: int,
-    width: int,
+    percents: Sequence[int],
 ) -> list[Record]:
-    """Runs the augmentation ledger and writes its records beside those of `evaluate`.
+    """Runs the augmentation ledger and writes its records beside those of the other verbs.
 
     Args:
         folder: of the run, with samples.
         data: set up; its training and test splits are read.
-        device: where the task model is trained.
+        training: of each task model.
+        device: where it is trained.
         seeds: models of each line.
-        images_seen: training images of one model.
-        width: of the task model.
+        percents: shares of the real training images that are tried.
 
     Raises:
         UserError: the experiment names no task, or the images do not suit it.
     """
-    task = data.task(width, images_seen, device)
-    if task is None:
-        problem = "names no task that its images are wanted for"
-        remedy = "measure its images with make evaluate"
-        raise UserError(Exit.USAGE, folder.experiment, problem, remedy)
-    rows = read_samples_manifest(folder)
-    classes = data.facts["classes"]
-    fake = gather(generated_images(folder, data, rows), len(rows), classes)
-    real, test = _split(data, "train"), _split(data, "test")
-    task.refuse(real, fake, test)
-    models = len(lines()) * seeds
-    print(f"utility:    {models} models of {images_seen} images each", flush=True)
-    with images_bar("training task models", models * images_seen) as bar:
-        outcome = run_ledger(task, real, fake, test, seeds, bar.update)
-    # Classes are drawn in turn, so it does not count how often the rule for labels chose each.
-    context = evaluation_context(folder, data, labels="each class as often")
-    records = ledger_records(outcome, task, replace(context, groups=0))
-    update_records(folder, records, utility=True)
+    task = task_of(data, training, device)
+    fake = generated_pool(folder, data)
+    real, test = split_pool(data, "train"), split_pool(data, "test")
+    task.refuse(real, test, fake)
+    ledger = Ledger(task, real, fake, test, Cache(task_folder(data.prepared)))
+    models = [(line, seed) for line in lines(percents) for seed in range(seeds)]
+    known = ledger.known(models)
+    missing = [model for model in models if model not in known]
+    print(f"utility:    {_told(len(models), len(known), training)}", flush=True)
+    if known:
+        names = dict.fromkeys(line.name for line, _ in known)
+        print(f"known:      {', '.join(names)} ({relative(ledger.cache.folder)})", flush=True)
+    with images_bar("training task models", len(missing) * training.images_seen) as bar:
+        known |= ledger.train(missing, bar.update)
+    # Balance is part of the rule, so it does not count how often the labels' rule chose each class.
+    context = replace(evaluation_context(folder, data, labels="drawn by balance"), groups=0)
+    records = ledger_records(ledger, {model: known[model] for model in models}, context)
+    update_records(folder, records, UTILITY)
     show(records)
     return records
 
 
-def _split(data: ImageDataModule, split: str) -> Pool:
-    samples = data.prepared.samples(split)
-    seen = packed_images(data, split, range(len(samples)))
-    groups = [sample.group for sample in samples]
-    return gather(seen, len(samples), data.facts["classes"], groups)
+def _told(models: int, known: int, training: Training) -> str:
+    told = f"{models} models of {training.images_seen} images each"
+    return f"{told}, {known} of them known from before" if known else told

@@ -12,6 +12,10 @@ from common.data.augment import augment
 
 if TYPE_CHECKING:
     from common.run_images import Seen
+    from common.utility.task import Balance
+
+# Of Cui et al. 2019: what an n-th image of a class adds is this to the power of n - 1.
+_NOVELTY = 0.999
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,37 @@ def part(pool: Pool, percent: int, seed: int) -> Pool:
     return pool.take(np.sort(np.concatenate(chosen)))
 
 
-def batches(
-    pools: Sequence[Pool], policy: str, seed: int, count: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless training data cut at ``count`` images: pools in turn, then classes in turn.
+def class_shares(counts: np.ndarray, balance: "Balance") -> np.ndarray:
+    """How often images of each class are drawn, as shares of one.
 
-    Every pool and every class that a pool has is drawn equally often, however rare it is: what is
-    scored weighs classes equally, and few real images do not drown among many synthetic ones.
+    - ``classes``: each class alike, however rare; right for scores that weigh classes equally.
+    - ``effective``: each image counts inversely to the effective number of images of its class,
+      (1 - b^n) / (1 - b) with b = 0.999 (Cui et al. 2019, Eq. 2); by how often it is drawn instead
+      of by its loss. Classes of far fewer than 1,000 images are drawn alike, far larger ones as
+      frequent as they are.
+    - ``none``: as frequent as its images are.
+
+    Args:
+        counts: images of each class, at least one.
+        balance: one of these.
+    """
+    effective = (1 - _NOVELTY**counts) / (1 - _NOVELTY)
+    weights = {"classes": 1 / counts, "effective": 1 / effective, "none": np.ones(len(counts))}
+    shares = counts * weights[balance]
+    return shares / shares.sum()
+
+
+def batches(
+    pools: Sequence[Pool],
+    policy: str,
+    seed: int,
+    count: int,
+    batch_size: int,
+    balance: "Balance" = "classes",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless training data cut at ``count`` images: pools in turn, then classes by their shares.
+
+    Every pool is drawn equally often: few real images do not drown among many synthetic ones.
 
     Args:
         pools: one or more.
@@ -98,12 +126,13 @@ def batches(
         seed: of drawing and augmentation.
         count: images in all, rounded up to whole batches.
         batch_size: images a batch.
+        balance: of `class_shares`, which each pool has by its own counts.
 
     Yields:
         uint8 images [B, C, S, S] and labels [B].
     """
     rng = np.random.default_rng(seed)
-    drawn = [_draws(pool, rng) for pool in pools]
+    drawn = [_draws(pool, balance, rng) for pool in pools]
     for start in range(0, count, batch_size):
         images, labels = [], []
         for index in range(start, start + batch_size):
@@ -115,12 +144,20 @@ def batches(
         yield torch.stack(images), torch.tensor(np.array(labels))
 
 
-def _draws(pool: Pool, rng: np.random.Generator) -> Iterator[int]:
-    """Rows of the pool without end; each class is gone through in a new order again and again."""
-    members = [np.flatnonzero(pool.labels == label) for label in np.unique(pool.labels)]
+def _draws(pool: Pool, balance: "Balance", rng: np.random.Generator) -> Iterator[int]:
+    """Rows of the pool without end; each class is gone through in a new order again and again.
+
+    The class that is farthest behind its share comes next, so shares are kept at every moment.
+    """
+    names, counts = np.unique(pool.labels, return_counts=True)
+    members = [np.flatnonzero(pool.labels == name) for name in names]
     waiting: list[list[int]] = [[] for _ in members]
+    shares, behind = class_shares(counts, balance), np.zeros(len(members))
     while True:
-        for which in rng.permutation(len(members)):
-            if not waiting[which]:
-                waiting[which] = rng.permutation(members[which]).tolist()
-            yield waiting[which].pop()
+        behind += shares
+        # Where several are equally far behind, chance decides.
+        which = int(np.argmax(np.round(behind, 9) + 1e-9 * rng.random(len(members))))
+        behind[which] -= 1
+        if not waiting[which]:
+            waiting[which] = rng.permutation(members[which]).tolist()
+        yield waiting[which].pop()

@@ -12,6 +12,7 @@ from common.data.manifest import Sample
 from common.data.splits import SPLIT_FOLDERS, group_of
 from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
+from common.utility.task import Training
 from experiments.cilia_cvae import biology
 
 
@@ -52,9 +53,9 @@ class CiliaDataModule(ImageDataModule):
         """Doublets, central pair and dynein arms; see `biology`."""
         return biology.measure(image)
 
-    def task(self, width: int, images_seen: int, device: torch.device) -> Classification:
+    def task(self, training: Training, device: torch.device) -> Classification:
         """Which class a cross-section shows."""
-        return Classification(self.classes, device, width, images_seen)
+        return Classification(self.classes, device, training)
 
     def _class_of(self, name: Path) -> str | None:
         """Class by the first folder, or by the second where that names a split."""

@@ -155,6 +155,11 @@ def test_what_images_are_worth_is_told_apart_from_how_they_compare() -> None:
     page = "\n".join(evaluation(subject(records=pair)))
     assert page.count("width 4") == 1 and "- all numbers: width 4; 2 models\n" in page
     assert "| none |" in page and "| affine |" in page
+    of_class = [replace(gained, metric=f"utility/gain/real_50/recall/{k}") for k in range(3)]
+    seen = Record("judge/balanced_accuracy", 0.5)
+    page = "\n".join(evaluation(subject(records=[one, seen, gained, *of_class])))
+    assert "recall" not in page and "3 numbers of single classes, in `records.jsonl`" in page
+    assert "What a judge" in page[: page.index("`judge/")] and page.count("### ") == 3
     alone = "\n".join(evaluation(subject(records=[gained])))
     assert "Against held-out images" not in alone
 

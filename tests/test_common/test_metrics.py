@@ -8,7 +8,7 @@ from scipy import linalg, stats
 from torch import Tensor
 
 from common.metrics import bootstrap, distributions, fidelity
-from common.metrics.conditional import class_kernel_distance
+from common.metrics.conditional import class_distance, estimates, mean_distance
 from common.metrics.protocol import MetricRefused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,7 +204,7 @@ def classes(count: int, seed: int) -> tuple[Tensor, list[str]]:
 def test_the_distance_of_classes_is_the_mean_of_theirs() -> None:
     (real, labels), (fake, others) = classes(12, 0), classes(15, 10)
     alone = [kernel_by_loops(real[:12], fake[:15]), kernel_by_loops(real[12:24], fake[15:30])]
-    found = class_kernel_distance(real, fake, labels, others)
+    found = mean_distance(estimates(real, fake, labels, others))
     assert found.value == pytest.approx(np.mean(alone), rel=1e-10)
     worst = "ab"[int(np.argmax(alone))]
     assert found.note == f"largest for {worst}: {max(alone):.4g}; too few images of rare"
@@ -216,17 +216,30 @@ def test_the_distance_of_classes_is_the_mean_of_theirs() -> None:
     assert found.value - found.low == pytest.approx(2.2010 * error, rel=1e-4)
 
 
+def test_the_distance_of_one_class_is_that_of_its_images_or_says_how_few_there_are() -> None:
+    (real, labels), (fake, others) = classes(12, 0), classes(15, 10)
+    found = estimates(real, fake, labels, others)
+    assert list(found) == ["a", "b", "rare"]
+    pair = real[12:24], fake[15:30]
+    measured = class_distance(found["b"])
+    assert measured.value == pytest.approx(kernel_by_loops(*pair), rel=1e-10)
+    reach = 2.2010 * bootstrap.kernel_error(*pair)
+    assert measured.high - measured.value == pytest.approx(reach, rel=1e-4)
+    with pytest.raises(MetricRefused, match=r"At least 10 images on each side .* there are 4"):
+        class_distance(found["rare"])
+
+
 def test_the_distance_of_classes_does_not_depend_on_the_order_of_images() -> None:
     (real, labels), (fake, others) = classes(12, 0), classes(15, 10)
-    found = class_kernel_distance(real.flip(0), fake, labels[::-1], others)
-    expected = class_kernel_distance(real, fake, labels, others)
+    found = mean_distance(estimates(real.flip(0), fake, labels[::-1], others))
+    expected = mean_distance(estimates(real, fake, labels, others))
     assert found.value == pytest.approx(expected.value, rel=1e-9)
 
 
 def test_one_class_with_enough_images_is_no_question_of_classes() -> None:
     (real, labels), (fake, _) = classes(12, 0), classes(12, 10)
     with pytest.raises(MetricRefused, match=r"Two classes with at least 10 .* there are 1"):
-        class_kernel_distance(real, fake, labels, ["a"] * 24 + ["rare"] * 4)
+        mean_distance(estimates(real, fake, labels, ["a"] * 24 + ["rare"] * 4))
 
 
 # Both ------------------------------------------------------------------------------------------

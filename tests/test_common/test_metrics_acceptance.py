@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.metrics.clip_features import clip_extractor
-from common.metrics.conditional import class_kernel_distance
+from common.metrics.conditional import estimates, mean_distance
 from common.metrics.evaluation import (
     EvaluationContext,
     Side,
@@ -134,7 +134,7 @@ def test_swapped_classes_are_seen_though_all_images_together_are_the_same(
             order[k], order[EACH + k] = order[EACH + k], order[k]
         return [right[k] for k in order]
 
-    found = [class_kernel_distance(*sides, right, swapped(k)) for k in (0, EACH // 2, EACH)]
+    found = [mean_distance(estimates(*sides, right, swapped(k))) for k in (0, EACH // 2, EACH)]
     assert grows([measured.value for measured in found])
     assert found[0].low < 0 < found[0].high
     assert found[-1].low > 0

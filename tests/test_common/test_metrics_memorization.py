@@ -3,7 +3,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.metrics.memorization import REPEATING, area, membership, memorization, repeating
+from common.metrics.memorization import (
+    REPEATING,
+    REPEATING_OF_CLASS,
+    area,
+    membership,
+    memorization,
+    repeating,
+    repeating_of_class,
+)
 from common.metrics.protocol import MetricRefused
 
 
@@ -86,6 +94,21 @@ def test_numbers_come_with_interval_and_rule() -> None:
         assert measured.low <= measured.value <= measured.high
         assert measured.rule == "600 training images"
     assert repeating(HELD_OUT, copies(0.1), TRAIN) == found
+
+
+def test_of_one_class_fewer_images_are_enough_and_the_note_says_so() -> None:
+    few = repeating_of_class(HELD_OUT[:30], copies(0.5, 60), TRAIN[:90])
+    assert tuple(few) == REPEATING_OF_CLASS
+    assert few["membership_auc"].low > 0.5 and few["nearest_ratio"].high < 1
+    for measured in few.values():
+        assert "few images: 30 are held out" in measured.note
+        assert measured.rule == "90 training images of the class"
+    # Where there are many, these are the numbers of `repeating`.
+    many, whole = (f(HELD_OUT, copies(0.1), TRAIN) for f in (repeating_of_class, repeating))
+    for name, measured in many.items():
+        assert measured[:3] == whole[name][:3] and "few images" not in measured.note
+    with pytest.raises(MetricRefused, match="At least 20 images"):
+        repeating_of_class(HELD_OUT[:19], copies(0.5, 60), TRAIN)
 
 
 def test_too_few_held_out_images_are_refused() -> None:

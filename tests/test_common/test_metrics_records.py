@@ -446,5 +446,12 @@ def test_labels_are_asked_about_only_where_they_differ() -> None:
         assert "class_kernel_distance" not in metrics(unlabelled, unlabelled)
     refused = metrics(labels, ["a"] * 24)["class_kernel_distance"]
     assert refused.value is None and "there are 1" in refused.note
+    alone = metrics(labels, labels[:13] + ["b"] * 2 + ["c"] * 9)
+    assert [name for name in alone if name.startswith("class_kernel_distance/")] == [
+        f"class_kernel_distance/{name}" for name in "abc"
+    ]
+    of_a, of_c = (alone[f"class_kernel_distance/{name}"] for name in "ac")
+    assert (of_a.n_real, of_a.n_fake) == (12, 12) and of_a.low < of_a.value < of_a.high
+    assert of_c.value is None and "there are 0" in of_c.note
     with pytest.raises(ValueError, match="23 labels of 24 images"):
         metrics(labels[:-1], labels)

@@ -7,6 +7,7 @@ import pytest
 
 from browsing import LAPTOP, PHONE, visit
 from common.errors import UserError
+from common.metrics.protocol import Record, read_records, write_records
 from common.report.distributions import bins, distributions, read_scalars, shares
 from common.report.page import render, write_report
 from common.report.runs import find_runs, read_run
@@ -82,6 +83,18 @@ def test_every_scalar_has_its_chart_and_every_run_its_nearest_images(workspace: 
     real, a, b = (float(text.rstrip(";")) for text in titles[0])
     # By name: run a was written with seed 1, run b with seed 0, each its mean at 5 + seed.
     assert abs(real - 5) < 0.5 and abs(a - 6) < 0.5 and abs(b - 5) < 0.5
+
+
+def test_numbers_of_single_classes_stand_in_a_closed_table_of_their_own(workspace: Path) -> None:
+    before = render(find_runs(workspace))
+    path = workspace / "runs/any/a/records.jsonl"
+    of_classes = [Record(f"membership_auc/{name}", 0.5) for name in ("cell", "pair")]
+    write_records(path, [*of_classes, *read_records(path)])
+    text = render(find_runs(workspace))
+    table, closed = text.split("<details><summary>2 numbers of single classes</summary>")
+    assert "membership_auc" not in table and "<b>kid</b>" in table
+    assert closed.split("</details>")[0].count("<b>membership_auc/") == 2
+    assert "of single classes" not in before
 
 
 def test_a_run_without_an_evaluation_says_so(workspace: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from common.errors import Exit, UserError
+from common.metrics.kinds import class_of
 from common.metrics.protocol import PROTOCOL_FIELDS, Record
 from common.report import charts
 from common.report.configs import Setting, data_set, differing_keys, read_config
@@ -226,3 +227,22 @@ def test_pictures_that_are_cut_or_no_png_or_too_many_are_named_instead(tmp_path:
     assert (good.width, good.height, good.problem) == (16, 9, "")
     assert good.uri.startswith("data:image/png;base64,")
     assert album.add(tmp_path / "good.png").problem == "good.png is left out: the page is full."
+
+
+@pytest.mark.parametrize(
+    ("metric", "family", "name"),
+    [
+        ("class_kernel_distance", "class_kernel_distance", ""),
+        ("class_kernel_distance/CP 2", "class_kernel_distance", "CP 2"),
+        ("kernel_distance/GFP", "kernel_distance/GFP", ""),
+        ("wasserstein/ring", "wasserstein/ring", ""),
+        ("judge/balanced_accuracy", "judge/balanced_accuracy", ""),
+        ("judge/real_recall/a/b", "judge/real_recall", "a/b"),
+        ("utility/real_50/macro_f1", "utility/real_50/macro_f1", ""),
+        ("utility/real_50/recall/ODA", "utility/real_50/recall", "ODA"),
+        ("utility/gain/real_50/macro_f1", "utility/gain/real_50/macro_f1", ""),
+        ("utility/gain/real_50/recall/ODA", "utility/gain/real_50/recall", "ODA"),
+    ],
+)
+def test_a_number_of_one_class_is_known_by_its_name(metric: str, family: str, name: str) -> None:
+    assert class_of(metric) == (family, name)

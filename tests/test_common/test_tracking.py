@@ -238,6 +238,8 @@ def test_a_sentence_loses_the_words_that_may_be_paths_or_addresses(
         ("kernel_distance/ann@example.org", "kernel_distance/private_"),
         ("kernel_distance/\x1b\udcff", "kernel_distance/"),
         ("odd name", "odd_name/_"),
+        ("utility/gain/real_50/recall/CP 2", "utility/gain/real_50/recall/CP_2_"),
+        ("judge/recall//home/ann/x", "judge/recall/private_"),
         ("/x", "metric/x_"),
     ],
 )
@@ -252,7 +254,7 @@ def test_any_name_of_a_channel_becomes_a_key_that_obeys(metric: str, begins: str
 def test_names_that_differ_have_keys_that_differ() -> None:
     names = ["GFP-1", "GFP 1", "GFP_1", "GFP.1", "/a/b", "/a/c", "~", "@", "\u202e", ""]
     assert len({metric_name(f"kernel_distance/{name}") for name in names}) == len(names)
-    for metric in ("FID", "utility/gain/real_synthetic_25", "wasserstein/ring_radius"):
+    for metric in ("FID", "utility/gain/real_25/macro_f1", "wasserstein/ring_radius"):
         assert metric_name(metric) == metric
 
 

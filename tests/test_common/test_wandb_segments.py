@@ -7,7 +7,7 @@ from wandb_server import end_runs
 
 from common.metrics.protocol import read_records
 from common.privacy import PRIVATE
-from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars
+from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars, metric_name
 from running import EXPERIMENTS, Cli, at, run_folder, smoke
 from wandb_log import logs_of, summary_of, tables_of
 
@@ -50,7 +50,7 @@ def test_after_utility_all_that_was_measured_is_still_there(tmp_path: Path, cli:
     assert len(tables[SAMPLES]["data"]) == 40
     table = tables[RECORDS]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [row["metric"] for row in rows] == [record.metric for record in records]
+    assert [row["metric"] for row in rows] == [metric_name(record.metric) for record in records]
     assert PRIVATE not in {cell for row in rows for cell in row.values()}
 
 
