@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.datasets import Batch
-from common.errors import Exit, UserError
+from common.errors import Exit, UserError, require_positive
 from common.losses.variational import masked_mse
 from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.generator import CiliaGenerator
@@ -34,11 +34,12 @@ class CiliaDiffusion(CiliaGenerator):
         image_size: side of the canvas in pixels.
         num_channels: of the image.
         lr: of Adam.
+        width: unit of the channels.
         patch_size: pixels along a side of what the network takes for one pixel.
-        channels: of the U-Net's levels, the finest first.
+        multipliers: channels of the U-Net's levels in units of ``width``, the finest first.
         attention: whether a level has self-attention.
         num_blocks: residual blocks a level.
-        head_channels: channels of one attention head.
+        num_heads: of each self-attention.
         label_dropout: share of the training labels that is hidden.
         contrast: images are multiplied by this, so that their standard deviation is about one.
         guidance: weight of the class; 1 is the model as trained, more is more typical.
@@ -51,11 +52,12 @@ class CiliaDiffusion(CiliaGenerator):
         image_size: int = 128,
         num_channels: int = 1,
         lr: float = 5e-4,
+        width: int = 64,
         patch_size: int = 4,
-        channels: Sequence[int] = (128, 256, 256),
-        attention: Sequence[bool] = (False, True, True),
-        num_blocks: int = 2,
-        head_channels: int = 64,
+        multipliers: Sequence[int] = (3, 4, 6),
+        attention: Sequence[bool] = (False, False, True),
+        num_blocks: int = 1,
+        num_heads: int = 3,
         label_dropout: float = 0.1,
         contrast: float = 2.0,
         guidance: float = 1.5,
@@ -63,6 +65,8 @@ class CiliaDiffusion(CiliaGenerator):
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
+        require_positive("model", width=width, patch_size=patch_size, num_steps=num_steps)
+        channels = [width * multiplier for multiplier in multipliers]
         step = patch_size << (len(channels) - 1)
         if image_size % step:
             raise UserError(
@@ -79,7 +83,7 @@ class CiliaDiffusion(CiliaGenerator):
             channels=channels,
             attention_levels=attention,
             num_res_blocks=num_blocks,
-            num_head_channels=head_channels,
+            num_head_channels=[size // num_heads for size in channels],
             norm_num_groups=8,
             num_class_embeds=len(classes) + 1,
         )

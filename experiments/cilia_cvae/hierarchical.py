@@ -27,10 +27,12 @@ class HierarchicalCVAE(CiliaGenerator):
 
     Args:
         classes: class names; index = label. Stored in the checkpoint.
-        image_size: side of the canvas in pixels, a multiple of 2 ** len(widths).
+        image_size: side of the canvas in pixels, a multiple of 2 ** len(multipliers).
         num_channels: of the image.
         lr: of Adam.
-        widths: channels from half the resolution on, each at half the side of the one before.
+        width: channels at half resolution.
+        multipliers: channels from half the resolution on in units of ``width``, each at half the
+            side of the one before.
         latent_channels: of the latents by grid, the coarsest first; half the resolution has none.
         num_groups: of latents by grid, the coarsest first.
         condition_dim: of the class and aspect vector.
@@ -48,7 +50,8 @@ class HierarchicalCVAE(CiliaGenerator):
         image_size: int = 128,
         num_channels: int = 1,
         lr: float = 5e-4,
-        widths: Sequence[int] = (64, 128, 256, 256),
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2, 4, 4),
         latent_channels: Sequence[int] = (16, 16, 8),
         num_groups: Sequence[int] = (2, 4, 4),
         condition_dim: int = 128,
@@ -60,7 +63,8 @@ class HierarchicalCVAE(CiliaGenerator):
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
-        require_positive("model", condition_dim=condition_dim)
+        require_positive("model", width=width, condition_dim=condition_dim)
+        widths = [width * multiplier for multiplier in multipliers]
         if image_size % (1 << len(widths)):
             raise UserError(
                 Exit.USAGE,
@@ -72,7 +76,7 @@ class HierarchicalCVAE(CiliaGenerator):
             raise UserError(
                 Exit.USAGE,
                 "--model.latent_channels and --model.num_groups",
-                f"must name {len(widths) - 1} grids, one fewer than --model.widths",
+                f"must name {len(widths) - 1} grids, one fewer than --model.multipliers",
                 "correct the configuration",
             )
         self.condition = Condition(classes, condition_dim)
