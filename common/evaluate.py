@@ -18,6 +18,7 @@ from common.metrics.features import Extractor
 from common.metrics.kinds import VERBS, class_of, verb_of
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record, read_records, write_records
+from common.metrics.structure import structure_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
 from common.runs.folder import RunFolder
@@ -58,7 +59,11 @@ def evaluate_run(
     known, others = eyes.look("training", packed_images(data, "train", train), len(train), False)
     context = evaluation_context(folder, data)
     found = evaluate(held_out, fake, network, context, known)
-    records = [*found.records, *leakage(data, real, train, faces + others, context)]
+    records = [
+        *found.records,
+        *structure_records(held_out, fake, data.checks, context.record),
+        *leakage(data, real, train, faces + others, context),
+    ]
     # Killed in between, a run has numbers without pictures and never those of another evaluation.
     shutil.rmtree(folder.evaluation, ignore_errors=True)
     update_records(folder, records)

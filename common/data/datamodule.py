@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -125,6 +126,15 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""
         return {}
 
+    def checks(self, label: str, measured: Mapping[str, float]) -> dict[str, bool]:
+        """Whether what was measured of an image is what its class stands for, by name of a check.
+
+        Args:
+            label: class of the image.
+            measured: of `measure`, NaN where something could not be measured.
+        """
+        return {}
+
     def task(self, training: "Training", device: torch.device) -> "Task | None":
         """What these images are wanted for, as a judge of others; None where nothing is named."""
         return None
@@ -137,14 +147,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return Path(inspect.getfile(type(self))).parent.name
 
     @property
-    def simulated_name(self) -> str:
-        """Of the simulated raw folder; another simulator, number or size gives another name."""
+    def simulator_sha256(self) -> str:
+        """Of the code that decides what `simulate` writes."""
         folder = Path(inspect.getfile(type(self))).parent
         shared = sorted((PROJECT / "common/simulate").glob("*.py"))
         sources = [folder / name for name in self.simulator_files] + shared
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+    @property
+    def simulated_name(self) -> str:
+        """Of the simulated raw folder; another simulator, number or size gives another name."""
         what = f"{self.simulated_images}x{self.simulated_size}px"
-        return f"{self.experiment}-simulated-{what}-{digest[:8]}"
+        return f"{self.experiment}-simulated-{what}-{self.simulator_sha256[:8]}"
 
     @property
     def classes(self) -> tuple[str, ...]:

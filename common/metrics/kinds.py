@@ -8,7 +8,7 @@ JUDGE, UTILITY = "judge/", "utility/"
 VERBS = (JUDGE, UTILITY)
 # A line of the ledger, or what it gains, comes before its score.
 _OF_CLASS = re.compile(
-    r"(class_kernel_distance|membership_auc|nearest_ratio"
+    r"(class_kernel_distance|membership_auc|nearest_ratio|structure/[^/]+"
     rf"|{JUDGE}[^/]+|{UTILITY}(?:gain/)?+[^/]+/[^/]+)/(.+)",
     re.DOTALL,
 )
