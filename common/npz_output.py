@@ -17,7 +17,7 @@ import numpy as np
 
 from common.data.npz_input import SPLITS
 from common.data.prepared import Prepared
-from common.errors import Exit, UserError
+from common.errors import Exit, UserError, relative
 from common.generation import grey_to_unit
 from common.storage import whole_file
 from common.tables import to_csv
@@ -48,8 +48,10 @@ def write_npz(prepared: Prepared, path: Path) -> None:
             shape = (len(labels), size, size, channels)
             _add(archive, f"x_{split}", shape, np.dtype("<f4"), _images(prepared, split))
             _add(archive, f"y_{split}", labels.shape, labels.dtype, [labels])
-    with whole_file(path.with_name(STATISTICS)) as stream:
+    beside = path.with_name(STATISTICS)
+    with whole_file(beside) as stream:
         stream.write(to_csv(statistics(prepared)))
+    print(f"{'arrays:':12}{relative(path)}, {relative(beside)}", flush=True)
 
 
 def statistics(prepared: Prepared) -> list[list[object]]:

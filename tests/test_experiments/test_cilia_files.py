@@ -15,6 +15,7 @@ from read_cards import Shown, mlcroissant
 from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
 from common.data.manifest import read_manifest
 from common.data.prepared import Prepared
+from common.report import __main__ as report
 from experiments.cilia_cvae.datamodule import CiliaDataModule
 from running import Cli, at, call_cli, refuses, run_folder, smoke
 
@@ -171,6 +172,9 @@ def test_names_of_the_followed_system_work_in_every_verb(
     records = list(read.records("images"))
     told = {record["images/name"].decode(): record["images/seed"] for record in records}
     assert told == {row["name"]: int(row["seed"]) for row in rows} and len(records) == 20
+    report.main(["--workspace", str(workspace)])
+    page = (workspace / "reports/index.html").read_text()
+    assert "Samples on fixed seeds of run first" in page and "No samples" not in page
     (folder / rows[3]["name"]).with_name("another.png").write_bytes(before[0])
     refuses(cli(EXPERIMENT, "card", *on), 3, "another.png, which its manifest.csv does not name")
     assert cli(EXPERIMENT, "generate", *on, "--n", "2").code == 0
