@@ -115,6 +115,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},
+            "judge": {"model", "datamodule"},
             "quiz": {"model", "datamodule"},
             "card": {"model", "datamodule"},
             "export": {"model", "datamodule"},
@@ -252,7 +253,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         self.lock.acquire()
 
     # Nor do the files change that are read.
-    before_card = before_evaluate = before_quiz = before_utility = before_generate
+    before_card = before_evaluate = before_judge = before_quiz = before_utility = before_generate
 
     @property
     def experiment(self) -> str:
