@@ -125,6 +125,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},
+            "judge": {"model", "datamodule"},
             "quiz": {"model", "datamodule"},
             "card": {"model", "datamodule"},
             "export": {"model", "datamodule"},
@@ -263,7 +264,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         self.lock.acquire()
 
     # Nor do the files change that are read.
-    before_card = before_evaluate = before_quiz = before_utility = before_generate
+    before_card = before_evaluate = before_judge = before_quiz = before_utility = before_generate
 
     @property
     def experiment(self) -> str:

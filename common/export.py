@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from common.runs.checkpoints import images_in, sha256_of
 from common.runs.folder import RunFolder
 from common.sampling import Sampler
 from common.storage import whole_folder
+from common.tensors_file import pack, unpack
 
 SCHEMA = 1
 WEIGHTS, FACTS, GRAPH = "model.safetensors", "model.json", "sampler.onnx"
@@ -68,7 +68,7 @@ def export_run(
     batch = data.example_batch(sum(BATCH_SIZES), seed=0)
     sampler = model.eval().sampler(batch)
     expected = sampler()
-    weights = _serialized(model)
+    weights = pack(model.state_dict())
     facts = _facts(model, data, sampler, expected) | {
         "checkpoint": _described(checkpoint, path),
         "weights": {"file": WEIGHTS, _DIGEST: hashlib.sha256(weights).hexdigest()},
@@ -80,7 +80,7 @@ def export_run(
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         write_graph(partial / GRAPH, model, sampler, metadata)
         loaded = load_export(partial, type(model))
-        if _serialized(loaded) != weights:
+        if pack(loaded.state_dict()) != weights:
             raise _not_the_same(WEIGHTS, "reads back as other weights")
         # Hyper-parameters that did not survive make another network of the same weights.
         if not torch.equal(loaded.sampler(batch)(), expected):
@@ -175,22 +175,16 @@ def _signature(tensor: Tensor) -> dict[str, Any]:
     return {"shape": [BATCH, *tensor.shape[1:]], "dtype": kind}
 
 
-def _serialized(model: pl.LightningModule) -> bytes:
-    # Copies: tied weights are one tensor under two names, which the format refuses.
-    state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(state)
-
-
 def _read_weights(path: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != facts["weights"].get(_DIGEST):
             raise _unusable(path, f"is damaged: its SHA-256 is not the one in {FACTS}")
-        return safetensors.torch.load(content)
+        return unpack(content)
     except OSError as error:
         raise _unusable(path, f"cannot be read ({error.strerror})") from error
-    except safetensors.SafetensorError as error:
-        raise _unusable(path, "holds no tensors") from error
+    except ValueError as error:
+        raise _unusable(path, str(error)) from error
 
 
 def _difference(graph: Path, sampler: Sampler, expected: Tensor) -> float:

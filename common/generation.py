@@ -78,7 +78,7 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
     # Beside the page of the quiz may lie what players have answered.
     for described in (folder.records, folder.quiz):
         described.unlink(missing_ok=True)
-    for described in (folder.evaluation, folder.card):
+    for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
     for path in sorted(folder.samples.iterdir()):

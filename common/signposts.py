@@ -48,6 +48,11 @@ class Signposts:
 
     after_utility = after_evaluate
 
+    def after_judge(self) -> None:
+        """Says where the numbers are, what was taken for what, and what comes next."""
+        self.say("confusion", self.folder.confusion)
+        self.after_evaluate()
+
     def after_quiz(self) -> None:
         """Says where the page is and what to do with it."""
         self.say("quiz", self.folder.quiz)

@@ -18,7 +18,7 @@ from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
 from common.tracking.run import Tracking, refuse_tracking
-from common.utility.task import PERCENTS, Balance, Training
+from common.utility.task import JUDGE, JUDGES, LEDGER, PERCENTS, Balance, Training
 
 Percent = restricted_number_type("Percent", int, [(">", 0), ("<=", 100)])
 
@@ -174,9 +174,9 @@ class ExperimentTrainer(pl.Trainer):
         model: pl.LightningModule,
         datamodule: ImageDataModule,
         seeds: PositiveInt = 3,
-        images_seen: PositiveInt = 12_000,
-        width: PositiveInt = 16,
-        balance: Balance = "classes",
+        images_seen: PositiveInt = LEDGER.images_seen,
+        width: PositiveInt = LEDGER.width,
+        balance: Balance = LEDGER.balance,
         percents: Sequence[Percent] = PERCENTS,
     ) -> None:
         """Trains the experiment's task model with and without the run's `samples`.
@@ -198,6 +198,34 @@ class ExperimentTrainer(pl.Trainer):
         self._open_data(datamodule)
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_utility(self.folder, datamodule, training, device, seeds, percents)
+        log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
+
+    def judge(
+        self,
+        model: pl.LightningModule,
+        datamodule: ImageDataModule,
+        judges: PositiveInt = JUDGES,
+        images_seen: PositiveInt = JUDGE.images_seen,
+        width: PositiveInt = JUDGE.width,
+        balance: Balance = JUDGE.balance,
+    ) -> None:
+        """Asks classifiers that know real images alone as what they recognise the run's `samples`.
+
+        Args:
+            model: not used; the samples on disk are what is judged.
+            datamodule: whose splits are read; it names the task. What is trained on it is kept.
+            judges: how many, each from another seed.
+            images_seen: training images of one judge, repeats counted.
+            width: of a judge.
+            balance: as of `utility`.
+        """
+        from common.tracking.evaluation import log_evaluation, sample_rows
+        from common.utility.judgement import measure_judgement
+
+        refuse_tracking(self.folder, self.tracking)
+        self._open_held_out(datamodule)
+        training, device = Training(width, images_seen, balance), self.strategy.root_device
+        measure_judgement(self.folder, datamodule, training, device, judges)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def quiz(

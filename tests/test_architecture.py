@@ -23,7 +23,7 @@ DOORS = {
     "albumentations": {"common/data/augment.py"},
     "torch_fidelity": {"common/metrics/fidelity.py"},
     "jinja2": {"common/web_page.py"},
-    "safetensors": {"common/export.py"},
+    "safetensors": {"common/tensors_file.py"},
     "onnx": {"common/onnx_graph.py"},
     "onnxruntime": {"common/onnx_graph.py"},
     "onnx_ir": {"common/onnx_graph.py"},

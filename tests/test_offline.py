@@ -119,6 +119,7 @@ def test_no_verb_connects_to_another_machine(experiment: str, tmp_path: Path) ->
         ("generate", *where, "--n", "20", "--labels", "balanced"),
         ("evaluate", *where),
         ("utility", *where, "--seeds", "1", "--images_seen", "8", "--width", "2"),
+        ("judge", *where, "--judges", "1", "--images_seen", "8", "--width", "2"),
         ("quiz", *where, "--n", "2"),
         ("card", *where),
         ("export", *where),

@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def confusion(self) -> Path:
+        """What `judge` recognised, by what was asked for."""
+        return self.path / "judge/confusion.csv"
+
+    @property
     def quiz(self) -> Path:
         """Page on which people judge `samples` beside held-out images."""
         return self.path / "quiz/index.html"

@@ -8,6 +8,8 @@ from common.metrics.protocol import Measured
 # An error estimated from fewer held-out groups says next to nothing.
 FEWEST_GROUPS = 5
 _RESAMPLES = 1000
+# A variance that is nothing but rounding.
+_NO_SPREAD = 1e-20
 
 
 def group_draws(groups: np.ndarray) -> np.ndarray:
@@ -51,7 +53,7 @@ def over_models(
     of_groups = np.nanvar(drawn, ddof=1)
     total = of_models + of_groups
     # A share of 0 among eight images does not prove that it is 0.
-    if total == 0:
+    if total < _NO_SPREAD:
         return Measured(value, note="all models and draws agree, so there is no interval")
     freedom = total**2 / (of_models**2 / (models - 1) + of_groups**2 / (groups - 1))
     reach = float(stats.t.ppf((1 + level) / 2, freedom) * total**0.5)

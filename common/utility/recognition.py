@@ -1,5 +1,7 @@
 """How well classes are recognised, as pure functions of a table of asked and recognised class."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -37,13 +39,24 @@ def f1_scores(table: np.ndarray) -> np.ndarray:
     return np.where(held > 0, _share(2 * _right(table), held + table.sum(1)), np.nan)
 
 
-def balanced_accuracy(table: np.ndarray) -> np.ndarray:
+def balanced_accuracy(table: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
     """Mean recall [D] of the classes that a draw holds, each class alike.
 
     Args:
         table: of `confusions`.
+        classes: those whose images count; what is recognised may be any. None for all.
     """
-    return _mean(recalls(table))
+    of_classes = recalls(table)
+    return _mean(of_classes if classes is None else of_classes[:, list(classes)])
+
+
+def accuracy(table: np.ndarray) -> np.ndarray:
+    """Share [D] of the images that are recognised, each image alike.
+
+    Args:
+        table: of `confusions`.
+    """
+    return _share(_right(table).sum(1), table.sum((1, 2)))
 
 
 def macro_f1(table: np.ndarray) -> np.ndarray:

@@ -32,6 +32,11 @@ class Training:
     balance: Balance = "classes"
 
 
+# Of the models of the ledger, which are many, and of the judges, which are few and asked often.
+LEDGER, JUDGE = Training(16, 12_000), Training(32, 60_000)
+JUDGES = 3
+
+
 class Score(NamedTuple):
     """One number of one model, from 0 to 1, for each draw of the test images.
 
