@@ -223,7 +223,7 @@ class ExperimentTrainer(pl.Trainer):
         from common.utility.judgement import measure_judgement
 
         refuse_tracking(self.folder, self.tracking)
-        self._open_held_out(datamodule)
+        self._open_data(datamodule)
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_judgement(self.folder, datamodule, training, device, judges)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))

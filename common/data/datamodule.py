@@ -18,7 +18,7 @@ from common import PROJECT
 from common.data.augment import check_policy
 from common.data.canvas import Fit
 from common.data.cards import Card, card_file, load_card
-from common.data.datasets import Batch, SeedDataset, SourcedDataset, as_batch
+from common.data.datasets import Batch, Guides, SeedDataset, SourcedDataset, as_batch
 from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
 from common.data.planning import plan_seeds, plan_sources
@@ -134,6 +134,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             measured: of `measure`, NaN where something could not be measured.
         """
         return {}
+
+    def guides(self, split: str) -> Guides | None:
+        """What the images of a split are made from besides label and mask; None for nothing."""
+        return None
 
     def task(self, training: "Training", device: torch.device) -> "Task | None":
         """What these images are wanted for, as a judge of others; None where nothing is named."""
@@ -299,6 +303,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns stored numbers into float32 in [-1, 1], on the device."""
         batch["mask"] = batch["mask"].float()
+        if "guide" in batch:
+            batch["guide"] = batch["guide"].float().div_(255)
         if "image" in batch:
             low, high = self.facts["window"]
             storage = self.facts["storage"]
@@ -335,7 +341,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._trained_on = state_dict["trained_on"]
 
     def _loader(self, split: str, policy: str, shuffle: bool) -> BatchLoader:
-        dataset = self.prepared.dataset(split, policy, self.seed)
+        dataset = self.prepared.dataset(split, policy, self.seed, self.guides(split))
         rank, world = self._rank()
         sampler = EpochSampler(
             len(dataset),

@@ -1,6 +1,6 @@
 """Datasets over packed pixels and over seeds; batches are dicts of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -22,7 +22,8 @@ class Batch(TypedDict):
 
     `image` [B, C, H, W] is uint8 or uint16 in the loader and float32 in [-1, 1] on the device, 1
     at the upper end of the data card's window. `mask` [B, 1, H, W] is 1 where the canvas holds
-    image. `label` [B] is an index into the checkpoint's class list.
+    image. `label` [B] is an index into the checkpoint's class list. `guide` [B, K, H, W] shows what
+    an image is made from besides; uint8 in the loader and float32 in [0, 1] on the device.
     """
 
     name: list[str]
@@ -30,6 +31,12 @@ class Batch(TypedDict):
     mask: Tensor
     label: Tensor
     seed: NotRequired[Tensor]
+    guide: NotRequired[Tensor]
+
+
+# Of the image in a row of the data set, or of that number in a plan, and of its mask [1, S, S]: the
+# guide, uint8 [K, S, S].
+Guides = Callable[[int, np.ndarray], np.ndarray]
 
 
 class PackedDataset(Dataset[Batch]):
@@ -43,6 +50,7 @@ class PackedDataset(Dataset[Batch]):
         policy: augmentation, see `augment`.
         seed: of the run; the augmentation of an image depends on (seed, epoch, index) alone.
         fit: how the images came onto the canvas, see `canvas`.
+        guides: of the images; without them there are none in a batch.
     """
 
     def __init__(
@@ -54,12 +62,14 @@ class PackedDataset(Dataset[Batch]):
         policy: str = "none",
         seed: int = 0,
         fit: Fit = "aspect",
+        guides: Guides | None = None,
     ) -> None:
         self.path = folder / f"{split}.npy"
         self.samples = list(samples)
         self.policy = policy
         self.seed = seed
         self.fit = fit
+        self.guides = guides
         position = {name: k for k, name in enumerate(classes)}
         labels = [position[sample.label] if position else 0 for sample in samples]
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -96,8 +106,7 @@ class PackedDataset(Dataset[Batch]):
                 raise
         self._note(IDLE)
         return {
-            "image": torch.from_numpy(np.stack([view["image"] for view in views])),
-            "mask": torch.from_numpy(np.stack([view["mask"] for view in views])),
+            **{name: torch.from_numpy(np.stack([v[name] for v in views])) for name in views[0]},
             "label": self.labels[[index for _, index in keys]],
             "name": [self.samples[index].name for _, index in keys],
         }
@@ -112,6 +121,8 @@ class PackedDataset(Dataset[Batch]):
         size = pixels.shape[-1]
         mask = rectangle_mask(*extent(sample.height, sample.width, size, self.fit), size)
         arrays = {"image": pixels, "mask": mask}
+        if self.guides is not None:
+            arrays["guide"] = self.guides(index, mask)
         return augment(arrays, self.policy, self.seed, epoch, index)
 
 
@@ -122,22 +133,34 @@ class SeedDataset(Dataset[Batch]):
         seeds: one an image; image k is a function of the weights, seed k and label k.
         labels: class indices.
         masks: [N, 1, H, W] uint8, the part of the canvas that will be kept.
+        guides: of the images, by number; without them there are none in a batch.
     """
 
-    def __init__(self, seeds: Sequence[int], labels: Sequence[int], masks: np.ndarray) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        labels: Sequence[int],
+        masks: np.ndarray,
+        guides: Guides | None = None,
+    ) -> None:
         self.seeds, self.labels, self.masks = list(seeds), list(labels), masks
+        self.guides = guides
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once."""
-        return {
+        batch: Batch = {
             "name": [f"{index:06d}" for index in indices],
             "seed": torch.tensor([self.seeds[index] for index in indices]),
             "label": torch.tensor([self.labels[index] for index in indices]),
             "mask": torch.from_numpy(self.masks[list(indices)]),
         }
+        if self.guides is not None:
+            guides = [self.guides(index, self.masks[index]) for index in indices]
+            batch["guide"] = torch.from_numpy(np.stack(guides))
+        return batch
 
 
 class SourcedDataset(SeedDataset):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.datasets import PackedDataset, open_packed
+from common.data.datasets import Guides, PackedDataset, open_packed
 from common.data.manifest import Sample, of_split, read_manifest
 from common.errors import Exit, UserError, relative
 
@@ -53,7 +53,9 @@ class Prepared:
         """Rows of one split in packed order."""
         return of_split(self.manifest, split)
 
-    def dataset(self, split: str, policy: str = "none", seed: int = 0) -> PackedDataset:
+    def dataset(
+        self, split: str, policy: str = "none", seed: int = 0, guides: Guides | None = None
+    ) -> PackedDataset:
         """One split; of no other split's pixels anything is opened.
 
         Raises:
@@ -62,7 +64,7 @@ class Prepared:
         rows = self.samples(split)
         self._check_packed(self.folder / f"{split}.npy", len(rows))
         classes, fit = self.facts["classes"], self.facts["fit"]
-        return PackedDataset(self.folder, split, rows, classes, policy, seed, fit)
+        return PackedDataset(self.folder, split, rows, classes, policy, seed, fit, guides)
 
     def _check_packed(self, path: Path, rows: int) -> None:
         """Here and not at the first access, which may happen in a loader process."""

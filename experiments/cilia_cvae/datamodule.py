@@ -1,19 +1,26 @@
 """Ciliary cross-sections: class folders of single images."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from common.data.datamodule import ImageDataModule
+from common.data.datasets import Guides, SeedDataset
 from common.data.image_io import find_images
 from common.data.manifest import Sample
 from common.data.splits import SPLIT_FOLDERS, group_of
 from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
 from common.utility.task import Training
-from experiments.cilia_cvae import biology
+from experiments.cilia_cvae import biology, ultrastructure
+from experiments.cilia_cvae.layout import Axis, LayoutGuides, describe, read_layouts
+from experiments.cilia_cvae.layout import sample as sample_layout
+
+# The test split is left to `evaluate`, which needs no layouts.
+_READ = ("train", "val")
 
 
 class CiliaDataModule(ImageDataModule):
@@ -21,6 +28,52 @@ class CiliaDataModule(ImageDataModule):
 
     default_card = "cilia_tem"
     simulator_files = ("simulator.py", "anatomy.py")
+
+    def __init__(self, layout: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layout = layout
+        self._known: dict[str, Any] = {}
+        self._axes: dict[str, list[Axis | None]] = {}
+
+    def prepare_data(self) -> None:
+        """Also reads the microtubules of training and validation images, where they are wanted."""
+        super().prepare_data()
+        if self.layout and self.prepared is not None:
+            for split in _READ:
+                read_layouts(self.prepared, split)
+
+    def setup(self, stage: str) -> None:
+        """Also describes the layouts of the training images."""
+        super().setup(stage)
+        if self.layout and self.prepared is not None:
+            self._axes = {split: read_layouts(self.prepared, split) for split in _READ}
+            labels = [sample.label for sample in self.prepared.samples("train")]
+            self._known = describe(self._axes["train"], labels)
+
+    def guides(self, split: str) -> Guides | None:
+        """Layouts of a split's images."""
+        if not self.layout:
+            return None
+        samples = self.prepared.samples(split)
+        shapes = [(sample.height, sample.width) for sample in samples]
+        return LayoutGuides(self._axes[split], shapes)
+
+    def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
+        """Also draws a layout for each image, by its seed and label."""
+        plan = super().plan_generation(count, seed, labels)
+        if self.layout:
+            plan.guides = self._drawn_guides(plan)
+        return plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also what is known of layouts."""
+        return super().state_dict() | {"layout": self._known}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        super().load_state_dict(state_dict)
+        self._known = state_dict.get("layout", {})
+
     # As the system that this experiment follows names its images.
     namings: ClassVar[dict[str, str]] = {
         "upstream": "Generated Images {size}/Synthetic_{label}_{time}_{number:04d}"
@@ -53,9 +106,23 @@ class CiliaDataModule(ImageDataModule):
         """Doublets, central pair and dynein arms; see `biology`."""
         return biology.measure(image)
 
+    def checks(self, label: str, measured: Mapping[str, float]) -> dict[str, bool]:
+        """Numbers of microtubules, and arms; see `ultrastructure`."""
+        return ultrastructure.checks(label, measured)
+
     def task(self, training: Training, device: torch.device) -> Classification:
         """Which class a cross-section shows."""
         return Classification(self.classes, device, training)
+
+    def _drawn_guides(self, plan: SeedDataset) -> LayoutGuides:
+        drawn = [
+            sample_layout(
+                self._known, self.facts["classes"][label], np.random.default_rng([seed, 9])
+            )
+            for seed, label in zip(plan.seeds, plan.labels, strict=True)
+        ]
+        shapes = [tuple(int(mask.any(axis).sum()) for axis in (2, 1)) for mask in plan.masks]
+        return LayoutGuides(drawn, shapes)
 
     def _class_of(self, name: Path) -> str | None:
         """Class by the first folder, or by the second where that names a split."""

@@ -44,6 +44,7 @@ class CiliaDiffusion(CiliaGenerator):
         contrast: images are multiplied by this, so that their standard deviation is about one.
         guidance: weight of the class; 1 is the model as trained, more is more typical.
         num_steps: of the sampler, by Euler's method.
+        guide_channels: of the guides that the data give with each image; 0 for none.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class CiliaDiffusion(CiliaGenerator):
         contrast: float = 2.0,
         guidance: float = 1.5,
         num_steps: int = 40,
+        guide_channels: int = 0,
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
@@ -78,7 +80,7 @@ class CiliaDiffusion(CiliaGenerator):
         values = num_channels * patch_size**2
         self.network = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=values + patch_size**2,
+            in_channels=values + (1 + guide_channels) * patch_size**2,
             out_channels=values,
             channels=channels,
             attention_levels=attention,
@@ -94,6 +96,7 @@ class CiliaDiffusion(CiliaGenerator):
         self.contrast = contrast
         self.guidance = guidance
         self.num_steps = num_steps
+        self.guide_channels = guide_channels
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the velocity at random times, in units of the image's variance."""
@@ -105,35 +108,37 @@ class CiliaDiffusion(CiliaGenerator):
         if self.training:
             drop = torch.rand(len(label), device=label.device) < self.label_dropout
             label = label.masked_fill(drop, self.hidden)
-        velocity = self.velocity(noisy, time, label, mask)
+        velocity = self.velocity(noisy, time, label, self._shown(batch))
         return {"loss": masked_mse(velocity.float(), image - noise, mask).mean()}
 
-    def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
         """Direction [B, C, H, W] from noise to image, at the noisy images [B, C, H, W].
 
         Args:
             noisy: on the way, in units of the image's standard deviation.
             time: [B], 0 for images to 1,000 for noise.
             label: index of the class [B]; one more than the last is any class.
-            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+            shown: mask [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0,
+                and behind it the guide's channels.
         """
-        patches = [F.pixel_unshuffle(x, self.patch_size) for x in (noisy, mask)]
+        patches = [F.pixel_unshuffle(x, self.patch_size) for x in (noisy, shown)]
         found = self.network(torch.cat(patches, 1), time, class_labels=label)
         return F.pixel_shuffle(found, self.patch_size)
 
-    def guided(self, noisy: Tensor, time: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    def guided(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
         """Velocity [B, C, H, W] towards a class, away from all classes together.
 
         Args:
             noisy: [B, C, H, W] on the way, in units of the image's standard deviation.
             time: [B], 1,000 for noise down to 0 for images.
             label: index of the class [B].
-            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+            shown: mask [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0,
+                and behind it the guide's channels.
         """
-        velocity = self.velocity(noisy, time, label, mask)
+        velocity = self.velocity(noisy, time, label, shown)
         if self.guidance == 1:
             return velocity
-        any_class = self.velocity(noisy, time, torch.full_like(label, self.hidden), mask)
+        any_class = self.velocity(noisy, time, torch.full_like(label, self.hidden), shown)
         return any_class + self.guidance * (velocity - any_class)
 
     def sampler(self, batch: Batch) -> Sampler:
@@ -154,8 +159,14 @@ class CiliaDiffusion(CiliaGenerator):
 
     def _step(self, noisy: Tensor, time: float, batch: Batch) -> Sampler:
         times = torch.full((len(noisy),), time, device=noisy.device)
-        inputs = {"noisy": noisy, "time": times, "label": batch["label"], "mask": batch["mask"]}
+        shown = self._shown(batch)
+        inputs = {"noisy": noisy, "time": times, "label": batch["label"], "shown": shown}
         return Sampler(self.guided, inputs, output="velocity")
+
+    def _shown(self, batch: Batch) -> Tensor:
+        if not self.guide_channels:
+            return batch["mask"]
+        return torch.cat([batch["mask"], batch["guide"]], 1)
 
 
 def _scheduler() -> RFlowScheduler:

@@ -1,0 +1,341 @@
+"""Where the microtubules of a cross-section lie: read from images, drawn anew, shown to a network.
+
+A layout is what a person would mark: a point for each A, B and central tubule. It is read from
+training images by `biology`, described by a handful of numbers for each class, and drawn from
+those for generated images, which then come with their annotation.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import linalg
+
+from common.data.canvas import crop_to_mask
+from common.data.prepared import Prepared
+from common.progress import images_bar
+from common.storage import whole_file
+from experiments.cilia_cvae import biology
+from experiments.cilia_cvae.frame import RING_NM, locate
+from experiments.cilia_cvae.frame import sample as sample_image
+
+# Channels of a guide: A tubules, B tubules, central ones.
+KINDS = ("a_tubule", "b_tubule", "central")
+# Centres of A and B beside that of their doublet, nanometres along the arms and outward.
+A_TUBULE, B_TUBULE = (8.8, -2.7), (-9.3, 2.7)
+# Distance of central microtubules from the middle between them, nanometres.
+CENTRAL_NM = 14.5
+# A doublet this much nearer to the centre than the ring, in ring radii, has left it.
+DISPLACED = 0.12
+# Standard deviation of the spot that stands for a tubule, nanometres: about its radius.
+_SPOT_NM = 9.0
+
+
+class Layout(NamedTuple):
+    """Microtubules of one image.
+
+    Attributes:
+        points: x and y [N, 2] as shares of the image's width and height.
+        kinds: index into `KINDS` [N].
+        spot: standard deviation of the spots as a share of the image's longer side.
+    """
+
+    points: np.ndarray
+    kinds: np.ndarray
+    spot: float
+
+
+class Axis(NamedTuple):
+    """What is known of the axoneme of one image, in its own frame.
+
+    Attributes:
+        shape: centre x and y, logarithm of the ring's radius, and the two parts of its
+            ellipticity beyond that of the image; lengths in units of the root of the image's area.
+        radii: of the doublets in ring radii [n], in the order of their angles.
+        angles: of the doublets in radians [n].
+        side: 1 where arms point clockwise on the image, -1 where they do not.
+        central: x and y of the central microtubules in ring radii [m, 2].
+    """
+
+    shape: np.ndarray
+    radii: np.ndarray
+    angles: np.ndarray
+    side: int
+    central: np.ndarray
+
+
+def read(image: np.ndarray) -> Axis | None:
+    """Finds the microtubules of an image.
+
+    Args:
+        image: floats [C, H, W], of which the first channel counts; structures dark.
+
+    Returns:
+        None where no axoneme is found.
+    """
+    found = read_axoneme(image.astype(np.float64))
+    if found is None:
+        return None
+    frame, slots, side, central = found
+    height, width = image.shape[-2:]
+    unit = np.sqrt(height * width)
+    ring = np.median(slots[:, 0])
+    centre = (frame.centre + 0.5 - np.array([width, height]) / 2) / unit
+    turned, stretch = linalg.polar(ring * frame.matrix / unit, side="left")
+    log = linalg.logm(stretch).real
+    radius = np.trace(log) / 2
+    beyond = [log[0, 0] - radius - np.log(width / height) / 2, log[0, 1]]
+    angles = slots[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
+    order = np.argsort(angles)
+    shape = np.array([*centre, radius, *beyond])
+    return Axis(shape, slots[order, 0] / ring, angles[order], side, central @ turned.T / ring)
+
+
+def place(axis: Axis, height: int, width: int) -> Layout:
+    """The microtubules of an axoneme on an image of that size in pixels."""
+    unit = np.sqrt(height * width)
+    x, y, radius, along_x, diagonal = axis.shape
+    stretch = along_x + np.log(width / height) / 2
+    matrix = linalg.expm(np.array([[stretch, diagonal], [diagonal, -stretch]])) * np.exp(radius)
+    nm = RING_NM * np.sqrt(max(len(axis.radii), 1) / 9)
+    outward = np.stack([np.cos(axis.angles), np.sin(axis.angles)], 1)
+    along = np.stack([-outward[:, 1], outward[:, 0]], 1) * axis.side
+    middle = axis.radii[:, None] * outward
+    tubules = [middle + (a * along + o * outward) / nm for a, o in (A_TUBULE, B_TUBULE)]
+    plane = np.concatenate([*tubules, axis.central.reshape(-1, 2)])
+    kinds = np.repeat([0, 1, 2], [len(middle), len(middle), len(axis.central)])
+    points = plane @ matrix.T + [x, y]
+    spot = _SPOT_NM / nm * np.exp(radius) * unit / max(height, width)
+    return Layout(points * unit / [width, height] + 0.5, kinds, float(spot))
+
+
+def draw(layout: Layout | None, mask: np.ndarray) -> np.ndarray:
+    """A guide: one spot for each microtubule.
+
+    Args:
+        layout: of the image; None gives an empty guide.
+        mask: [1, S, S], 1 where the canvas holds the image.
+
+    Returns:
+        uint8 [3, S, S], 255 in the middle of a spot.
+    """
+    size = mask.shape[-1]
+    guide = np.zeros((len(KINDS), size, size), np.float32)
+    if layout is None:
+        return guide.astype(np.uint8)
+    spans = [np.flatnonzero(mask[0].any(axis)) for axis in (0, 1)]
+    pixel = np.arange(size)
+    waves = []
+    for span, share in zip(spans, layout.points.T, strict=True):
+        at = span[0] + share * len(span) - 0.5
+        waves.append(np.exp(-0.5 * ((pixel - at[:, None]) / (layout.spot * size)) ** 2))
+    for kind in range(len(KINDS)):
+        chosen = layout.kinds == kind
+        if chosen.any():
+            columns, rows = (wave[chosen] for wave in waves)
+            guide[kind] = (rows[:, :, None] * columns[:, None, :]).max(0)
+    return np.rint(255 * guide).astype(np.uint8)
+
+
+def describe(axes: Sequence[Axis | None], labels: Sequence[str]) -> dict[str, Any]:
+    """What layouts of each class have in common, as plain numbers; no image's own layout is kept.
+
+    Args:
+        axes: of the training images.
+        labels: class of each.
+
+    Returns:
+        ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
+        standard deviations of doublets on the ring, the latter in units of their pitch;
+        ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
+        middle of central microtubules; ``classes``: for each, how often there are so many
+        doublets, central and displaced ones.
+    """
+    seen = [(axis, label) for axis, label in zip(axes, labels, strict=True) if axis is not None]
+    shapes = np.stack([axis.shape for axis, _ in seen])
+    off = np.concatenate([1 - axis.radii / np.median(axis.radii) for axis, _ in seen])
+    gaps = np.concatenate([_unevenness(axis.angles) for axis, _ in seen])
+    left = off[off > DISPLACED]
+    middles = np.stack([axis.central.mean(0) for axis, _ in seen if len(axis.central)] or [[0, 0]])
+    classes = {}
+    for name in sorted({label for _, label in seen}):
+        mine = [axis for axis, label in seen if label == name]
+        classes[name] = {
+            "doublets": _shares(len(axis.radii) for axis in mine),
+            "central": _shares(len(axis.central) for axis in mine),
+            "displaced": _shares(int(_displaced(axis).sum()) for axis in mine),
+        }
+    return {
+        "shape": {"mean": shapes.mean(0).tolist(), "covariance": np.cov(shapes.T).tolist()},
+        "radius": float(np.std(off[off <= DISPLACED])),
+        "angle": float(np.std(gaps)),
+        "inward": [float(left.mean()), float(left.std())] if len(left) else [0.3, 0.05],
+        "drift": float(middles.std()),
+        "classes": classes,
+    }
+
+
+def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Axis | None:
+    """Draws the axoneme of an image that does not exist.
+
+    Args:
+        known: of `describe`.
+        label: class of the image.
+        rng: of that image alone.
+
+    Returns:
+        None for a class of which no layout was ever read.
+    """
+    if label not in known["classes"]:
+        return None
+    of_class = known["classes"][label]
+    count, number, displaced = (
+        int(rng.choice([int(value) for value in shares], p=list(shares.values())))
+        for shares in (of_class[key] for key in ("doublets", "central", "displaced"))
+    )
+    shape = rng.multivariate_normal(known["shape"]["mean"], known["shape"]["covariance"])
+    turns = np.arange(count) + rng.normal(0, known["angle"], count)
+    inward = rng.normal(0, known["radius"], count)
+    left = _apart(count, displaced, rng)
+    inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
+    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * turns / max(count, 1)
+    central = _central(number, rng) + rng.normal(0, known["drift"], 2)
+    return Axis(shape, 1 - inward, angles, int(rng.choice((-1, 1))), central)
+
+
+def _central(number: int, rng: np.random.Generator) -> np.ndarray:
+    spots = {1: [(0, 0)], 2: [(-1, 0), (1, 0)], 4: [(-1, -1), (1, -1), (-1, 1), (1, 1)]}
+    angle = rng.uniform(0, np.pi)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return CENTRAL_NM / RING_NM * np.reshape(spots.get(number, []), (-1, 2)) @ turn
+
+
+def _apart(count: int, number: int, rng: np.random.Generator) -> list[int]:
+    """So many places of a ring, no two of them neighbours as long as that is possible."""
+    chosen: list[int] = []
+    for place in rng.permutation(count).tolist():
+        near = {(place + step) % count for step in (-1, 1)}
+        if len(chosen) < number and not near & set(chosen):
+            chosen.append(place)
+    return chosen
+
+
+def _displaced(axis: Axis) -> np.ndarray:
+    return 1 - axis.radii / np.median(axis.radii) > DISPLACED
+
+
+def _unevenness(angles: np.ndarray) -> np.ndarray:
+    """How far each doublet stands from its place on an even ring, in units of the pitch."""
+    count = len(angles)
+    phase = angles / (2 * np.pi) * count - np.arange(count)
+    return phase - np.median(phase)
+
+
+def _shares(numbers: Any) -> dict[str, float]:
+    counted = Counter(numbers)
+    total = sum(counted.values())
+    return {str(value): times / total for value, times in sorted(counted.items())}
+
+
+class LayoutGuides:
+    """Guides of images, or of images to come.
+
+    Args:
+        axes: one an image.
+        shapes: height and width of the images in any unit.
+    """
+
+    def __init__(self, axes: Sequence[Axis | None], shapes: Sequence[tuple[int, int]]) -> None:
+        self.layouts = [
+            axis and place(axis, *shape) for axis, shape in zip(axes, shapes, strict=True)
+        ]
+
+    def __call__(self, index: int, mask: np.ndarray) -> np.ndarray:
+        """The guide uint8 [3, S, S] of one image with its mask [1, S, S]."""
+        return draw(self.layouts[index], mask)
+
+
+def read_layouts(prepared: Prepared, split: str) -> list[Axis | None]:
+    """Layouts of all images of a split, read once and kept beside its pixels."""
+    sources = [Path(__file__).with_name(f"{name}.py") for name in ("layout", "biology", "frame")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
+    path = prepared.folder / f"layouts-{split}-{digest}.pt"
+    if not path.is_file():
+        dataset = prepared.dataset(split)
+        axes = []
+        with images_bar("microtubules", len(dataset)) as bar:
+            for row in range(len(dataset)):
+                seen = dataset.__getitems__([(0, row)])
+                axes.append(read(crop_to_mask(seen["image"][0].numpy(), seen["mask"][0].numpy())))
+                bar.update()
+        with whole_file(path) as stream:
+            torch.save([axis and tuple(map(_plain, axis)) for axis in axes], stream)
+    found = torch.load(path, weights_only=True)
+    return [
+        axis and Axis(*(np.array(v) if isinstance(v, list) else v for v in axis)) for axis in found
+    ]
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def read_axoneme(image):
+    pixels = np.asarray(image[0] if image.ndim == 3 else image, np.float64)
+    spread = np.std(pixels)
+    if spread < 1e-6:
+        return None
+    pixels = (pixels - pixels.mean()) / spread
+    frame = locate(pixels)
+    if frame is None:
+        return None
+    slots = biology.doublet_slots(pixels, frame)
+    from scipy import ndimage
+
+    away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
+    on_ring = slots[away <= max(0.12, np.median(away))]
+    radius, angle = on_ring[:, 0, None, None], on_ring[:, 1, None, None]
+    far = radius + biology._OUTWARD / frame.nm
+    x = far * np.cos(angle) - biology._ALONG / frame.nm * np.sin(angle)
+    y = far * np.sin(angle) + biology._ALONG / frame.nm * np.cos(angle)
+    blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
+    tiles = sample_image(blurred, frame, x, y)
+    side = max((1, -1), key=lambda s: biology._aligned(tiles[:, :, ::s])[0])
+    kept = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2])]
+    grid = np.arange(-37, 38) * biology._STEP_NM
+    gx, gy = np.meshgrid(grid, grid)
+    stain = sample_image(
+        ndimage.gaussian_filter(-pixels, 0.02 * frame.radius), frame, gx / frame.nm, gy / frame.nm
+    )
+    number = biology.central_microtubules(pixels, frame)
+    central = np.zeros((0, 2))
+    if number:
+        inside, templates, numbers = biology._central_templates()
+        patch = stain[22:53, 22:53][inside]
+        match = templates @ (patch - patch.mean())
+        best = int(np.argmax(np.where(numbers == number, match, -np.inf)))
+        central = SPOTS[best] / frame.nm
+    return frame, kept, side, central
+
+
+def _spots():
+    from experiments.cilia_cvae.frame import shifts
+
+    pair = np.array([(-14.5, 0), (14.5, 0)])
+    pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
+    layouts = [(1, np.zeros((1, 2)))]
+    for angle in np.arange(12) * np.pi / 12:
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        layouts += [(2, pair @ turn.T), (4, pairs @ turn.T)]
+    out = []
+    for number, spots in layouts:
+        for shift in shifts(10 if number == 1 else 7, biology._STEP_NM):
+            out.append(spots + shift)
+    return out
+
+
+SPOTS = _spots()

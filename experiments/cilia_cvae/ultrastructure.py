@@ -1,0 +1,63 @@
+"""What each class of cross-section stands for, and whether an image shows it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+OUTER_ARM_PRESENT, INNER_ARM_PRESENT = 0.5, 0.4
+
+
+class Ultrastructure(NamedTuple):
+    """Of one class.
+
+    Attributes:
+        doublets: numbers of doublets that it allows.
+        central: central microtubules.
+        outer_arms: whether doublets have outer dynein arms.
+        inner_arms: whether they have inner ones.
+    """
+
+    doublets: tuple[int, ...] = (9,)
+    central: int = 2
+    outer_arms: bool = True
+    inner_arms: bool = True
+
+
+# Names of the clinical folders. What CP 2, Subtle CP and Microtub Abnorm look like is the reading of
+# the simulator.
+ULTRASTRUCTURE = {
+    "CP 2": Ultrastructure(central=4),
+    "Disarranged": Ultrastructure(),
+    "IDA": Ultrastructure(inner_arms=False),
+    "IDA_Disarranged": Ultrastructure(inner_arms=False),
+    "Microtub Abnorm": Ultrastructure(doublets=(8, 10)),
+    "No CP": Ultrastructure(central=0),
+    "Normal": Ultrastructure(),
+    "ODA": Ultrastructure(outer_arms=False),
+    "ODA_IDA": Ultrastructure(outer_arms=False, inner_arms=False),
+    "Subtle CP": Ultrastructure(central=1),
+}
+
+
+def checks(label: str, measured: Mapping[str, float]) -> dict[str, bool]:
+    """Whether an image shows its class.
+
+    Args:
+        label: name of the class; of one that is not known nothing is checked.
+        measured: of `biology.measure`.
+
+    Returns:
+        ``axoneme``: doublets and central microtubules are as many as they should be;
+        ``arms``: outer and inner dynein arms are there, or not, as they should be.
+    """
+    if label not in ULTRASTRUCTURE:
+        return {}
+    known = ULTRASTRUCTURE[label]
+    outer = measured["outer_arm_score"] > OUTER_ARM_PRESENT
+    inner = measured["inner_arm_score"] > INNER_ARM_PRESENT
+    located = measured["doublet_count"] > 0
+    return {
+        "axoneme": measured["doublet_count"] in known.doublets
+        and measured["central_pair"] == known.central,
+        # Scores that could not be measured are not above anything, and no evidence of absence.
+        "arms": located and (outer, inner) == (known.outer_arms, known.inner_arms),
+    }
