@@ -17,6 +17,9 @@ from common.storage import whole_file
 from common.tables import from_csv, named_cells, to_csv
 
 MANIFEST = "manifest.csv"
+# What is known to be where in the images; `x` and `y` are shares of their width and height.
+ANNOTATIONS = "annotations.csv"
+ANNOTATED = ("name", "structure", "x", "y")
 # "size" is "canvas", or "native" where the image was resampled to a size of the raw images.
 # "origin" is "sampled", or "around training images" where each image was made from one of those.
 COLUMNS = ("name", "seed", "label", "labels", "size", "origin", "checkpoint_sha256", "sha256")
@@ -38,6 +41,7 @@ class SampleSet:
         size: one of `SIZES`.
         pattern: of the files' names below `samples`, see `pattern_of`.
         origin: one of `ORIGINS`.
+        annotations: image number, structure, x and y of what the images were told to show.
     """
 
     plan: SeedDataset
@@ -47,6 +51,7 @@ class SampleSet:
     size: str = SIZES[0]
     pattern: str = NUMBERS["number"]
     origin: str = SAMPLED
+    annotations: Sequence[tuple[int, str, float, float]] = ()
 
 
 def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
@@ -103,6 +108,10 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         (folder.samples / f"{written}{made.suffix}").rename(path)
         facts = (seed, label, made.labels, made.size, made.origin, checkpoint_sha256)
         rows.append((f"{stem}{made.suffix}", *facts, sha256_of(path)))
+    if made.annotations:
+        cells = [(rows[k][0], what, f"{x:.5f}", f"{y:.5f}") for k, what, x, y in made.annotations]
+        with whole_file(folder.samples / ANNOTATIONS) as stream:
+            stream.write(to_csv([ANNOTATED, *cells]))
     with whole_file(folder.samples / MANIFEST) as stream:
         stream.write(to_csv([COLUMNS, *rows]))
 

@@ -131,7 +131,7 @@ class ExperimentTrainer(pl.Trainer):
         if self.is_global_zero:
             facts = datamodule.facts
             rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
-            made = SampleSet(plan, labels, *rule)
+            made = SampleSet(plan, labels, *rule, datamodule.annotations(plan))
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(

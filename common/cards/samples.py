@@ -11,7 +11,15 @@ from common.data.cards import Card
 from common.data.check import planes
 from common.data.image_io import read_image
 from common.errors import Exit, UserError, relative, visible
-from common.generation import AROUND, MANIFEST, ORIGINS, SIZES, read_samples_manifest, sample_file
+from common.generation import (
+    ANNOTATIONS,
+    AROUND,
+    MANIFEST,
+    ORIGINS,
+    SIZES,
+    read_samples_manifest,
+    sample_file,
+)
 from common.progress import images_bar
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -109,7 +117,8 @@ def write_archive(samples: Samples, source: Path, folder: Path) -> Path:
     """
     partial = folder / "samples.zip"
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name in (MANIFEST, *(row["name"] for row in samples.rows)):
+        tables = [name for name in (MANIFEST, ANNOTATIONS) if (source / name).is_file()]
+        for name in (*tables, *(row["name"] for row in samples.rows)):
             entry = zipfile.ZipInfo(name, _NO_DATE)
             entry.external_attr = 0o644 << 16
             entry.file_size = (source / name).stat().st_size

@@ -139,6 +139,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """What the images of a split are made from besides label and mask; None for nothing."""
         return None
 
+    def annotations(self, plan: SeedDataset) -> list[tuple[int, str, float, float]]:
+        """What generated images are told to show where: number, structure, x and y.
+
+        Args:
+            plan: of `plan_generation`. Places are shares of the image's width and height.
+        """
+        return []
+
     def task(self, training: "Training", device: torch.device) -> "Task | None":
         """What these images are wanted for, as a judge of others; None where nothing is named."""
         return None

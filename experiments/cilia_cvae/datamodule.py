@@ -16,7 +16,7 @@ from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
 from common.utility.task import Training
 from experiments.cilia_cvae import biology, ultrastructure
-from experiments.cilia_cvae.layout import Axis, LayoutGuides, describe, read_layouts
+from experiments.cilia_cvae.layout import KINDS, Axis, LayoutGuides, describe, read_layouts
 from experiments.cilia_cvae.layout import sample as sample_layout
 
 # The test split is left to `evaluate`, which needs no layouts.
@@ -64,6 +64,16 @@ class CiliaDataModule(ImageDataModule):
         if self.layout:
             plan.guides = self._drawn_guides(plan)
         return plan
+
+    def annotations(self, plan: SeedDataset) -> list[tuple[int, str, float, float]]:
+        """Centres of the microtubules that each image was shown."""
+        layouts = plan.guides.layouts if isinstance(plan.guides, LayoutGuides) else []
+        return [
+            (number, KINDS[kind], float(x), float(y))
+            for number, layout in enumerate(layouts)
+            if layout is not None
+            for (x, y), kind in zip(layout.points, layout.kinds, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Also what is known of layouts."""
