@@ -1,0 +1,163 @@
+"""Where microtubules lie: read from simulated images, described, drawn anew."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.canvas import rectangle_mask
+from common.data.image_io import read_image
+from common.tables import from_csv, named_cells
+from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
+from experiments.cilia_cvae.layout import (
+    A_TUBULE,
+    B_TUBULE,
+    KINDS,
+    Axis,
+    Layout,
+    describe,
+    draw,
+    place,
+    read,
+    sample,
+)
+from experiments.cilia_cvae.simulator import CLASSES, render, sample_truth
+from running import ROOT, Cli, at, smoke
+
+REAL = ROOT.parent / "shared/data/real/cilia_cvae/Normal"
+
+
+def cilia(label: str, count: int, size: int = 128) -> list[tuple[Axoneme, np.ndarray]]:
+    made = []
+    for k in range(count):
+        rng = np.random.default_rng([5, CLASSES.index(label), k])
+        truth = sample_truth(label, rng, (size, round(size * rng.normal(1.04, 0.08))))
+        made.append((truth, render(truth, rng)[None]))
+    return made
+
+
+def even(count: int = 9, central: int = 2, side: int = 1) -> Axis:
+    angles = 0.2 + 2 * np.pi * np.arange(count) / count
+    spots = np.array([[-0.17, 0.0], [0.17, 0.0]])[:central]
+    return Axis(np.array([0, 0, np.log(0.27), 0, 0]), np.ones(count), angles, side, spots)
+
+
+@pytest.mark.parametrize("label", ["Normal", "Disarranged", "Microtub Abnorm", "ODA_IDA"])
+def test_doublets_are_found_where_the_simulator_drew_them(label: str) -> None:
+    far = []
+    for truth, image in cilia(label, 6):
+        axis = read(image)
+        layout = place(axis, truth.height, truth.width)
+        points = layout.points * [truth.width, truth.height] - 0.5
+        a, b = (points[layout.kinds == kind] for kind in (0, 1))
+        drawn = doublet_positions(truth)
+        away = np.linalg.norm((a + b)[:, None] / 2 - drawn[None], axis=2).min(0)
+        far += (away * truth.pixel_size_um * 1e3).tolist()
+    assert np.median(far) < 8, "nanometres"
+    assert np.mean(np.array(far) < 25) > 0.9
+
+
+def test_the_side_of_the_arms_is_read() -> None:
+    # The simulator's clockwise is along the angle, in which y points down.
+    right = [read(image).side == (1 if truth.clockwise else -1) for truth, image in cilia("IDA", 8)]
+    assert np.mean(right) >= 0.75
+
+
+def test_central_microtubules_are_found() -> None:
+    for label, number in (("No CP", 0), ("Subtle CP", 1), ("Normal", 2), ("CP 2", 4)):
+        found = [len(read(image).central) for _, image in cilia(label, 4)]
+        assert np.mean(np.array(found) == number) >= 0.75, label
+
+
+def test_what_holds_no_axoneme_has_no_layout() -> None:
+    assert read(np.full((1, 64, 64), 7, np.uint8)) is None
+    assert read(np.random.default_rng(0).integers(0, 255, (1, 64, 64)).astype(np.uint8)) is None
+
+
+def test_a_layout_follows_the_aspect_ratio_and_the_side() -> None:
+    wide = place(even(), 100, 150)
+    middle = [wide.points[wide.kinds == kind] for kind in (0, 1)]
+    pixels = (middle[0] + middle[1]) / 2 * [150, 100] - [75, 50]
+    spread = np.abs(pixels).max(0)
+    assert spread[0] / spread[1] == pytest.approx(1.5, rel=0.05)
+    mirrored = place(even(side=-1), 100, 150)
+    centre = (mirrored.points[mirrored.kinds == 0] + mirrored.points[mirrored.kinds == 1]) / 2
+    assert not np.allclose(mirrored.points, wide.points)
+    np.testing.assert_allclose(centre, (middle[0] + middle[1]) / 2, atol=0.02)
+    gap = np.hypot(*(np.array(A_TUBULE) - B_TUBULE)) / 84 * 0.27 * 128
+    square = place(even(), 128, 128)
+    found = np.linalg.norm(square.points[:9] - square.points[9:18], axis=1) * 128
+    np.testing.assert_allclose(found, gap, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [64, 40])
+def test_a_guide_has_a_spot_for_each_microtubule_inside_the_image(rows: int) -> None:
+    mask = rectangle_mask(rows, 64, 64)
+    layout = Layout(np.array([[0.25, 0.5], [0.75, 0.5], [0.5, 0.25]]), np.array([0, 0, 2]), 0.03)
+    guide = draw(layout, mask)
+    assert guide.shape == (len(KINDS), 64, 64) and guide.dtype == np.uint8
+    top = (64 - rows) // 2
+    for kind, x, y in ((0, 15.5, top + rows / 2 - 0.5), (0, 47.5, top + rows / 2 - 0.5),
+                       (2, 31.5, top + rows / 4 - 0.5)):  # fmt: skip
+        near = guide[kind, int(y) : int(y) + 2, int(x) : int(x) + 2]
+        assert near.min() > 200
+    assert not guide[1].any() and guide[0, :, 30:34].max() < 10
+    assert not draw(None, mask).any()
+
+
+def test_layouts_are_drawn_as_they_were_described() -> None:
+    rng = np.random.default_rng(0)
+    axes, labels = [], []
+    for k in range(400):
+        count = 9 if k % 2 else int(rng.choice((8, 10)))
+        axis = even(count, central=2 if k % 2 else 0)
+        radii = axis.radii + rng.normal(0, 0.02, count)
+        if k % 2:
+            radii[3] = 0.7
+        shape = axis.shape + rng.normal(0, [0.01, 0.01, 0.03, 0.02, 0.02])
+        axes.append(axis._replace(radii=radii, shape=shape))
+        labels.append("odd" if k % 2 else "even")
+    known = describe([*axes, None], [*labels, "even"])
+    drawn = {name: [sample(known, name, rng) for _ in range(400)] for name in ("even", "odd")}
+    assert {len(axis.radii) for axis in drawn["odd"]} == {9}
+    share = np.mean([len(axis.radii) == 8 for axis in drawn["even"]])
+    assert share == pytest.approx(np.mean([len(a.radii) == 8 for a in axes[::2]]), abs=0.1)
+    assert {len(axis.central) for axis in drawn["odd"]} == {2}
+    assert {len(axis.central) for axis in drawn["even"]} == {0}
+    inside = [np.sum(axis.radii < 0.85) for axis in drawn["odd"]]
+    assert np.mean(inside) == pytest.approx(1, abs=0.05)
+    assert not any(np.any(axis.radii < 0.85) for axis in drawn["even"])
+    shapes = np.stack([axis.shape for axis in drawn["odd"]])
+    np.testing.assert_allclose(shapes.std(0), [0.01, 0.01, 0.03, 0.02, 0.02], rtol=0.2)
+    assert {axis.side for axis in drawn["odd"]} == {-1, 1}
+    assert sample(known, "unseen", rng) is None
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
+def test_layouts_of_real_sections_are_nine_and_two() -> None:
+    for path in sorted(REAL.iterdir()):
+        pixels = read_image(path).pixels
+        grey = pixels.mean(0) if pixels.ndim == 3 else pixels
+        axis = read(grey[None])
+        assert len(axis.radii) == 9 and len(axis.central) == 2, path.name
+
+
+def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> None:
+    overlay = ["--config", str(ROOT / "experiments/cilia_cvae/configs/layout.yaml")]
+    few = ["--model.init_args.num_steps", "2"]
+    fit = ["fit", *smoke("cilia_cvae"), *overlay, *few, *at(tmp_path, "d")]
+    assert cli("cilia_cvae", *fit).code == 0
+    assert cli("cilia_cvae", "generate", "--n", "3", *at(tmp_path, "d")).code == 0
+    samples = tmp_path / "runs/cilia_cvae/d/samples"
+    rows = named_cells(from_csv((samples / "annotations.csv").read_bytes()))
+    assert {row["structure"] for row in rows} <= set(KINDS)
+    assert all(0 < float(row[axis]) < 1 for row in rows for axis in ("x", "y"))
+    first = (samples / "000000.png").read_bytes(), rows
+    assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "d")).code == 0
+    again = named_cells(from_csv((samples / "annotations.csv").read_bytes()))
+    assert (samples / "000000.png").read_bytes() == first[0]
+    assert again == [row for row in rows if row["name"] != "000002.png"]
+    checkpoint = tmp_path / "runs/cilia_cvae/d/checkpoints/best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)["CiliaDataModule"]["layout"]
+    assert set(saved["classes"]) <= set(CLASSES)
