@@ -71,10 +71,11 @@ def measure_judgement(
     Raises:
         UserError: the experiment names no task with classes, or the images do not suit it.
     """
-    pools = generated_pool(folder, data), split_pool(data, "test"), split_pool(data, "val")
-    judges = judges_of(data, device, training, count)
-    fake, real, aside = (Judged(pool, judges.labels(pool.images)) for pool in pools)
+    # First: where nothing was generated, no judge has to be trained to say so.
     context = replace(evaluation_context(folder, data, labels="as asked"), groups=0)
+    judges = judges_of(data, device, training, count)
+    pools = generated_pool(folder, data), split_pool(data, "test"), split_pool(data, "val")
+    fake, real, aside = (Judged(pool, judges.labels(pool.images)) for pool in pools)
     records = judgement_records(judges, fake, real, aside, context)
     update_records(folder, records, JUDGE)
     with whole_file(folder.confusion, parents=True) as stream:
