@@ -190,7 +190,8 @@ def _ratio(to_train: Tensor, to_held_out: Tensor) -> Tensor:
 def _median(ratios: Tensor, rule: str) -> Measured:
     found = ratios.numpy()
     interval = bootstrap_interval(np.median, found)
-    return Measured(float(np.median(found)), *interval, rule, "1 is chance")
+    note = "1 is chance; interval over synthetic images alone"
+    return Measured(float(np.median(found)), *interval, rule, note)
 
 
 def _attack(train: Tensor, held_out: Tensor, fake: Tensor, rule: str) -> Measured:

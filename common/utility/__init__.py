@@ -1,1 +1,1 @@
-"""Whether generated images help with the task that images are wanted for."""
+"""Whether generated images are what they were asked to be, and help with what they are for."""

@@ -1,9 +1,12 @@
 """Intervals that tell of other models and of other held-out groups."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import stats
 
 from common.metrics.protocol import Measured
+from common.utility.task import Score
 
 # An error estimated from fewer held-out groups says next to nothing.
 FEWEST_GROUPS = 5
@@ -27,6 +30,39 @@ def group_draws(groups: np.ndarray) -> np.ndarray:
     for _ in range(_RESAMPLES):
         drawn.append(np.bincount(rng.integers(0, count, count), minlength=count))
     return np.stack(drawn)[:, index].astype(np.float64)
+
+
+class Summary(NamedTuple):
+    """What a record says of a score.
+
+    Attributes:
+        ends: value and interval, by the names of a record's fields.
+        images: that it is about.
+        groups: that these come from.
+        note: "" where there is none.
+    """
+
+    ends: dict[str, float | None]
+    images: int
+    groups: int
+    note: str
+
+
+def summarize(score: Score, groups: np.ndarray, note: str = "", lowest: float = 0.0) -> Summary:
+    """The mean of models with its interval, of `over_models`.
+
+    Args:
+        score: of several models; where it is about no image, there is no value.
+        groups: [N] of the test images.
+        note: what is to be said besides.
+        lowest: as in `over_models`.
+    """
+    images, count = int(score.about.sum()), len(np.unique(groups[score.about]))
+    if not images:
+        return Summary({"value": None}, 0, 0, "There is no image of these classes.")
+    found = over_models(score.values, count, lowest)
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    return Summary(ends, images, count, "; ".join(filter(None, [note, found.note])))
 
 
 def over_models(

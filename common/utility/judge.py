@@ -6,6 +6,7 @@ Whoever wants to know what they see in images takes `judges_of` and asks it for 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -78,7 +79,7 @@ class Judges:
         """
         return self.probabilities(images).argmax(2)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the weights of all of them."""
         digests = "".join(digest_of(model.state_dict()) for model in self.models)
@@ -131,7 +132,8 @@ def trained_judges(
     missing = [seed for seed, model in enumerate(models) if model is None]
     there = f"{count - len(missing)} of them from {relative(folder)}"
     print(f"judges:     {count} of {training.images_seen} images each, {there}", flush=True)
-    with images_bar("training judges", len(missing) * training.images_seen) as bar:
+    total = len(missing) * training.images_seen
+    with images_bar("training judges", total, shown=total > 0) as bar:
         for seed in missing:
             models[seed] = task.train([real], CLASSICAL, seed, bar.update)
             _keep(paths[seed], models[seed])

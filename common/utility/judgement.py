@@ -6,8 +6,6 @@ what they were recognised; counts are means over the judges.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +20,11 @@ from common.runs.folder import RunFolder
 from common.storage import whole_file
 from common.tables import to_csv
 from common.utility import recognition
-from common.utility.intervals import group_draws, over_models
+from common.utility.intervals import group_draws, summarize
 from common.utility.judge import Judges, judges_of
 from common.utility.material import generated_pool, split_pool
 from common.utility.pools import Pool
-from common.utility.task import CLASSICAL, Score, Training
+from common.utility.task import CLASSICAL, Score, Training, of_models
 
 # A judge that errs on more than one real image in a hundred is no yardstick of that grain.
 GOOD = 0.99
@@ -71,10 +69,11 @@ def measure_judgement(
     Raises:
         UserError: the experiment names no task with classes, or the images do not suit it.
     """
-    pools = generated_pool(folder, data), split_pool(data, "test"), split_pool(data, "val")
-    judges = judges_of(data, device, training, count)
-    fake, real, aside = (Judged(pool, judges.labels(pool.images)) for pool in pools)
+    # First: where nothing was generated, no judge has to be trained to say so.
     context = replace(evaluation_context(folder, data, labels="as asked"), groups=0)
+    judges = judges_of(data, device, training, count)
+    pools = generated_pool(folder, data), split_pool(data, "test"), split_pool(data, "val")
+    fake, real, aside = (Judged(pool, judges.labels(pool.images)) for pool in pools)
     records = judgement_records(judges, fake, real, aside, context)
     update_records(folder, records, JUDGE)
     with whole_file(folder.confusion, parents=True) as stream:
@@ -109,14 +108,29 @@ def judgement_records(
         "balanced_accuracy": f"of real held-out images {by_rights:.3g}; chance {1 / known:.3g}",
         "real_balanced_accuracy": f"of validation images {noted:.3g}{errs}",
     }
-    names = f"of {', '.join(classes[k] for k in main)}"
-    found = []
-    for side, prefix in ((fake, ""), (real, "real_")):
-        record = partial(_record, judges=judges, side=side, is_real=bool(prefix), context=context)
-        for name, scores in _scores(side, prefix, classes, main).items():
-            rule = names if name.startswith("main_") else ""
-            found.append(record(name, scores, rule=rule, note=notes.get(name, "")))
-    return found
+    whole = f"{judges.task.rule}; {CLASSICAL}; {len(judges.models)} judges"
+    of_main = f"; of {', '.join(classes[k] for k in main)}"
+
+    def record(name: str, score: Score, side: Judged) -> Record:
+        found = summarize(score, side.pool.groups, notes.get(name, ""))
+        groups = f"; {found.groups} groups" if side is real else ""
+        which = of_main if name.startswith("main_") else ""
+        return context.record(
+            f"{JUDGE}{name}",
+            **found.ends,
+            extractor="judge",
+            extractor_sha256=judges.sha256,
+            n_real=found.images if side is real else 0,
+            n_fake=found.images if side is fake else 0,
+            rule=f"{whole}{groups}{which}",
+            note=found.note,
+        )
+
+    return [
+        record(name, score, side)
+        for side, prefix in ((fake, ""), (real, "real_"))
+        for name, score in _scores(side, prefix, classes, main).items()
+    ]
 
 
 def main_classes(labels: np.ndarray) -> list[int]:
@@ -131,58 +145,26 @@ def main_classes(labels: np.ndarray) -> list[int]:
 
 def _scores(
     side: Judged, prefix: str, classes: Sequence[str], main: Sequence[int]
-) -> dict[str, list[Score]]:
-    """By name, one of each judge."""
+) -> dict[str, Score]:
+    """By name, of all judges."""
     weights, labels = group_draws(side.pool.groups), side.pool.labels
-    found: dict[str, list[Score]] = {}
-    for said in side.labels:
+    whole, of_main = np.ones(len(labels), bool), np.isin(labels, main)
+
+    def of_one(said: np.ndarray) -> dict[str, Score]:
         table = recognition.confusions(labels, said, weights, len(classes))
-        whole, of_main = np.ones(len(labels), bool), np.isin(labels, main)
-        scores = {
-            f"{prefix}balanced_accuracy": Score(recognition.balanced_accuracy(table), whole),
-            f"main_{prefix}balanced_accuracy": Score(
-                recognition.balanced_accuracy(table, main), of_main
-            ),
+        balanced, of_classes = recognition.balanced_accuracy, recognition.recalls(table)
+        alone = {f"{prefix}accuracy": Score(recognition.accuracy(table), whole)} if prefix else {}
+        return {
+            f"{prefix}balanced_accuracy": Score(balanced(table), whole),
+            f"main_{prefix}balanced_accuracy": Score(balanced(table, main), of_main),
+            **alone,
+            **{
+                f"{prefix}recall/{classes[k]}": Score(of_classes[:, k], labels == k)
+                for k in np.unique(labels)
+            },
         }
-        if prefix:
-            scores[f"{prefix}accuracy"] = Score(recognition.accuracy(table), whole)
-        of_classes = recognition.recalls(table)
-        for label in np.unique(labels):
-            name = f"{prefix}recall/{classes[label]}"
-            scores[name] = Score(of_classes[:, label], labels == label)
-        for name, score in scores.items():
-            found.setdefault(name, []).append(score)
-    return found
 
-
-def _record(
-    name: str,
-    scores: Sequence[Score],
-    judges: Judges,
-    side: Judged,
-    is_real: bool,
-    context: EvaluationContext,
-    rule: str,
-    note: str,
-) -> Record:
-    about = scores[0].about
-    count, groups = int(about.sum()), len(np.unique(side.pool.groups[about]))
-    measured: dict[str, Any] = {"value": None}
-    if count:
-        found = over_models(np.stack([score.values for score in scores]), groups)
-        measured = {"value": found.value, "low": found.low, "high": found.high}
-        note = "; ".join(filter(None, [note, found.note]))
-    judged_by = f"{len(judges.models)} judges", f"{groups} groups" if is_real else "", rule
-    return context.record(
-        f"{JUDGE}{name}",
-        **measured,
-        extractor="judge",
-        extractor_sha256=judges.sha256,
-        n_real=count if is_real else 0,
-        n_fake=0 if is_real else count,
-        rule="; ".join(filter(None, [judges.task.rule, CLASSICAL, *judged_by])),
-        note=note if count else "There is no image of these classes.",
-    )
+    return of_models([of_one(said) for said in side.labels])
 
 
 def _confusion(sides: Mapping[str, Judged], classes: Sequence[str]) -> Iterator[Sequence[object]]:

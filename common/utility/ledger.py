@@ -14,11 +14,9 @@ from common.metrics.evaluation import EvaluationContext
 from common.metrics.kinds import UTILITY
 from common.metrics.protocol import Record
 from common.utility.cache import Cache, digest
-from common.utility.intervals import group_draws, over_models
+from common.utility.intervals import group_draws, summarize
 from common.utility.pools import Pool, part
-from common.utility.task import CLASSICAL, Task
-
-PERCENTS = (25, 50, 100)
+from common.utility.task import CLASSICAL, PERCENTS, Score, Task, of_models
 
 
 @dataclass(frozen=True)
@@ -134,49 +132,34 @@ def ledger_records(
     """
     task, test = ledger.task, ledger.test
     weights = group_draws(test.groups)
-    by_line: dict[Line, list[np.ndarray]] = {}
+    of_line: dict[Line, list[Mapping[str, Score]]] = {}
     for (line, _), outcome in outcomes.items():
-        by_line.setdefault(line, []).append(outcome)
-    scored = {
-        line: [task.scores(outcome, test, weights) for outcome in of_line]
-        for line, of_line in by_line.items()
-    }
-    # [models, draws] by line and name.
-    found = {
-        line: {name: np.stack([scores[name].values for scores in models]) for name in models[0]}
-        for line, models in scored.items()
-    }
-    about = {name: score.about for name, score in next(iter(scored.values()))[0].items()}
+        of_line.setdefault(line, []).append(task.scores(outcome, test, weights))
+    scores = {line: of_models(models) for line, models in of_line.items()}
 
-    def record(start: str, line: Line, name: str, values: np.ndarray, note: str) -> Record:
-        groups = len(np.unique(test.groups[about[name]]))
-        measured = over_models(values, groups, lowest=-1.0 if start else 0.0)
+    def record(kind: str, line: Line, name: str, score: Score, note: str) -> Record:
+        found = summarize(score, test.groups, note, lowest=-1.0 if kind else 0.0)
         return context.record(
-            f"{UTILITY}{start}{line.name}/{name}",
-            value=measured.value,
-            low=measured.low,
-            high=measured.high,
-            n_real=int(about[name].sum()),
+            f"{UTILITY}{kind}{line.name}/{name}",
+            **found.ends,
+            n_real=found.images,
             n_fake=len(ledger.fake) if line.synthetic else 0,
-            rule=_rule(task, line, len(values), groups),
-            note="; ".join(filter(None, [note, measured.note])),
+            rule=_rule(task, line, len(score.values), found.groups),
+            note=found.note,
         )
 
     chance = task.chance(ledger.real, test)
     records = [
-        record("", line, name, values, f"chance {chance[name]:.3g}")
-        for line, of_line in found.items()
-        for name, values in of_line.items()
+        record("", line, name, score, f"chance {chance[name]:.3g}")
+        for line, named in scores.items()
+        for name, score in named.items()
     ]
-    for line, of_line in found.items():
-        if line.without is not None:
-            note = f"over {line.without.name}{_seen_by_the_generator(line)}"
-            base = found[line.without]
-            records += [
-                record("gain/", line, name, values - base[name], note)
-                for name, values in of_line.items()
-            ]
-    return records
+    tried = {line: line.without for line in scores if line.without is not None}
+    return records + [
+        record("gain/", line, name, score.over(scores[base][name]), _over(line, base))
+        for line, base in tried.items()
+        for name, score in scores[line].items()
+    ]
 
 
 def _rule(task: Task, line: Line, models: int, groups: int) -> str:
@@ -185,8 +168,8 @@ def _rule(task: Task, line: Line, models: int, groups: int) -> str:
     return f"{task.rule}; {policy}; real and synthetic in turn; {seeds}; {groups} groups"
 
 
-def _seen_by_the_generator(line: Line) -> str:
+def _over(line: Line, base: Line) -> str:
     """A generator that saw every real image brings more than the part that the line names."""
-    if not line.synthetic or line.percent == 100:
-        return ""
-    return "; the generator was trained on all real images, the classifier saw the part alone"
+    saw_more = line.synthetic and line.percent < 100
+    told = "; the generator was trained on all real images, the classifier saw the part alone"
+    return f"over {base.name}{told if saw_more else ''}"

@@ -52,7 +52,8 @@ def measure_utility(
     if known:
         names = dict.fromkeys(line.name for line, _ in known)
         print(f"known:      {', '.join(names)} ({relative(ledger.cache.folder)})", flush=True)
-    with images_bar("training task models", len(missing) * training.images_seen) as bar:
+    total = len(missing) * training.images_seen
+    with images_bar("training task models", total, shown=total > 0) as bar:
         known |= ledger.train(missing, bar.update)
     # Balance is part of the rule, so it does not count how often the labels' rule chose each class.
     context = replace(evaluation_context(folder, data, labels="drawn by balance"), groups=0)

@@ -41,12 +41,29 @@ class Score(NamedTuple):
     """One number of one model, from 0 to 1, for each draw of the test images.
 
     Attributes:
-        values: float64 [D]; NaN where a draw holds none of the images that it is about.
+        values: float64 [D], of all images first, or [models, D] of several models; NaN where a
+            draw holds none of the images that it is about.
         about: bool [N], the test images that it is about.
     """
 
     values: np.ndarray
     about: np.ndarray
+
+    def over(self, other: "Score") -> "Score":
+        """What it exceeds another one by, model by model and draw by draw."""
+        return self._replace(values=self.values - other.values)
+
+
+def of_models(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+    """Scores by name, of all models in one.
+
+    Args:
+        scores: of each model, by the same names, of the same images.
+    """
+    return {
+        name: first._replace(values=np.stack([of_one[name].values for of_one in scores]))
+        for name, first in scores[0].items()
+    }
 
 
 class Task(Protocol):
