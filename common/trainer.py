@@ -41,14 +41,22 @@ class ExperimentTrainer(pl.Trainer):
         super().__init__(*args, **kwargs)
         self._signal_connector = Signals(self)
 
-    def prepare(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
+    def prepare(
+        self, model: pl.LightningModule, datamodule: ImageDataModule, npz: str | None = None
+    ) -> None:
         """Checks, preprocesses, splits, audits and packs the data.
 
         Args:
             model: not used; the configuration is the same for all verbs.
             datamodule: whose data.
+            npz: file that gets a copy as arrays, see `common.npz_output`.
         """
         datamodule.prepare_data()
+        if npz is not None and self.is_global_zero:
+            from common.npz_output import write_npz
+
+            datamodule.setup("fit")
+            write_npz(datamodule.prepared, Path(npz))
 
     def check(self, model: pl.LightningModule, datamodule: ImageDataModule) -> None:
         """Looks at every file, audits the split, and packs nothing.

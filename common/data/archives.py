@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from common.data.freshness import state_of
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_folder
 
-_ENDING = re.compile(r"(\.tar)?\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz)$", re.IGNORECASE)
+_ENDING = re.compile(r"(\.tar)?\.(zip|npz|tar|tgz|tbz2?|txz|gz|bz2|xz)$", re.IGNORECASE)
 _BLOCK = 2**20
 # What the smallest file takes on a disk.
 _DISK_BLOCK = 4096
@@ -69,21 +69,56 @@ def extracted(archive: Path, home: Path, limits: Limits = DEFAULT_LIMITS) -> Pat
         UserError: the archive is damaged, over a limit, or holds what is no plain file below it;
             or the storage is too small, full or not writable.
     """
+
+    def measure() -> tuple[int, int]:
+        sizes = [member.size for member, _ in _accepted(archive, limits)]
+        return len(sizes), sum(sizes)
+
+    remedy = "copy the archive again, or pack nothing but the image files and their folders"
+    return unpacked(
+        archive, home, measure, lambda folder: _extract(archive, folder, limits), remedy
+    )
+
+
+def unpacked(
+    archive: Path,
+    home: Path,
+    measure: Callable[[], tuple[int, int]],
+    unpack: Callable[[Path], None],
+    remedy: str,
+    rule: str = "",
+) -> Path:
+    """The folder that ``unpack`` fills from a file, unless it did so before.
+
+    Args:
+        archive: the file; its content names the folder.
+        home: where the folder `<stem>-<8 hexadecimal digits>` lies or appears.
+        measure: gives the number of files and their bytes; may raise `Refused`.
+        unpack: writes them into the folder it is given; may raise `Refused`.
+        remedy: for an error of the file's.
+        rule: what the folder depends on besides the file.
+
+    Raises:
+        UserError: the file was refused, or the storage is too small, full or not writable.
+    """
     state = state_of(archive)
     stem = _ENDING.sub("", archive.name)[:50] or "archive"
-    target = home / f"{stem}-{_digest(archive, *state)[:8]}"
+    digest = _digest(archive, *state)
+    if rule:
+        digest = hashlib.sha256(f"{digest} {rule}".encode()).hexdigest()
+    target = home / f"{stem}-{digest[:8]}"
     if target.is_dir():
         return target
     try:
-        sizes = [member.size for member, _ in _accepted(archive, limits)]
-        _refuse_small_disk(target, sum(sizes) + len(sizes) * _DISK_BLOCK)
-        print(f"extracting {relative(archive)} ({len(sizes)} members)", flush=True)
+        files, size = measure()
+        _refuse_small_disk(target, size + files * _DISK_BLOCK)
+        print(f"extracting {relative(archive)} ({files} members)", flush=True)
         with whole_folder(target) as partial:
-            _extract(archive, partial, limits)
+            unpack(partial)
             if state_of(archive) != state:
                 raise Refused("", "was changed while it was read")
     except Refused as error:
-        raise _unusable(archive, error) from error
+        raise _unusable(archive, error, remedy) from error
     return target
 
 
@@ -184,12 +219,12 @@ def _refuse_small_disk(target: Path, needed: int) -> None:
         )
 
 
-def _unusable(archive: Path, error: Refused) -> UserError:
+def _unusable(archive: Path, error: Refused, remedy: str) -> UserError:
     member = visible(error.member)[:_SHOWN]
     return UserError(
         Exit.INPUT,
         relative(archive),
         f"its member {member} {error.problem}" if member else error.problem,
-        "copy the archive again, or pack nothing but the image files and their folders",
+        remedy,
         "nothing was imported",
     )

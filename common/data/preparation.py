@@ -17,6 +17,7 @@ from common.data.canvas import Fit
 from common.data.cards import Card
 from common.data.freshness import is_current, remember
 from common.data.manifest import SPLITS, Sample
+from common.data.npz_input import npz_of, unpack_npz
 from common.data.prepared import Prepared
 from common.data.splits import SPLIT_FOLDERS
 from common.errors import Exit, UserError, relative, visible
@@ -171,17 +172,21 @@ def _ensure_simulated(data: "ImageDataModule") -> None:
 
 
 def _raw_root(data: "ImageDataModule") -> Path:
+    home = data.workspace / "data/raw"
     if data.root is None:
-        return data.workspace / "data/raw" / data.simulated_name
+        return home / data.simulated_name
     root = Path(data.root)
+    arrays = None if _is_prepared(root) else npz_of(root)
+    if arrays is not None:
+        return unpack_npz(arrays, home, data.card)
     if root.is_dir():
         return root
     if is_archive(root):
-        return _without_wrapping(extracted(root, data.workspace / "data/raw"), data.card)
+        return _without_wrapping(extracted(root, home), data.card)
     raise UserError(
         Exit.INPUT,
         relative(root),
-        "is not a folder, nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)",
+        "is not a folder, nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz), nor a .npz",
         "name what holds the images with DATA= or --data.root",
     )
 
