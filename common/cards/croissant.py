@@ -203,7 +203,7 @@ def _records(subject: Subject) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": _RECORDS,
         "name": _RECORDS,
-        "description": "One record an image, in the order of the table.",
+        "description": "One record an image.",
         "key": {"@id": f"{_RECORDS}/name"},
         "field": fields,
     }

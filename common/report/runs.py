@@ -184,7 +184,7 @@ def _lacks(folder: Path, name: str) -> bool:
     if name == "samples/manifest.csv":  # Without samples their manifest is not missed.
         return path.parent.is_dir() and not path.is_file()
     if name in ("previews", "samples"):
-        return not any(path.glob("*.png"))
+        return not any(path.rglob("*.png"))
     return not (any(path.glob("*.csv")) if name == "evaluation" else path.is_file())
 
 
@@ -197,11 +197,11 @@ def _previews(folder: Path) -> Iterator[tuple[int, Path]]:
 def _samples(folder: Path) -> Iterator[Sample]:
     manifest = folder / "manifest.csv"
     rows = _manifest_rows(manifest) if manifest.is_file() else {}
-    for path in sorted(p for p in folder.glob("*.png") if p.is_file()):
-        row = rows.get(path.stem, {})
+    for path in sorted(p for p in folder.rglob("*.png") if p.is_file()):
+        row = rows.get(path.relative_to(folder).as_posix(), {})
         yield Sample(path, *(row.get(k, "") for k in ("seed", "label", "checkpoint_sha256")))
 
 
 def _manifest_rows(path: Path) -> dict[str, dict[str, str]]:
     rows = named_cells(whole_rows(path)[0])
-    return {Path(row.get("name", "")).stem: row for row in rows}
+    return {row.get("name", ""): row for row in rows}

@@ -22,7 +22,7 @@ class CiliaDataModule(ImageDataModule):
     simulator_files = ("simulator.py", "anatomy.py")
     # As the system that this experiment follows names its images.
     namings: ClassVar[dict[str, str]] = {
-        "upstream": "Generated Images {size}/Synthetic_{label}_{time}_{number}"
+        "upstream": "Generated Images {size}/Synthetic_{label}_{time}_{number:04d}"
     }
 
     def scan(self, root: Path) -> list[Sample]:
