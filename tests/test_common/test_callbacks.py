@@ -201,6 +201,45 @@ def test_one_channel_becomes_tiff_where_asked_for_or_where_png_cannot_hold_it(
         assert (image.pixel_size_um is None) == (name == "asked")
 
 
+@pytest.mark.parametrize("source", ["uint8", "uint16"])
+@pytest.mark.parametrize("file_format", ["png", "tiff"])
+@pytest.mark.parametrize("window", ["all", "part"])
+def test_a_file_holds_exactly_the_grey_levels_that_the_window_maps_to(
+    tmp_path: Path, source: str, file_format: str, window: str
+) -> None:
+    facts = facts_of("tem", source=source)
+    low, high = (0, np.iinfo(source).max) if window == "all" else (17, 201)
+    facts["window"] = (low, high)
+    levels = np.resize(np.arange(low, high + 1), (256, 256)).astype(source)
+    unit = (levels.astype(np.float32) - low) * np.float32(2 / (high - low)) - 1
+    outputs = {
+        "name": ["000000"],
+        "image": torch.from_numpy(unit)[None, None],
+        "mask": torch.ones(1, 1, 256, 256),
+    }
+    writer = ImageWriter(tmp_path, facts, file_format)
+    writer.on_predict_batch_end(None, None, outputs)
+    pixels = read_image(tmp_path / f"000000{writer.suffix}").pixels
+    assert pixels.dtype == source and np.array_equal(pixels, levels)
+
+
+@pytest.mark.parametrize("source", ["uint8", "float32"])
+def test_a_resampled_image_has_its_shape_the_pixel_size_of_the_raw_ones_and_no_new_extremes(
+    tmp_path: Path, source: str
+) -> None:
+    facts = facts_of("tem", source=source)
+    image = torch.full((2, 1, 8, 8), -1.0)
+    image[..., 4:] = 1
+    outputs = {"name": ["000001", "000000"], "image": image, "mask": torch.ones(2, 1, 8, 8)}
+    writer = ImageWriter(tmp_path, facts, "tiff", shapes=[(21, 30), (4, 6)])
+    writer.on_predict_batch_end(None, None, outputs)
+    for name, shape in (("000000", (21, 30)), ("000001", (4, 6))):
+        written = read_image(tmp_path / f"{name}.ome.tiff")
+        assert written.pixels.shape == shape and written.pixel_size_um == (0.5, 0.5)
+        low, high = facts["window"]
+        assert (written.pixels.min(), written.pixels.max()) == (low, high)
+
+
 class Painter:
     """Stands for module and data module: image k is as bright as its seed."""
 

@@ -167,3 +167,23 @@ def test_an_image_of_canvas_scale_is_placed_without_a_change(rows: int, columns:
     image = noise(1, rows, columns, np.float32)
     canvas = fit_to_canvas(image, 32)
     np.testing.assert_array_equal(crop_to_mask(canvas, rectangle_mask(rows, columns, 32)), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 20), (7, 50), (32, 32), (1, 9)])
+def test_a_squashed_image_fills_the_canvas_by_interpolation_between_neighbours(
+    height: int, width: int
+) -> None:
+    image = noise(2, height, width, np.uint8)
+    canvas = fit_to_canvas(image, 32, "squash")
+    assert canvas.shape == (2, 32, 32) and extent(height, width, 32, "squash") == (32, 32)
+    # Centres of pixels lie at halves, and nothing is averaged.
+    rows, columns = (
+        ((np.arange(32) + 0.5) * side / 32 - 0.5).clip(0, side - 1) for side in (height, width)
+    )
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    down, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    v, h = (rows - top)[:, None], columns - left
+    grey = image.astype(float)
+    above = grey[:, top][:, :, left] * (1 - h) + grey[:, top][:, :, right] * h
+    below = grey[:, down][:, :, left] * (1 - h) + grey[:, down][:, :, right] * h
+    assert np.abs(canvas - (above * (1 - v) + below * v)).max() <= 1

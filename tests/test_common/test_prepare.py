@@ -113,6 +113,27 @@ def test_the_manifest_says_what_every_file_is(raw: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(data.facts["log_aspect"], [np.mean(ratios), np.std(ratios)])
 
 
+@pytest.mark.parametrize(
+    ("shapes", "fit", "expected"),
+    [
+        ([(64, 32), (64, 64), (16, 64)], "aspect", [2.0, 2.0]),
+        ([(64, 32), (32, 32), (16, 64)], "aspect", None),
+        ([(64, 32)] * 3, "squash", [2.0, 1.0]),
+        ([(64, 32), (64, 64), (16, 64)], "squash", None),
+    ],
+)
+def test_a_pixel_of_the_canvas_has_a_size_where_all_images_were_scaled_alike(
+    shapes: list[tuple[int, int]], fit: str, expected: list[float] | None, tmp_path: Path
+) -> None:
+    for k in range(12):
+        draw(tmp_path / f"raw/{'ab'[k % 2]}/{k:02d}.png", picture(k, *shapes[k % 3]))
+    card = replace(CARD, pixel_size_um=0.5)
+    facts = prepared(tmp_path / "raw", tmp_path / "out", card=card, fit=fit).facts
+    assert (facts["pixel_size_um"], facts["canvas_pixel_size_um"]) == (0.5, expected)
+    facts = prepared(tmp_path / "raw", tmp_path / "unknown", fit=fit).facts
+    assert facts["pixel_size_um"] is None and facts["canvas_pixel_size_um"] is None
+
+
 def test_each_row_of_pixels_is_the_image_of_its_name(raw: Path, tmp_path: Path) -> None:
     data = prepared(raw, tmp_path / "out")
     for split in ("train", "val", "test"):

@@ -203,6 +203,13 @@ def test_sixteen_bits_reach_the_device_without_a_loss(tmp_path: Path) -> None:
     assert batch["label"].tolist() == [0, 0]
 
 
+def test_a_squashed_canvas_is_image_all_over(folder: Path) -> None:
+    facts = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(facts | {"fit": "squash"}))
+    batch = Prepared.open(folder).dataset("train").__getitems__([(0, 0), (0, 1)])
+    assert batch["mask"].all()
+
+
 def test_the_mask_moves_with_its_image(tmp_path: Path) -> None:
     rows = [Sample(f"{k}", f"{k}", index=k, height=8, width=2 + k) for k in range(6)]
     masks = np.stack([rectangle_mask(*extent(s.height, s.width, 8), 8) for s in rows])
