@@ -174,7 +174,7 @@ def test_names_of_the_followed_system_work_in_every_verb(
     assert told == {row["name"]: int(row["seed"]) for row in rows} and len(records) == 20
     report.main(["--workspace", str(workspace)])
     page = (workspace / "reports/index.html").read_text()
-    assert "Samples on fixed seeds of run first" in page and "No samples" not in page
+    assert "12 of 20, checkpoint" in page and "no samples yet" not in page
     (folder / rows[3]["name"]).with_name("another.png").write_bytes(before[0])
     refuses(cli(EXPERIMENT, "card", *on), 3, "another.png, which its manifest.csv does not name")
     assert cli(EXPERIMENT, "generate", *on, "--n", "2").code == 0
