@@ -10,10 +10,12 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from experiments.cilia_cvae.frame import Frame, band, locate, polar, sample, shifts
+from experiments.cilia_cvae.frame import Frame, band, locate, sample, shifts
+from experiments.cilia_cvae.ring import polar
 
 KEYS = (
     "doublet_count",
+    "rotational_order",
     "order9_power",
     "central_pair",
     "outer_arm_score",
@@ -68,6 +70,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
     singular = np.linalg.svd(frame.matrix, compute_uv=False)
     return result | {
         "doublet_count": float(np.sum(slots[:, 2] > 0.5 * np.median(slots[:, 2]))),
+        "rotational_order": float(frame.count),
         "order9_power": float(frame.spectrum[9] / np.sum(frame.spectrum[3:])),
         "central_pair": float(central_microtubules(pixels, frame)),
         "outer_arm_score": outer,

@@ -7,16 +7,31 @@ ellipse undoes an oblique cut.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import ndimage
 
-ORDERS = np.arange(6, 13)
-# Radius of a ring of nine doublets in nanometres; with other counts the doublets keep their pitch.
-RING_NM = 84.0
+from experiments.cilia_cvae.ring import (
+    CENTRE_SPREAD,
+    ORDERS,
+    RING_NM,
+    SHEAR_SPREAD,
+    at,
+    fit,
+    polar,
+    profile,
+    symmetric,
+)
+
 # Doublets end where seven tenths of the way to the membrane's outside are covered.
 RIM = 0.72
-# Amplitude of the ring's wave in standard deviations of the image, and its share of the power of
-# orders 3 to 14: 99 of 100 simulated cilia exceed 0.10 and 0.28, four real ones 0.12 and 0.39.
-LEAST_WAVE, LEAST_SHARE = 0.06, 0.2
+# Membrane's outside in radii of a ring of nine doublets: simulated cilia 1.67 (standard deviation
+# 2.5 %), real ones 1.61 to 1.78.
+REACH = 1.67
+# Size of a ring without a membrane, of which the outline is its own, in sizes of one with.
+BARE = 1.35
+# Contrast of the ring's tubules in standard deviations of the image, and share of its order.
+LEAST_CONTRAST, LEAST_SHARE = 0.1, 0.15
+# Weight of how far a ring is off the membrane beside the logarithm of its order's share.
+_PRIOR_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Frame:
         centre: x, y in pixels.
         matrix: [2, 2], takes the frame's plane to pixels around `centre`.
         count: rotational order of the ring.
-        spectrum: power of the angular orders 0 to 14 around the ring, in squared grey levels.
+        spectrum: power of the angular orders 0 to 14 of the darkest stain around the ring.
         rim: in ring radii, where the space under the membrane begins and doublets end.
         membrane_radius: in ring radii; NaN where no outline surrounds the ring.
     """
@@ -60,39 +75,33 @@ def locate(pixels: np.ndarray) -> Frame | None:
     if outline is None:
         return None
     middle, membrane = outline
-    centre, matrix = _fit_ring(pixels, middle, membrane)
-    radius = np.sqrt(abs(np.linalg.det(matrix)))
-    reach = np.sqrt(np.linalg.det(membrane)) / radius
-    matrix = (matrix + membrane / reach) / 2
-    drift = np.linalg.solve(matrix, middle - centre)
-    stain = band(-pixels, 0.08 * radius, 0.25 * radius)
-    rim = max(1.1, RIM * reach)
     best, found = -np.inf, None
-    for shift in shifts(0.16, 0.04):
-        spectrum = _spectrum(stain, centre + matrix @ shift, matrix, rim)
-        # Displaced doublets pull the fitted ring off; seen from its true centre the angles are
-        # regular again. Both estimates of the centre are trusted to a tenth of the radius.
-        power = np.log(spectrum[ORDERS].max() / (spectrum[3:].sum() + 1e-30) + 1e-30)
-        score = power - (shift @ shift + (shift - drift) @ (shift - drift)) / (2 * 0.1**2)
+    for count, centre, matrix in _starts(pixels, middle, membrane / REACH):
+        seen = profile(pixels, centre, matrix)
+        centre, matrix = fit(seen, count, centre, matrix, middle, membrane)
+        seen = profile(pixels, centre, matrix)
+        score = np.log(seen.share(count) + 1e-9) + 2 * np.log(max(seen.contrast, 1e-9))
+        score -= _PRIOR_WEIGHT * _surprise(centre, matrix, count, middle, membrane)
         if score > best:
-            best, found = score, (centre + matrix @ shift, spectrum)
-    strongest = found[1][ORDERS].max()
-    if strongest < LEAST_WAVE**2 or strongest < LEAST_SHARE * found[1][3:].sum():
+            best, found = score, (count, centre, matrix, seen)
+    count, centre, matrix, seen = found
+    for _ in range(4):
+        before = np.linalg.det(matrix)
+        centre, matrix = fit(seen, count, centre, matrix, middle, membrane)
+        seen = profile(pixels, centre, matrix)
+        # Where the outline is the ring's own and no membrane's, its size is found step by step.
+        if abs(np.log(np.linalg.det(matrix) / before)) < 0.05:
+            break
+    if seen.contrast < LEAST_CONTRAST or seen.share(count) < LEAST_SHARE:
         return None
-    count = int(ORDERS[np.argmax(found[1][ORDERS])])
-    return Frame(found[0], matrix, count, found[1], rim, float(reach if reach > 1.45 else np.nan))
+    reach = float(np.sqrt(np.linalg.det(membrane) / np.linalg.det(matrix)))
+    rim, seen_membrane = max(1.1, RIM * reach), reach if reach > 1.45 else np.nan
+    return Frame(centre, matrix, count, seen.power, rim, seen_membrane)
 
 
 def sample(image: np.ndarray, frame: Frame, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Values of an image at points given in the axoneme's frame."""
-    across = frame.matrix[0, 0] * x + frame.matrix[0, 1] * y + frame.centre[0]
-    down = frame.matrix[1, 0] * x + frame.matrix[1, 1] * y + frame.centre[1]
-    return ndimage.map_coordinates(image, [down, across], order=1, mode="nearest")
-
-
-def polar(radii: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The x and the y [radii, angles] of a polar grid."""
-    return np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))
+    return at(image, frame.centre, frame.matrix, x, y)
 
 
 def band(image: np.ndarray, fine: float, coarse: float) -> np.ndarray:
@@ -126,8 +135,29 @@ def _outline(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
             points = (np.stack([columns, rows], 1) + 0.5) * factor - 0.5
             # A filled ellipse of half-axes a has variance a² / 4 along them.
             variance, axes = np.linalg.eigh(np.cov(points.T))
-            return points.mean(0), axes * (2 * np.sqrt(variance)) @ axes.T
+            return _without_bulges(points, points.mean(0), axes * (2 * np.sqrt(variance)) @ axes.T)
     return None
+
+
+def _without_bulges(
+    points: np.ndarray, middle: np.ndarray, matrix: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ellipse around a body's points [N, 2], its pointed bulges and creases left aside."""
+    angles = np.arange(72) * 2 * np.pi / 72
+    waves = np.stack([np.ones(72), *(f(n * angles) for n in (1, 2) for f in (np.cos, np.sin))], 1)
+    for _ in range(2):
+        x, y = np.linalg.solve(matrix, (points - middle).T)
+        edge = np.zeros(72)
+        sector = np.rint(np.arctan2(y, x) / (2 * np.pi) * 72).astype(int) % 72
+        np.maximum.at(edge, sector, np.hypot(x, y))
+        wave = np.array([np.median(edge), 0, 0, 0, 0])
+        for _ in range(8):
+            weight = (edge > 0) / (1 + ((edge - waves @ wave) / 0.08) ** 2)
+            wave = np.linalg.solve(waves.T @ (waves * weight[:, None]), waves.T @ (weight * edge))
+        middle = middle + matrix @ wave[1:3]
+        size, flat, skew = wave[0], wave[3], wave[4]
+        matrix = symmetric(matrix @ np.array([[size + flat, skew], [skew, size - flat]]))
+    return middle, matrix
 
 
 def _body(dark: np.ndarray, core: np.ndarray, closing: float, opening: float) -> np.ndarray | None:
@@ -144,43 +174,52 @@ def _body(dark: np.ndarray, core: np.ndarray, closing: float, opening: float) ->
     return body if cover.max() > 0.8 * core.sum() and body.mean() > 0.15 else None
 
 
-def _fit_ring(
-    pixels: np.ndarray, middle: np.ndarray, membrane: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ellipse of the ring of doublets: the innermost dark ring inside the outline."""
-    size = np.sqrt(np.linalg.det(membrane))
-    stain = band(-pixels, 0.07 * size, 0.2 * size)
-    stain /= np.percentile(np.abs(stain), 97) + 1e-30
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)])
+def _starts(
+    pixels: np.ndarray, middle: np.ndarray, matrix: np.ndarray
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The likeliest counts, and for each from where the ring looks most regular.
 
-    def ellipse(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        p = np.clip(p, (0.4, -0.3, -0.3, -0.4, -0.4), (1, 0.3, 0.3, 0.4, 0.4))
-        shape = p[0] * np.array([[np.exp(p[3]), p[4]], [p[4], np.exp(-p[3])]])
-        return middle + membrane @ p[1:3], membrane @ shape
-
-    def misfit(p: np.ndarray) -> float:
-        centre, matrix = ellipse(p)
-        x, y = matrix @ circle + centre[:, None]
-        # Saturation: one very dark spot must not buy a ring that misses the others.
-        ring = np.tanh(ndimage.map_coordinates(stain, [y, x], order=1, mode="nearest"))
-        return 0.075 * float(np.sum((p[1:] / (0.15, 0.15, 0.12, 0.12)) ** 2) - ring.mean() / 0.075)
-
-    radii = np.arange(0.5, 0.96, 0.02)
-    fit = -np.array([misfit(np.array([radius, 0, 0, 0, 0])) for radius in radii])
-    rising = np.r_[True, fit[1:] >= fit[:-1]] & np.r_[fit[:-1] >= fit[1:], True]
-    start = np.array([radii[np.argmax(rising & (fit >= 0.5 * fit.max()))], 0, 0, 0, 0])
-    simplex = start + np.vstack([np.zeros(5), np.diag((0.05, 0.06, 0.06, 0.06, 0.06))])
-    options = {"initial_simplex": simplex, "maxfev": 220, "xatol": 2e-3, "fatol": 1e-4}
-    return ellipse(optimize.minimize(misfit, start, method="Nelder-Mead", options=options).x)
+    Displaced doublets and bulges of the membrane pull a centre off; seen from the true one the
+    angles are regular again.
+    """
+    radius = np.sqrt(np.linalg.det(matrix))
+    stain = band(-pixels, 0.08 * radius, 0.25 * radius)
+    x, y = polar(np.linspace(0.62, 1.12, 10), np.arange(96) * 2 * np.pi / 96)
+    best = np.full(len(ORDERS), -np.inf)
+    centres = np.tile(middle, (len(ORDERS), 1))
+    for shift in shifts(0.24, 0.06):
+        ray = at(stain, middle + matrix @ shift, matrix, x, y).max(0)
+        power = np.abs(np.fft.rfft(ray)[:15]) ** 2
+        score = np.log(power[ORDERS] / (power[3:].sum() + 1e-30) + 1e-9)
+        score -= _PRIOR_WEIGHT * _heavy_tail(shift @ shift / CENTRE_SPREAD**2)
+        better = score > best
+        best[better], centres[better] = score[better], middle + matrix @ shift
+    first, second = np.argsort(-best)[:2]
+    sizes = ((first, 1), (second, 1), (first, BARE))
+    return [(int(ORDERS[k]), centres[k], matrix * size) for k, size in sizes]
 
 
-def _spectrum(stain: np.ndarray, centre: np.ndarray, matrix: np.ndarray, rim: float) -> np.ndarray:
-    """Power of the angular orders 0 to 14 of the darkest stain along each radius."""
-    radii, angles = np.linspace(0.6, rim, 14), np.radians(np.arange(0, 360, 2))
-    frame = Frame(centre, matrix, 9, np.zeros(0), rim, rim)
-    ray = sample(stain, frame, *polar(radii, angles)).max(0)
-    return np.abs(np.fft.rfft(ray)[:15] * 2 / len(ray)) ** 2
+def _surprise(
+    centre: np.ndarray, matrix: np.ndarray, count: int, middle: np.ndarray, membrane: np.ndarray
+) -> float:
+    """How unlikely a ring is inside this membrane, as minus a log-likelihood."""
+    shape = np.linalg.solve(membrane, matrix)
+    size = np.sqrt(np.linalg.det(shape))
+    flat, skew = (shape[0, 0] - shape[1, 1]) / size, (shape[0, 1] + shape[1, 0]) / size
+    shift = np.linalg.solve(matrix, centre - middle)
+    scale = np.log(size * REACH / np.sqrt(count / 9))
+    # Without a membrane the outline is nearer to the ring, never further.
+    return float(
+        _heavy_tail(
+            shift @ shift / CENTRE_SPREAD**2 + (flat**2 + skew**2) / (2 * SHEAR_SPREAD) ** 2
+        )
+        + _heavy_tail((scale / (0.06 if scale < 0 else 0.25)) ** 2)
+    )
+
+
+def _heavy_tail(square: float) -> float:
+    """Half a squared deviation, as a logarithm where that is large: outliers do occur."""
+    return 2 * np.log1p(square / 4)
 
 
 def _disc(radius: float) -> np.ndarray:
