@@ -5,6 +5,7 @@ the exact one, and undoing that ellipse undoes an oblique cut. Everything else i
 axoneme's own frame, where a nine-doublet ring has the radius it has in every cilium.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -29,6 +30,27 @@ OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
 _STEP_NM = 3.0
 _ALONG, _OUTWARD = np.meshgrid(np.arange(-39, 40, _STEP_NM), np.arange(-39, 40, _STEP_NM))
 _SMALLEST = 24
+# What the match of so many drawn central microtubules is multiplied by.
+_FAIRNESS = {1: 1.24, 2: 1.0, 4: 1.03}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is found in one cross-section.
+
+    Attributes:
+        frame: coordinates in which the ring of doublets is the unit circle.
+        doublets: radius in ring radii and angle in radians of each [n, 2].
+        side: 1 where arms lie at larger angles than their doublets, y pointing down, else -1.
+        stain: mean stain around a doublet, [y, x] in steps of 3 nm.
+        central: x and y of the central microtubules in ring radii [m, 2].
+    """
+
+    frame: Frame
+    doublets: np.ndarray
+    side: int
+    stain: np.ndarray
+    central: np.ndarray
 
 
 def measure(image: np.ndarray) -> dict[str, float]:
@@ -54,30 +76,57 @@ def measure(image: np.ndarray) -> dict[str, float]:
         dark body with a periodic ring is found. Texture can pass for a ring: `order9_power`
         is then low.
     """
-    pixels = np.asarray(image[0] if image.ndim == 3 else image, np.float64)
+    pixels = _normalised(image)
     result = dict.fromkeys(KEYS, float("nan"))
-    spread = float(np.std(pixels)) if min(pixels.shape) >= _SMALLEST else 0.0
-    if spread <= 1e-6 * float(np.max(np.abs(pixels), initial=0)):
+    if pixels is None:
         return result
-    pixels = (pixels - pixels.mean()) / spread
     fine = 0.006 * np.sqrt(pixels.size)
     result["sharpness"] = float(np.std(band(pixels, fine, 2 * fine)))
-    frame = locate(pixels)
-    if frame is None:
+    found = _read(pixels)
+    if found is None:
         return result
-    slots = doublet_slots(pixels, frame)
-    outer, inner = arm_scores(pixels, frame, slots)
+    outer, inner = arm_scores(found.stain)
+    frame = found.frame
     singular = np.linalg.svd(frame.matrix, compute_uv=False)
     return result | {
-        "doublet_count": float(np.sum(slots[:, 2] > 0.5 * np.median(slots[:, 2]))),
+        "doublet_count": float(len(found.doublets)),
         "rotational_order": float(frame.count),
         "order9_power": float(frame.spectrum[9] / np.sum(frame.spectrum[3:])),
-        "central_pair": float(central_microtubules(pixels, frame)),
+        "central_pair": float(len(found.central)),
         "outer_arm_score": outer,
         "inner_arm_score": inner,
         "membrane_radius": frame.membrane_radius,
         "ellipticity": float(singular[0] / singular[1]),
     }
+
+
+def read(image: np.ndarray) -> Reading | None:
+    """Finds the microtubules of one cross-section; argument as of `measure`.
+
+    Returns:
+        None where no axoneme is found.
+    """
+    pixels = _normalised(image)
+    return None if pixels is None else _read(pixels)
+
+
+def _normalised(image: np.ndarray) -> np.ndarray | None:
+    """The first channel, mean 0 and variance 1; None where there is nothing to measure."""
+    pixels = np.asarray(image[0] if image.ndim == 3 else image, np.float64)
+    spread = float(np.std(pixels)) if min(pixels.shape) >= _SMALLEST else 0.0
+    if spread <= 1e-6 * float(np.max(np.abs(pixels), initial=0)):
+        return None
+    return (pixels - pixels.mean()) / spread
+
+
+def _read(pixels: np.ndarray) -> Reading | None:
+    frame = locate(pixels)
+    if frame is None:
+        return None
+    slots = doublet_slots(pixels, frame)
+    side, stain = doublet_stain(pixels, frame, slots)
+    doublets = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2])]
+    return Reading(frame, doublets[:, :2], side, stain, central_microtubules(pixels, frame))
 
 
 def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
@@ -101,11 +150,11 @@ def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     return np.array(slots)
 
 
-def arm_scores(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[float, float]:
-    """Stain at the outer and at the inner dynein arms, 0 as the matrix, 1 as the doublets.
+def doublet_stain(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[int, np.ndarray]:
+    """On which side of the doublets arms belong, and the mean stain around a doublet.
 
-    A lies nearer to the centre than B, so the slant of the doublets tells on which side of them
-    arms belong, whether arms are there or not.
+    A lies nearer to the centre than B, so the slant of the doublets tells the side, whether arms
+    are there or not.
     """
     away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
     on_ring = slots[away <= max(0.12, np.median(away))]
@@ -115,7 +164,13 @@ def arm_scores(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[flo
     y = far * np.sin(angle) + _ALONG / frame.nm * np.cos(angle)
     blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
     tiles = sample(blurred, frame, x, y)
-    _, stain = max((_aligned(tiles[:, :, ::side]) for side in (1, -1)), key=lambda pair: pair[0])
+    fits = {side: _aligned(tiles[:, :, ::side]) for side in (1, -1)}
+    side = max(fits, key=lambda one: fits[one][0])
+    return side, fits[side][1]
+
+
+def arm_scores(stain: np.ndarray) -> tuple[float, float]:
+    """Stain at the outer and at the inner dynein arms, 0 as the matrix, 1 as the doublets."""
     matrix = float(np.percentile(stain, 15))
     scale = max(_stain_at(stain, 0, 0, 10) - matrix, 1e-6)
     outer, inner = (
@@ -124,22 +179,22 @@ def arm_scores(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[flo
     return outer, inner
 
 
-def central_microtubules(pixels: np.ndarray, frame: Frame) -> int:
-    """How many microtubules stand in the centre: the best of drawn 0, 1, 2 and 4."""
+def central_microtubules(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """Microtubules in the centre [m, 2] in ring radii: the best of drawn 0, 1, 2 and 4."""
     grid = np.arange(-37, 38) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
     blurred = ndimage.gaussian_filter(-pixels, 0.02 * frame.radius)
     stain = sample(blurred, frame, x / frame.nm, y / frame.nm)
-    inside, templates, numbers = _central_templates()
+    inside, templates, spots = _central_templates()
     patch = stain[22:53, 22:53][inside]
     match = templates @ (patch - patch.mean())
-    best = np.array([match[numbers == number].max() for number in (1, 2, 4)])
     low, high = np.percentile(stain[np.hypot(x, y) < 110], (20, 97))
     fill = (patch.mean() - low) / (high - low + 1e-12)
-    if best.max() / (high - low + 1e-12) + 8 * fill < 5.4:
-        return 0
+    if match.max() / (high - low + 1e-12) + 8 * fill < 5.4:
+        return np.zeros((0, 2))
     # A drawn pair also fits half-way to a single one, and two pairs to one.
-    return (1, 2, 4)[int(np.argmax(best * (1.24, 1, 1.03)))]
+    fairness = np.array([_FAIRNESS[len(points)] for points in spots])
+    return spots[int(np.argmax(match * fairness))] / frame.nm
 
 
 def _aligned(tiles: np.ndarray) -> tuple[float, np.ndarray]:
@@ -169,24 +224,24 @@ def _stain_at(stain: np.ndarray, along: float, outward: float, size: float) -> f
 
 
 @cache
-def _central_templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A mask [31, 31], unit vectors [T, mask] of drawn tubules, and how many each shows."""
+def _central_templates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """A mask [31, 31], unit vectors [T, mask] of drawn tubules, and where each draws them in nm."""
     grid = np.arange(-15, 16) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
     inside = np.hypot(x, y) <= 39
     pair = np.array([(-14.5, 0), (14.5, 0)])
     pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
-    layouts = [(1, np.zeros((1, 2)))]
+    layouts = [np.zeros((1, 2))]
     for angle in np.arange(12) * np.pi / 12:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        layouts += [(2, pair @ turn.T), (4, pairs @ turn.T)]
-    drawn, numbers = [], []
-    for number, spots in layouts:
-        for shift in shifts(10 if number == 1 else 7, _STEP_NM):
+        layouts += [pair @ turn.T, pairs @ turn.T]
+    drawn, places = [], []
+    for spots in layouts:
+        for shift in shifts(10 if len(spots) == 1 else 7, _STEP_NM):
             far = np.hypot(*(np.stack([x, y])[..., None] - (spots + shift).T[:, None, None]))
             tubules = np.exp(-0.5 * ((far - 10) / 4) ** 2) + 0.4 * (far < 10)
             vector = tubules.sum(-1)[inside]
             vector -= vector.mean()
             drawn.append(vector / np.linalg.norm(vector))
-            numbers.append(number)
-    return inside, np.array(drawn), np.array(numbers)
+            places.append(spots + shift)
+    return inside, np.array(drawn), places

@@ -20,8 +20,7 @@ from common.data.prepared import Prepared
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
-from experiments.cilia_cvae.frame import RING_NM, locate
-from experiments.cilia_cvae.frame import sample as sample_image
+from experiments.cilia_cvae.frame import RING_NM
 
 # Channels of a guide: A tubules, B tubules, central ones.
 KINDS = ("a_tubule", "b_tubule", "central")
@@ -77,22 +76,22 @@ def read(image: np.ndarray) -> Axis | None:
     Returns:
         None where no axoneme is found.
     """
-    found = read_axoneme(image.astype(np.float64))
+    found = biology.read(image)
     if found is None:
         return None
-    frame, slots, side, central = found
+    frame, doublets = found.frame, found.doublets
     height, width = image.shape[-2:]
     unit = np.sqrt(height * width)
-    ring = np.median(slots[:, 0])
+    ring = np.median(doublets[:, 0])
     centre = (frame.centre + 0.5 - np.array([width, height]) / 2) / unit
     turned, stretch = linalg.polar(ring * frame.matrix / unit, side="left")
     log = linalg.logm(stretch).real
     radius = np.trace(log) / 2
     beyond = [log[0, 0] - radius - np.log(width / height) / 2, log[0, 1]]
-    angles = slots[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
+    angles = doublets[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
     order = np.argsort(angles)
-    shape = np.array([*centre, radius, *beyond])
-    return Axis(shape, slots[order, 0] / ring, angles[order], side, central @ turned.T / ring)
+    shape, radii = np.array([*centre, radius, *beyond]), doublets[order, 0] / ring
+    return Axis(shape, radii, angles[order], found.side, found.central @ turned.T / ring)
 
 
 def place(axis: Axis, height: int, width: int) -> Layout:
@@ -261,7 +260,9 @@ class LayoutGuides:
 
 def read_layouts(prepared: Prepared, split: str) -> list[Axis | None]:
     """Layouts of all images of a split, read once and kept beside its pixels."""
-    sources = [Path(__file__).with_name(f"{name}.py") for name in ("layout", "biology", "frame")]
+    sources = [
+        Path(__file__).with_name(f"{name}.py") for name in ("layout", "biology", "frame", "ring")
+    ]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     path = prepared.folder / f"layouts-{split}-{digest}.pt"
     if not path.is_file():
@@ -280,62 +281,5 @@ def read_layouts(prepared: Prepared, split: str) -> list[Axis | None]:
     ]
 
 
-def _plain(value):
+def _plain(value: np.ndarray | int) -> list | int:
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def read_axoneme(image):
-    pixels = np.asarray(image[0] if image.ndim == 3 else image, np.float64)
-    spread = np.std(pixels)
-    if spread < 1e-6:
-        return None
-    pixels = (pixels - pixels.mean()) / spread
-    frame = locate(pixels)
-    if frame is None:
-        return None
-    slots = biology.doublet_slots(pixels, frame)
-    from scipy import ndimage
-
-    away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
-    on_ring = slots[away <= max(0.12, np.median(away))]
-    radius, angle = on_ring[:, 0, None, None], on_ring[:, 1, None, None]
-    far = radius + biology._OUTWARD / frame.nm
-    x = far * np.cos(angle) - biology._ALONG / frame.nm * np.sin(angle)
-    y = far * np.sin(angle) + biology._ALONG / frame.nm * np.cos(angle)
-    blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
-    tiles = sample_image(blurred, frame, x, y)
-    side = max((1, -1), key=lambda s: biology._aligned(tiles[:, :, ::s])[0])
-    kept = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2])]
-    grid = np.arange(-37, 38) * biology._STEP_NM
-    gx, gy = np.meshgrid(grid, grid)
-    stain = sample_image(
-        ndimage.gaussian_filter(-pixels, 0.02 * frame.radius), frame, gx / frame.nm, gy / frame.nm
-    )
-    number = biology.central_microtubules(pixels, frame)
-    central = np.zeros((0, 2))
-    if number:
-        inside, templates, numbers = biology._central_templates()
-        patch = stain[22:53, 22:53][inside]
-        match = templates @ (patch - patch.mean())
-        best = int(np.argmax(np.where(numbers == number, match, -np.inf)))
-        central = SPOTS[best] / frame.nm
-    return frame, kept, side, central
-
-
-def _spots():
-    from experiments.cilia_cvae.frame import shifts
-
-    pair = np.array([(-14.5, 0), (14.5, 0)])
-    pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
-    layouts = [(1, np.zeros((1, 2)))]
-    for angle in np.arange(12) * np.pi / 12:
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        layouts += [(2, pair @ turn.T), (4, pairs @ turn.T)]
-    out = []
-    for number, spots in layouts:
-        for shift in shifts(10 if number == 1 else 7, biology._STEP_NM):
-            out.append(spots + shift)
-    return out
-
-
-SPOTS = _spots()

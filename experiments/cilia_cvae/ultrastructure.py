@@ -22,8 +22,7 @@ class Ultrastructure(NamedTuple):
     inner_arms: bool = True
 
 
-# Names of the clinical folders. What CP 2, Subtle CP and Microtub Abnorm look like is the reading of
-# the simulator.
+# Names of the clinical folders; CP 2, Subtle CP and Microtub Abnorm as the simulator reads them.
 ULTRASTRUCTURE = {
     "CP 2": Ultrastructure(central=4),
     "Disarranged": Ultrastructure(),
