@@ -56,7 +56,7 @@ class CiliaDataModule(ImageDataModule):
             return None
         samples = self.prepared.samples(split)
         shapes = [(sample.height, sample.width) for sample in samples]
-        return LayoutGuides(self._axes[split], shapes)
+        return LayoutGuides(self._axes[split], shapes, [sample.label for sample in samples])
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Also draws a layout for each image, by its seed and label."""
@@ -132,7 +132,7 @@ class CiliaDataModule(ImageDataModule):
             for seed, label in zip(plan.seeds, plan.labels, strict=True)
         ]
         shapes = [tuple(int(mask.any(axis).sum()) for axis in (2, 1)) for mask in plan.masks]
-        return LayoutGuides(drawn, shapes)
+        return LayoutGuides(drawn, shapes, names)
 
     def _class_of(self, name: Path) -> str | None:
         """Class by the first folder, or by the second where that names a split."""

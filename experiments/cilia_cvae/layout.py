@@ -1,8 +1,9 @@
-"""Where the microtubules of a cross-section lie: read from images, drawn anew, shown to a network.
+"""Where the parts of a cross-section lie: read from images, drawn anew, shown to a network.
 
-A layout is what a person would mark: a point for each A, B and central tubule. It is read from
-training images by `biology`, described by a handful of numbers for each class, and drawn from
-those for generated images, which then come with their annotation.
+A layout is what a person would mark: a point for each A, B and central tubule, and for each dynein
+arm that the class has. Microtubules are read from training images by `biology`, described by a
+handful of numbers for each class, and drawn from those for generated images, which then come with
+their annotation. Whether there are arms is not read from an image: its class says so.
 """
 
 import hashlib
@@ -20,10 +21,12 @@ from common.data.prepared import Prepared
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
+from experiments.cilia_cvae.biology import INNER_ARM, OUTER_ARM
 from experiments.cilia_cvae.frame import RING_NM
+from experiments.cilia_cvae.ultrastructure import ultrastructure_of
 
-# Channels of a guide: A tubules, B tubules, central ones.
-KINDS = ("a_tubule", "b_tubule", "central")
+# Channels of a guide: A tubules, B tubules, central ones, dynein arms.
+KINDS = ("a_tubule", "b_tubule", "central", "outer_arm", "inner_arm")
 # Centres of A and B beside that of their doublet, nanometres along the arms and outward.
 A_TUBULE, B_TUBULE = (8.8, -2.7), (-9.3, 2.7)
 # Distance of central microtubules from the middle between them, nanometres.
@@ -35,7 +38,7 @@ _SPOT_NM = 9.0
 
 
 class Layout(NamedTuple):
-    """Microtubules of one image.
+    """Parts of one image.
 
     Attributes:
         points: x and y [N, 2] as shares of the image's width and height.
@@ -94,8 +97,15 @@ def read(image: np.ndarray) -> Axis | None:
     return Axis(shape, radii, angles[order], found.side, found.central @ turned.T / ring)
 
 
-def place(axis: Axis, height: int, width: int) -> Layout:
-    """The microtubules of an axoneme on an image of that size in pixels."""
+def place(axis: Axis, height: int, width: int, label: str = "Normal") -> Layout:
+    """The parts of an axoneme on an image of that size in pixels.
+
+    Args:
+        axis: the microtubules.
+        height: in pixels.
+        width: in pixels.
+        label: class of the image, which says what arms there are.
+    """
     unit = np.sqrt(height * width)
     x, y, radius, along_x, diagonal = axis.shape
     stretch = along_x + np.log(width / height) / 2
@@ -104,23 +114,30 @@ def place(axis: Axis, height: int, width: int) -> Layout:
     outward = np.stack([np.cos(axis.angles), np.sin(axis.angles)], 1)
     along = np.stack([-outward[:, 1], outward[:, 0]], 1) * axis.side
     middle = axis.radii[:, None] * outward
-    tubules = [middle + (a * along + o * outward) / nm for a, o in (A_TUBULE, B_TUBULE)]
-    plane = np.concatenate([*tubules, axis.central.reshape(-1, 2)])
-    kinds = np.repeat([0, 1, 2], [len(middle), len(middle), len(axis.central)])
+
+    def beside(spot: tuple[float, float]) -> np.ndarray:
+        return middle + (spot[0] * along + spot[1] * outward) / nm
+
+    known = ultrastructure_of(label)
+    parts = [beside(A_TUBULE), beside(B_TUBULE), axis.central.reshape(-1, 2)]
+    parts += [beside(OUTER_ARM)[: len(middle) * known.outer_arms]]
+    parts += [beside(INNER_ARM)[: len(middle) * known.inner_arms]]
+    plane = np.concatenate(parts)
+    kinds = np.repeat(range(len(KINDS)), [len(part) for part in parts])
     points = plane @ matrix.T + [x, y]
     spot = _SPOT_NM / nm * np.exp(radius) * unit / max(height, width)
     return Layout(points * unit / [width, height] + 0.5, kinds, float(spot))
 
 
 def draw(layout: Layout | None, mask: np.ndarray) -> np.ndarray:
-    """A guide: one spot for each microtubule.
+    """A guide: one spot for each part.
 
     Args:
         layout: of the image; None gives an empty guide.
         mask: [1, S, S], 1 where the canvas holds the image.
 
     Returns:
-        uint8 [3, S, S], 255 in the middle of a spot.
+        uint8 [5, S, S], 255 in the middle of a spot.
     """
     size = mask.shape[-1]
     guide = np.zeros((len(KINDS), size, size), np.float32)
@@ -246,15 +263,22 @@ class LayoutGuides:
     Args:
         axes: one an image.
         shapes: height and width of the images in any unit.
+        labels: classes of the images.
     """
 
-    def __init__(self, axes: Sequence[Axis | None], shapes: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        axes: Sequence[Axis | None],
+        shapes: Sequence[tuple[int, int]],
+        labels: Sequence[str],
+    ) -> None:
         self.layouts = [
-            axis and place(axis, *shape) for axis, shape in zip(axes, shapes, strict=True)
+            axis and place(axis, *shape, label)
+            for axis, shape, label in zip(axes, shapes, labels, strict=True)
         ]
 
     def __call__(self, index: int, mask: np.ndarray) -> np.ndarray:
-        """The guide uint8 [3, S, S] of one image with its mask [1, S, S]."""
+        """The guide uint8 [5, S, S] of one image with its mask [1, S, S]."""
         return draw(self.layouts[index], mask)
 
 

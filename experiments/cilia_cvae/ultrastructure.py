@@ -37,6 +37,11 @@ ULTRASTRUCTURE = {
 }
 
 
+def ultrastructure_of(label: str) -> Ultrastructure:
+    """Of a class; that of a class with another name is taken for the normal one."""
+    return ULTRASTRUCTURE.get(label, Ultrastructure())
+
+
 def checks(label: str, measured: Mapping[str, float]) -> dict[str, bool]:
     """Whether an image shows its class.
 

@@ -87,8 +87,16 @@ def test_a_layout_follows_the_aspect_ratio_and_the_side() -> None:
     np.testing.assert_allclose(centre, (middle[0] + middle[1]) / 2, atol=0.02)
     gap = np.hypot(*(np.array(A_TUBULE) - B_TUBULE)) / 84 * 0.27 * 128
     square = place(even(), 128, 128)
-    found = np.linalg.norm(square.points[:9] - square.points[9:18], axis=1) * 128
+    a, b = (square.points[square.kinds == kind] for kind in (0, 1))
+    found = np.linalg.norm(a - b, axis=1) * 128
     np.testing.assert_allclose(found, gap, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", ["Normal", "ODA", "IDA", "ODA_IDA", "unheard of"])
+def test_arms_are_where_the_class_has_them(label: str) -> None:
+    kinds = place(even(), 100, 100, label).kinds
+    counts = [int((kinds == KINDS.index(arm)).sum()) for arm in ("outer_arm", "inner_arm")]
+    assert counts == [0 if "ODA" in label else 9, 0 if "IDA" in label else 9]
 
 
 @pytest.mark.parametrize("rows", [64, 40])
