@@ -125,11 +125,10 @@ class CiliaDataModule(ImageDataModule):
         return Classification(self.classes, device, training)
 
     def _drawn_guides(self, plan: SeedDataset) -> LayoutGuides:
+        names = [self.facts["classes"][label] for label in plan.labels]
         drawn = [
-            sample_layout(
-                self._known, self.facts["classes"][label], np.random.default_rng([seed, 9])
-            )
-            for seed, label in zip(plan.seeds, plan.labels, strict=True)
+            sample_layout(self._known, name, np.random.default_rng([seed, *b"layout"]))
+            for seed, name in zip(plan.seeds, names, strict=True)
         ]
         shapes = [tuple(int(mask.any(axis).sum()) for axis in (2, 1)) for mask in plan.masks]
         return LayoutGuides(drawn, shapes, names)
