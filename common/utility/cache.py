@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -44,12 +45,18 @@ def digest(task: Task, policy: str, seed: int, pools: Sequence[Pool]) -> str:
     found = hashlib.sha256(json.dumps([task.rule, policy, seed]).encode())
     modules: list[ModuleType] = [augment, drawing, *task.code]
     for module in modules:
-        found.update(Path(inspect.getfile(module)).read_bytes())
+        found.update(_text_of(module))
     for pool in pools:
         for array in (pool.images, pool.labels, pool.groups):
             found.update(f"{array.shape} {array.dtype}".encode())
             found.update(np.ascontiguousarray(array))
     return found.hexdigest()[:16]
+
+
+@cache
+def _text_of(module: ModuleType) -> bytes:
+    """Read once: what runs is what was there at the start, whatever is edited meanwhile."""
+    return Path(inspect.getfile(module)).read_bytes()
 
 
 @dataclass(frozen=True)
