@@ -86,11 +86,26 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
     for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
+    _clear_named(folder.samples)
     for path in sorted(folder.samples.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink()
+
+
+def _clear_named(samples: Path) -> None:
+    """Images in sub-folders that the table names, then those sub-folders that are empty."""
+    try:
+        rows = named_cells(from_csv((samples / MANIFEST).read_bytes()))
+    except (OSError, ValueError):
+        return
+    for row in rows:
+        path = samples / row.get("name", "")
+        # What a changed table names elsewhere is none of ours.
+        if path.parent.resolve().is_relative_to(samples.resolve()) and path.is_file():
+            path.unlink()
+    for inner in sorted(samples.rglob("*"), reverse=True):
+        if inner.is_dir() and not inner.is_symlink() and not any(inner.iterdir()):
+            inner.rmdir()
 
 
 def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256: str) -> None:
