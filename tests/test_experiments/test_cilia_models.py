@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from common.data.canvas import rectangle_mask
@@ -316,6 +317,30 @@ def test_a_path_ends_at_the_image_that_the_velocity_points_to() -> None:
 def test_sizes_that_do_not_fit_are_refused(made: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         made()
+
+
+@pytest.mark.parametrize("overlay", ["seed224", "hierarchical"])
+def test_an_overlay_switches_the_model_and_keeps_the_rest(
+    overlay: str, tmp_path: Path, cli: Cli
+) -> None:
+    path = ROOT / f"experiments/cilia_cvae/configs/{overlay}.yaml"
+    fit = ["fit", *smoke("cilia_cvae"), "--config", str(path), *at(tmp_path, "a")]
+    result = cli("cilia_cvae", *fit)
+    assert result.code == 0, result.err
+    run = tmp_path / "runs/cilia_cvae/a"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["class_path"] == yaml.safe_load(path.read_text())["model"]["class_path"]
+    assert config["data"]["image_size"] == 32
+    metrics = (run / "metrics.csv").read_text()
+    assert "val/active_units" in metrics and "val/spike" in metrics and "val/mse" in metrics
+    assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "a")).code == 0
+    assert cli("cilia_cvae", "export", *at(tmp_path, "a")).code == 0
+
+
+def test_the_overlay_of_448_px_has_the_published_size() -> None:
+    text = (ROOT / "experiments/cilia_cvae/configs/seed448.yaml").read_text()
+    given = yaml.safe_load(text)["model"]["init_args"]
+    assert {**given, "image_size": 448} == PLANS[448] | {"latent_dim": 128, "lr": 1e-3}
 
 
 def test_a_model_without_a_posterior_says_so(tmp_path: Path, cli: Cli) -> None:
