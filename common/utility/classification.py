@@ -70,8 +70,8 @@ class Classification:
         """
         known, asked = set(real.labels.tolist()), set(test.labels.tolist())
         if min(len(known), len(asked)) < 2:
-            problem = "hold one class, so there are none to tell apart"
-            raise UserError(Exit.INPUT, "the held-out images", problem, "add images of another")
+            problem = "hold one class in a split, so there are none to tell apart"
+            raise UserError(Exit.INPUT, "the real images", problem, "add images of another")
         made = known if fake is None else set(fake.labels.tolist())
         if missing := [self.classes[k] for k in sorted(known - made)]:
             problem = f"hold no image of class {', '.join(missing)}"
