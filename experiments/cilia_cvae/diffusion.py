@@ -164,9 +164,7 @@ class CiliaDiffusion(CiliaGenerator):
         return Sampler(self.guided, inputs, output="velocity")
 
     def _shown(self, batch: Batch) -> Tensor:
-        if not self.guide_channels:
-            return batch["mask"]
-        return torch.cat([batch["mask"], batch["guide"]], 1)
+        return torch.cat([batch["mask"], self.guide_of(batch, self.guide_channels)], 1)
 
 
 def _scheduler() -> RFlowScheduler:

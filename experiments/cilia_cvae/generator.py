@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from common.data.datasets import Batch
-from common.errors import require_positive
+from common.errors import Exit, UserError, require_positive
 from common.optimizers import adam
 from common.sampling import Sampler
 from experiments.cilia_cvae.health import LatentHealth
@@ -51,6 +51,21 @@ class CiliaGenerator(pl.LightningModule, ABC):
         That of a channel of a grid of latents is the sum over its places.
         """
         return None
+
+    def guide_of(self, batch: Batch, channels: int) -> Tensor:
+        """The guide [B, channels, H, W] of a batch; one without channels where none is wanted.
+
+        Raises:
+            UserError: the data give none, or one of other channels.
+        """
+        if not channels:
+            return batch["mask"][:, :0]
+        given = batch["guide"].shape[1] if "guide" in batch else 0
+        if given != channels:
+            problem = f"does not fit the data, whose guides have {given} channels"
+            remedy = "use --data.layout true and --model.guide_channels 5, or neither"
+            raise UserError(Exit.USAGE, f"--model.guide_channels {channels}", problem, remedy)
+        return batch["guide"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""

@@ -56,6 +56,7 @@ class CiliaCVAE(CiliaGenerator):
         truncation: standard deviation of the noise that samples are made from; below 1 they are
             more typical and less different.
         grain: share of the likelihood's standard deviation that samples have as noise.
+        guide_channels: of the guides that the data give with each image; 0 for none.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class CiliaCVAE(CiliaGenerator):
         sampling: Literal["prior", "aggregated"] = "aggregated",
         truncation: float = 1.0,
         grain: float = 0.0,
+        guide_channels: int = 0,
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
         require_positive("model", latent_dim=latent_dim, width=width, condition_dim=condition_dim)
-        shape = (image_size, num_channels, latent_dim, width, condition_dim)
+        shape = (image_size, num_channels, latent_dim, width, condition_dim, guide_channels)
         self.condition = Condition(classes, condition_dim)
         self.encoder = Encoder(*shape)
         self.decoder = Decoder(*shape)
@@ -94,6 +96,7 @@ class CiliaCVAE(CiliaGenerator):
         self.sampling = sampling
         self.truncation = truncation
         self.grain = grain
+        self.guide_channels = guide_channels
         self.register_buffer("variance", torch.tensor(noise_std**2 or 0.1))
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -101,11 +104,11 @@ class CiliaCVAE(CiliaGenerator):
 
         ``kl`` is to the prior; ``density`` is -ln of what the flow gives z.
         """
-        image, mask = batch["image"], batch["mask"]
+        image, mask, guide = batch["image"], batch["mask"], self._guide(batch)
         condition = self.condition(batch["label"], log_aspect(mask))
-        mean, log_variance = self._posterior(image, mask, condition)
+        mean, log_variance = self._posterior(image, mask, guide, condition)
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        decoded = self.decoder(z, condition).float()
+        decoded = self.decoder(z, guide, condition).float()
         mse = masked_mse(decoded, image, mask)
         variance, weight, free = self.variance.clone(), self.kl_weight, 0.0
         if self.training:
@@ -133,10 +136,17 @@ class CiliaCVAE(CiliaGenerator):
         """KL of posterior and prior [B, latent_dim] in nats."""
         image, mask = batch["image"], batch["mask"]
         condition = self.condition(batch["label"], log_aspect(mask))
-        mean, log_variance = self._posterior(image, mask, condition)
+        mean, log_variance = self._posterior(image, mask, self._guide(batch), condition)
         return gaussian_kl(mean, log_variance)
 
-    def decode(self, noise: Tensor, label: Tensor, mask: Tensor, grain: Tensor) -> Tensor:
+    def decode(
+        self,
+        noise: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        grain: Tensor,
+        guide: Tensor | None = None,
+    ) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] of standard normal noise, label and mask.
 
         Args:
@@ -144,15 +154,22 @@ class CiliaCVAE(CiliaGenerator):
             label: index of the class [B].
             mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
             grain: noise of the pixels [B, C, H, W].
+            guide: [B, guide_channels, H, W] in [0, 1].
         """
         condition = self.condition(label, log_aspect(mask))
         z = self.truncation * noise
         if self.sampling == "aggregated":
             z = self.density(z, condition)
-        return self._pixels(z, condition, grain)
+        return self._pixels(z, _or_none(guide, mask), condition, grain)
 
     def around(
-        self, image: Tensor, label: Tensor, mask: Tensor, noise: Tensor, grain: Tensor
+        self,
+        image: Tensor,
+        label: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        grain: Tensor,
+        guide: Tensor | None = None,
     ) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] drawn around the posterior of another one.
 
@@ -162,21 +179,23 @@ class CiliaCVAE(CiliaGenerator):
             mask: [B, 1, H, W], 1 where the canvas holds image, else 0.
             noise: of z [B, latent_dim].
             grain: noise of the pixels [B, C, H, W].
+            guide: [B, guide_channels, H, W] in [0, 1].
         """
-        condition = self.condition(label, log_aspect(mask))
-        mean, log_variance = self._posterior(image, mask, condition)
+        condition, guide = self.condition(label, log_aspect(mask)), _or_none(guide, mask)
+        mean, log_variance = self._posterior(image, mask, guide, condition)
         z = mean + self.truncation * noise * (0.5 * log_variance).exp()
-        return self._pixels(z, condition, grain)
+        return self._pixels(z, guide, condition, grain)
 
     def sampler(self, batch: Batch) -> Sampler:
         """The decoder, and z by seed; around the batch's own images where it has any."""
         sizes = [self.latent_dim, math.prod(self.shape)]
         noise, grain = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
         inputs = {"label": batch["label"], "mask": batch["mask"]}
-        drawn = {"noise": noise, "grain": grain.view(-1, *self.shape)}
+        last = {"grain": grain.view(-1, *self.shape)}
+        last |= {"guide": self._guide(batch)} if self.guide_channels else {}
         if "image" in batch:
-            return Sampler(self.around, {"image": batch["image"], **inputs, **drawn})
-        return Sampler(self.decode, {"noise": noise, **inputs, "grain": drawn["grain"]})
+            return Sampler(self.around, {"image": batch["image"], **inputs, "noise": noise, **last})
+        return Sampler(self.decode, {"noise": noise, **inputs, **last})
 
     def embed(self, image: Tensor) -> Tensor:
         """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class.
@@ -186,12 +205,23 @@ class CiliaCVAE(CiliaGenerator):
         classes = torch.arange(len(self.condition.sets), device=image.device)
         condition = self.condition(classes, torch.zeros(len(classes), device=image.device))
         mask = torch.ones_like(image[:, :1])
-        return self.encoder(image, mask, condition.mean(0).expand(len(image), -1))[0]
+        guide = mask.new_zeros(len(mask), self.guide_channels, *mask.shape[2:])
+        return self.encoder(image, mask, guide, condition.mean(0).expand(len(image), -1))[0]
 
-    def _posterior(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.encoder(image, mask, condition)
+    def _guide(self, batch: Batch) -> Tensor:
+        return self.guide_of(batch, self.guide_channels)
+
+    def _posterior(
+        self, image: Tensor, mask: Tensor, guide: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        mean, raw = self.encoder(image, mask, guide, condition)
         return mean.float(), bounded(raw.float(), *LOG_VARIANCE_BOUNDS)
 
-    def _pixels(self, z: Tensor, condition: Tensor, grain: Tensor) -> Tensor:
-        image = self.decoder(z, condition)
+    def _pixels(self, z: Tensor, guide: Tensor, condition: Tensor, grain: Tensor) -> Tensor:
+        image = self.decoder(z, guide, condition)
         return (image + self.grain * self.variance.sqrt() * grain).clamp(-1, 1)
+
+
+def _or_none(guide: Tensor | None, mask: Tensor) -> Tensor:
+    """A guide without channels where there is no guide."""
+    return mask[:, :0] if guide is None else guide

@@ -18,6 +18,8 @@ COARSEST = 8
 # doublets turns with the cilium: on a grid this fine its orientation is linear in z, on the usual
 # 4 x 4 grid the convolutions would have to invent it.
 MAX_GRID, GRID_CHANNELS = 16, 16
+# Pixels along a side of what the decoder's blocks take for one pixel, where a guide is shown.
+GUIDE_PATCHES = (4, 2)
 
 
 class Condition(nn.Module):
@@ -74,15 +76,23 @@ class Encoder(nn.Module):
         latent_dim: of z.
         width: channels at half resolution, doubled at each further halving.
         condition_dim: of the condition vector.
+        guide_channels: of the guide.
     """
 
     def __init__(
-        self, image_size: int, num_channels: int, latent_dim: int, width: int, condition_dim: int
+        self,
+        image_size: int,
+        num_channels: int,
+        latent_dim: int,
+        width: int,
+        condition_dim: int,
+        guide_channels: int = 0,
     ) -> None:
         super().__init__()
         widths = stage_widths(width)
         grid = grid_side(image_size)
-        self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
+        shown = num_channels + 1 + guide_channels
+        self.stem = nn.Conv2d(4 * shown, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
@@ -92,10 +102,15 @@ class Encoder(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(grid)
         self.head = nn.Linear(GRID_CHANNELS * grid**2, 2 * latent_dim)
 
-    def forward(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and unbounded log-variance, each [B, latent_dim], of image [B, C, H, W]."""
+    def forward(
+        self, image: Tensor, mask: Tensor, guide: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and unbounded log-variance, each [B, latent_dim], of image [B, C, H, W].
+
+        Mask and guide are [B, 1, H, W] and [B, guide_channels, H, W].
+        """
         # Half of all work would be done at full resolution; a 2 x 2 block is one wide pixel here.
-        x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask], dim=1), 2))
+        x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask, guide], dim=1), 2))
         for block in self.blocks:
             x = block(F.avg_pool2d(x, 2), condition)
         x = self.squeeze(F.silu(self.norm(self.context(x, condition))))
@@ -107,7 +122,13 @@ class Decoder(nn.Module):
     """Mean of p(x | z, class, aspect); arguments as `Encoder`."""
 
     def __init__(
-        self, image_size: int, num_channels: int, latent_dim: int, width: int, condition_dim: int
+        self,
+        image_size: int,
+        num_channels: int,
+        latent_dim: int,
+        width: int,
+        condition_dim: int,
+        guide_channels: int = 0,
     ) -> None:
         super().__init__()
         widths = stage_widths(width)[::-1]
@@ -119,18 +140,26 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
+        self.guides = nn.ModuleList(
+            nn.Conv2d(guide_channels * patch**2, before, 1)
+            for before, patch in zip(widths[:-1], GUIDE_PATCHES, strict=True)
+            if guide_channels
+        )
         self.norm = group_norm(widths[-1])
         self.head = nn.Conv2d(widths[-1], 4 * num_channels, 3, padding=1)
 
-    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
-        """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim]."""
+    def forward(self, z: Tensor, guide: Tensor, condition: Tensor) -> Tensor:
+        """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim]; guide as for `Encoder`."""
         x = self.stem(torch.cat([z, condition], dim=1))
         x = self.expand(x.view(len(z), GRID_CHANNELS, self.grid, self.grid))
         if self.side != self.grid:
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
         x = self.context(x, condition)
-        for block in self.blocks:
-            x = block(F.interpolate(x, scale_factor=2, mode="nearest"), condition)
+        for stage, block in enumerate(self.blocks):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            if self.guides:
+                x = x + self.guides[stage](F.pixel_unshuffle(guide, GUIDE_PATCHES[stage]))
+            x = block(x, condition)
         return F.pixel_shuffle(self.head(F.silu(self.norm(x))), 2)
 
 

@@ -23,7 +23,7 @@ from experiments.cilia_cvae.layout import (
     sample,
 )
 from experiments.cilia_cvae.simulator import CLASSES, render, sample_truth
-from running import ROOT, Cli, at, smoke
+from running import ROOT, Cli, at, refuses, smoke
 
 REAL = ROOT.parent / "shared/data/real/cilia_cvae/Normal"
 
@@ -152,9 +152,8 @@ def test_layouts_of_real_sections_are_nine_and_two() -> None:
 
 
 def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> None:
-    overlay = ["--config", str(ROOT / "experiments/cilia_cvae/configs/layout.yaml")]
     few = ["--model.init_args.num_steps", "2"]
-    fit = ["fit", *smoke("cilia_cvae"), *overlay, *few, *at(tmp_path, "d")]
+    fit = ["fit", *smoke("cilia_cvae"), *overlays("diffusion", "layout"), *few, *at(tmp_path, "d")]
     assert cli("cilia_cvae", *fit).code == 0
     assert cli("cilia_cvae", "generate", "--n", "3", *at(tmp_path, "d")).code == 0
     samples = tmp_path / "runs/cilia_cvae/d/samples"
@@ -169,3 +168,27 @@ def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> No
     checkpoint = tmp_path / "runs/cilia_cvae/d/checkpoints/best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)["CiliaDataModule"]["layout"]
     assert set(saved["classes"]) <= set(CLASSES)
+
+
+def test_the_default_model_takes_layouts_as_well(tmp_path: Path, cli: Cli) -> None:
+    fit = ["fit", *smoke("cilia_cvae"), *overlays("layout"), *at(tmp_path, "d")]
+    assert cli("cilia_cvae", *fit).code == 0
+    assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "d")).code == 0
+    assert (tmp_path / "runs/cilia_cvae/d/samples/annotations.csv").is_file()
+    assert cli("cilia_cvae", "export", *at(tmp_path, "d")).code == 0
+
+
+@pytest.mark.parametrize("names", [("diffusion", "layout"), ("layout",)])
+def test_a_model_that_wants_layouts_says_so_where_the_data_give_none(
+    names: tuple[str, ...], tmp_path: Path, cli: Cli
+) -> None:
+    off = ["--data.layout", "false"]
+    result = cli(
+        "cilia_cvae", "fit", *smoke("cilia_cvae"), *overlays(*names), *off, *at(tmp_path, "d")
+    )
+    refuses(result, 2, "--model.guide_channels 5", "--data.layout true")
+
+
+def overlays(*names: str) -> list[str]:
+    paths = [str(ROOT / f"experiments/cilia_cvae/configs/{name}.yaml") for name in names]
+    return [word for path in paths for word in ("--config", path)]
