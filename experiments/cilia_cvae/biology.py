@@ -5,14 +5,14 @@ the exact one, and undoing that ellipse undoes an oblique cut. Everything else i
 axoneme's own frame, where a nine-doublet ring has the radius it has in every cilium.
 """
 
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from experiments.cilia_cvae.doublets import Arms, doublet_slots, read_arms
 from experiments.cilia_cvae.frame import Frame, band, locate, sample, shifts
-from experiments.cilia_cvae.ring import polar
 
 KEYS = (
     "doublet_count",
@@ -25,31 +25,27 @@ KEYS = (
     "ellipticity",
     "sharpness",
 )
-# Where dynein arms lie beside a doublet's centre: nanometres along the arms, outward.
-OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
+# A score above says that most arms are there.
+OUTER_ARMS_PRESENT, INNER_ARMS_PRESENT = 0.25, 0.23
+# Squared error that drawn tubules explain, on 3 nm pixels scaled by the stain around.
+LEAST_CENTRAL = 25.0
 _STEP_NM = 3.0
-_ALONG, _OUTWARD = np.meshgrid(np.arange(-39, 40, _STEP_NM), np.arange(-39, 40, _STEP_NM))
 _SMALLEST = 24
-# What the match of so many drawn central microtubules is multiplied by.
-_FAIRNESS = {1: 1.24, 2: 1.0, 4: 1.03}
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What is found in one cross-section.
 
     Attributes:
         frame: coordinates in which the ring of doublets is the unit circle.
         doublets: radius in ring radii and angle in radians of each [n, 2].
-        side: 1 where arms lie at larger angles than their doublets, y pointing down, else -1.
-        stain: mean stain around a doublet, [y, x] in steps of 3 nm.
+        arms: the side that they belong to, and how much of them there is.
         central: x and y of the central microtubules in ring radii [m, 2].
     """
 
     frame: Frame
     doublets: np.ndarray
-    side: int
-    stain: np.ndarray
+    arms: Arms
     central: np.ndarray
 
 
@@ -85,7 +81,6 @@ def measure(image: np.ndarray) -> dict[str, float]:
     found = _read(pixels)
     if found is None:
         return result
-    outer, inner = arm_scores(found.stain)
     frame = found.frame
     singular = np.linalg.svd(frame.matrix, compute_uv=False)
     return result | {
@@ -93,15 +88,15 @@ def measure(image: np.ndarray) -> dict[str, float]:
         "rotational_order": float(frame.count),
         "order9_power": float(frame.spectrum[9] / np.sum(frame.spectrum[3:])),
         "central_pair": float(len(found.central)),
-        "outer_arm_score": outer,
-        "inner_arm_score": inner,
+        "outer_arm_score": found.arms.outer,
+        "inner_arm_score": found.arms.inner,
         "membrane_radius": frame.membrane_radius,
         "ellipticity": float(singular[0] / singular[1]),
     }
 
 
 def read(image: np.ndarray) -> Reading | None:
-    """Finds the microtubules of one cross-section; argument as of `measure`.
+    """Finds the parts of one cross-section; argument as of `measure`.
 
     Returns:
         None where no axoneme is found.
@@ -124,59 +119,9 @@ def _read(pixels: np.ndarray) -> Reading | None:
     if frame is None:
         return None
     slots = doublet_slots(pixels, frame)
-    side, stain = doublet_stain(pixels, frame, slots)
-    doublets = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2])]
-    return Reading(frame, doublets[:, :2], side, stain, central_microtubules(pixels, frame))
-
-
-def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    """The darkest spot of each of the ring's `count` sectors.
-
-    Returns:
-        [count, 3]: radius in ring radii, angle in radians, contrast of the spot.
-    """
-    radii, angles = np.linspace(0.6, frame.rim, 24), np.radians(np.arange(360))
-    stain = band(-pixels, 0.09 * frame.radius, 0.25 * frame.radius)
-    rays = sample(stain, frame, *polar(radii, angles))
-    wave = np.fft.rfft(rays.max(0))[frame.count]
-    pitch = 360 / frame.count
-    middle = np.degrees(-np.angle(wave)) / frame.count + pitch * np.arange(frame.count)
-    window = np.arange(-int(pitch / 6), int(pitch / 6) + 1)
-    slots = []
-    for column in np.rint(middle).astype(int):
-        sector = rays[:, (column + window) % 360]
-        row, best = np.unravel_index(np.argmax(sector), sector.shape)
-        slots.append((radii[row], np.radians(column + window[best]), sector[row, best]))
-    return np.array(slots)
-
-
-def doublet_stain(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[int, np.ndarray]:
-    """On which side of the doublets arms belong, and the mean stain around a doublet.
-
-    A lies nearer to the centre than B, so the slant of the doublets tells the side, whether arms
-    are there or not.
-    """
-    away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
-    on_ring = slots[away <= max(0.12, np.median(away))]
-    radius, angle = on_ring[:, 0, None, None], on_ring[:, 1, None, None]
-    far = radius + _OUTWARD / frame.nm
-    x = far * np.cos(angle) - _ALONG / frame.nm * np.sin(angle)
-    y = far * np.sin(angle) + _ALONG / frame.nm * np.cos(angle)
-    blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
-    tiles = sample(blurred, frame, x, y)
-    fits = {side: _aligned(tiles[:, :, ::side]) for side in (1, -1)}
-    side = max(fits, key=lambda one: fits[one][0])
-    return side, fits[side][1]
-
-
-def arm_scores(stain: np.ndarray) -> tuple[float, float]:
-    """Stain at the outer and at the inner dynein arms, 0 as the matrix, 1 as the doublets."""
-    matrix = float(np.percentile(stain, 15))
-    scale = max(_stain_at(stain, 0, 0, 10) - matrix, 1e-6)
-    outer, inner = (
-        (_stain_at(stain, *spot, 3) - matrix) / scale for spot in (OUTER_ARM, INNER_ARM)
-    )
-    return outer, inner
+    arms = read_arms(pixels, frame, slots)
+    doublets = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2]), :2]
+    return Reading(frame, doublets, arms, central_microtubules(pixels, frame))
 
 
 def central_microtubules(pixels: np.ndarray, frame: Frame) -> np.ndarray:
@@ -187,40 +132,17 @@ def central_microtubules(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     stain = sample(blurred, frame, x / frame.nm, y / frame.nm)
     inside, templates, spots = _central_templates()
     patch = stain[22:53, 22:53][inside]
-    match = templates @ (patch - patch.mean())
     low, high = np.percentile(stain[np.hypot(x, y) < 110], (20, 97))
+    match = templates @ (patch - patch.mean()) / (high - low + 1e-12)
     fill = (patch.mean() - low) / (high - low + 1e-12)
-    if match.max() / (high - low + 1e-12) + 8 * fill < 5.4:
+    # By how much each drawing lowers the squared error.
+    explained = np.maximum(match, 0) ** 2
+    if explained.max() + 40 * fill < LEAST_CENTRAL:
         return np.zeros((0, 2))
-    # A drawn pair also fits half-way to a single one, and two pairs to one.
-    fairness = np.array([_FAIRNESS[len(points)] for points in spots])
-    return spots[int(np.argmax(match * fairness))] / frame.nm
-
-
-def _aligned(tiles: np.ndarray) -> tuple[float, np.ndarray]:
-    """How well a drawn doublet fits the tiles [n, y, x], and their mean when laid on it."""
-    steps = [(down, right) for down in range(-3, 4) for right in range(-3, 4)]
-    drawn = np.stack([np.roll(_drawn_doublet(), step, (0, 1)).ravel() for step in steps])
-    fit = tiles.reshape(len(tiles), -1) @ drawn.T
-    moved = [
-        np.roll(tile, (-steps[best][0], -steps[best][1]), (0, 1))
-        for tile, best in zip(tiles, fit.argmax(1), strict=True)
-    ]
-    return float(fit.max(1).sum()), np.mean(moved, 0)
-
-
-@cache
-def _drawn_doublet() -> np.ndarray:
-    """Two touching tubules without arms on a light ground, of zero mean."""
-    near = (np.abs(_ALONG) <= 20) & (np.abs(_OUTWARD) <= 25)
-    far = np.stack([np.hypot(_ALONG - x, _OUTWARD - y) for x, y in ((8.8, -4), (-9.3, 4))])
-    tubules = (np.exp(-0.5 * ((far - 9.5) / 3.5) ** 2) + 0.5 * (far < 9.5)).max(0)
-    return (tubules - tubules[near].mean()) * near
-
-
-def _stain_at(stain: np.ndarray, along: float, outward: float, size: float) -> float:
-    weight = np.exp(-((_ALONG - along) ** 2 + (_OUTWARD - outward) ** 2) / (2 * size**2))
-    return float(np.sum(weight * stain) / np.sum(weight))
+    # A drawn pair also fits half-way to a single one, which leaves the centre emptier.
+    single = np.array([len(points) == 1 for points in spots])
+    explained[single] *= np.exp(0.44 - 2.5 * (fill - 0.28))
+    return spots[int(np.argmax(explained))] / frame.nm
 
 
 @cache
@@ -228,7 +150,7 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """A mask [31, 31], unit vectors [T, mask] of drawn tubules, and where each draws them in nm."""
     grid = np.arange(-15, 16) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
-    inside = np.hypot(x, y) <= 39
+    inside = np.hypot(x, y) <= 40
     pair = np.array([(-14.5, 0), (14.5, 0)])
     pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
     layouts = [np.zeros((1, 2))]
@@ -237,10 +159,9 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         layouts += [pair @ turn.T, pairs @ turn.T]
     drawn, places = [], []
     for spots in layouts:
-        for shift in shifts(10 if len(spots) == 1 else 7, _STEP_NM):
+        for shift in shifts(12 if len(spots) == 1 else 9, _STEP_NM):
             far = np.hypot(*(np.stack([x, y])[..., None] - (spots + shift).T[:, None, None]))
-            tubules = np.exp(-0.5 * ((far - 10) / 4) ** 2) + 0.4 * (far < 10)
-            vector = tubules.sum(-1)[inside]
+            vector = np.exp(-0.5 * ((far - 10) / 4) ** 2).sum(-1)[inside]
             vector -= vector.mean()
             drawn.append(vector / np.linalg.norm(vector))
             places.append(spots + shift)

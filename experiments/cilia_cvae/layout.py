@@ -21,7 +21,6 @@ from common.data.prepared import Prepared
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
-from experiments.cilia_cvae.biology import INNER_ARM, OUTER_ARM
 from experiments.cilia_cvae.frame import RING_NM
 from experiments.cilia_cvae.ultrastructure import ultrastructure_of
 
@@ -29,10 +28,14 @@ from experiments.cilia_cvae.ultrastructure import ultrastructure_of
 KINDS = ("a_tubule", "b_tubule", "central", "outer_arm", "inner_arm")
 # Centres of A and B beside that of their doublet, nanometres along the arms and outward.
 A_TUBULE, B_TUBULE = (8.8, -2.7), (-9.3, 2.7)
+# Where the middles of dynein arms are, in the same coordinates.
+OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
 # Distance of central microtubules from the middle between them, nanometres.
 CENTRAL_NM = 14.5
 # A doublet this much nearer to the centre than the ring, in ring radii, has left it.
 DISPLACED = 0.12
+# Modules that decide what is read from an image.
+_READING = ("layout", "biology", "doublets", "frame", "ring")
 # Standard deviation of the spot that stands for a tubule, nanometres: about its radius.
 _SPOT_NM = 9.0
 
@@ -94,7 +97,7 @@ def read(image: np.ndarray) -> Axis | None:
     angles = doublets[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
     order = np.argsort(angles)
     shape, radii = np.array([*centre, radius, *beyond]), doublets[order, 0] / ring
-    return Axis(shape, radii, angles[order], found.side, found.central @ turned.T / ring)
+    return Axis(shape, radii, angles[order], found.arms.side, found.central @ turned.T / ring)
 
 
 def place(axis: Axis, height: int, width: int, label: str = "Normal") -> Layout:
@@ -284,9 +287,7 @@ class LayoutGuides:
 
 def read_layouts(prepared: Prepared, split: str) -> list[Axis | None]:
     """Layouts of all images of a split, read once and kept beside its pixels."""
-    sources = [
-        Path(__file__).with_name(f"{name}.py") for name in ("layout", "biology", "frame", "ring")
-    ]
+    sources = [Path(__file__).with_name(f"{name}.py") for name in _READING]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     path = prepared.folder / f"layouts-{split}-{digest}.pt"
     if not path.is_file():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-OUTER_ARM_PRESENT, INNER_ARM_PRESENT = 0.5, 0.4
+from experiments.cilia_cvae.biology import INNER_ARMS_PRESENT, OUTER_ARMS_PRESENT
 
 
 class Ultrastructure(NamedTuple):
@@ -56,8 +56,8 @@ def checks(label: str, measured: Mapping[str, float]) -> dict[str, bool]:
     if label not in ULTRASTRUCTURE:
         return {}
     known = ULTRASTRUCTURE[label]
-    outer = measured["outer_arm_score"] > OUTER_ARM_PRESENT
-    inner = measured["inner_arm_score"] > INNER_ARM_PRESENT
+    outer = measured["outer_arm_score"] > OUTER_ARMS_PRESENT
+    inner = measured["inner_arm_score"] > INNER_ARMS_PRESENT
     located = measured["doublet_count"] > 0
     return {
         "axoneme": measured["doublet_count"] in known.doublets

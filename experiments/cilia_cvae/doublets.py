@@ -1,0 +1,154 @@
+"""The doublets of a ring, one by one, and the dynein arms on them.
+
+Every doublet is laid into the same frame: nanometres from its centre, along the arms and outward.
+Tubules, arms and neighbours are drawn there and fitted together, so that a neighbour that has
+come close does not pass for an arm.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from experiments.cilia_cvae.frame import Frame, band, sample
+from experiments.cilia_cvae.ring import polar
+
+_STEP_NM = 3.0
+_ALONG, _OUTWARD = np.meshgrid(np.arange(-39, 40, _STEP_NM), np.arange(-39, 40, _STEP_NM))
+# Centres of the A and the B tubule, and where the arms of an axoneme are drawn in cross-section.
+_A, _B = np.array([8.8, -2.7]), np.array([-9.3, 2.7])
+_OUTER_ARM = _A + np.array(
+    [(8, 7), (10, 9), (12, 11), (15, 12), (17, 13), (19, 12), (21, 11), (23, 8)]
+)
+_INNER_ARM = _A + np.array(
+    [(8, -8), (9, -11), (11, -13), (15, -15), (18, -15), (20, -14), (21, -10)]
+)
+# A doublet further off the ring, in ring radii, may be turned and counts for less.
+_OFF_RING, _OFF_RING_WEIGHT = 0.12, 0.35
+_TURNS = (0.0, -0.5, -0.25, 0.25, 0.5)
+
+
+def doublet_slots(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """The darkest spot of each of the ring's `count` sectors.
+
+    Returns:
+        [count, 3]: radius in ring radii, angle in radians, contrast of the spot.
+    """
+    radii, angles = np.linspace(0.6, frame.rim, 24), np.radians(np.arange(360))
+    stain = band(-pixels, 0.09 * frame.radius, 0.25 * frame.radius)
+    rays = sample(stain, frame, *polar(radii, angles))
+    wave = np.fft.rfft(rays.max(0))[frame.count]
+    pitch = 360 / frame.count
+    middle = np.degrees(-np.angle(wave)) / frame.count + pitch * np.arange(frame.count)
+    window = np.arange(-int(pitch / 6), int(pitch / 6) + 1)
+    slots = []
+    for column in np.rint(middle).astype(int):
+        sector = rays[:, (column + window) % 360]
+        row, best = np.unravel_index(np.argmax(sector), sector.shape)
+        slots.append((radii[row], np.radians(column + window[best]), sector[row, best]))
+    return np.array(slots)
+
+
+class Arms(NamedTuple):
+    """Dynein arms of one cross-section.
+
+    Attributes:
+        side: 1 where they belong at larger angles than their doublets, y pointing down, else -1.
+        outer: stain of the outer ones in that of the tubules, mean over doublets.
+        inner: that of the inner ones.
+    """
+
+    side: int
+    outer: float
+    inner: float
+
+
+def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> Arms:
+    """Looks for the arms of each doublet.
+
+    A lies nearer to the centre than B, so the slant of the doublets tells on which side of them
+    arms belong, whether arms are there or not.
+    """
+    away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
+    on_ring = away <= max(_OFF_RING, np.median(away))
+    turns = np.stack([_tiles(pixels, frame, slots, turn) for turn in _TURNS])
+    sides = {side: _aligned(turns[..., ::side], on_ring) for side in (1, -1)}
+    side = max(sides, key=lambda one: sides[one][0])
+    tiles = sides[side][1]
+    stain = tiles.reshape(len(tiles), -1)[:, _near()] @ _fit_parts()
+    stain /= max(float(np.mean(stain[on_ring, 0])), 1e-6)
+    weight = np.where(on_ring, 1, _OFF_RING_WEIGHT)
+    outer, inner = weight @ np.clip(stain[:, 1:3], -0.5, 1.5) / weight.sum()
+    return Arms(side, float(outer), float(inner))
+
+
+def _tiles(pixels: np.ndarray, frame: Frame, slots: np.ndarray, turn: float) -> np.ndarray:
+    """What surrounds each doublet [count, 27, 27], outward down, arms at the right or the left."""
+    radius, angle = slots[:, 0, None, None], slots[:, 1, None, None]
+    along = (_ALONG * np.cos(turn) - _OUTWARD * np.sin(turn)) / frame.nm
+    far = radius + (_ALONG * np.sin(turn) + _OUTWARD * np.cos(turn)) / frame.nm
+    x = far * np.cos(angle) - along * np.sin(angle)
+    y = far * np.sin(angle) + along * np.cos(angle)
+    blurred = ndimage.gaussian_filter(-pixels, 2.0 * frame.radius / frame.nm)
+    return sample(blurred, frame, x, y)
+
+
+def _aligned(turns: np.ndarray, on_ring: np.ndarray) -> tuple[float, np.ndarray]:
+    """How well drawn doublets fit those on the ring, and all tiles [n, 27, 27] laid on them.
+
+    Args:
+        turns: tiles [turn, n, 27, 27]; doublets on the ring are taken as in the first.
+        on_ring: whether each doublet is on the ring.
+    """
+    steps = [(down, right) for down in range(-3, 4) for right in range(-3, 4)]
+    drawn = np.stack([np.roll(_drawn_doublet(), step, (0, 1)).ravel() for step in steps])
+    fit = turns.reshape(*turns.shape[:2], -1) @ drawn.T
+    turn = np.where(on_ring, 0, fit.max(2).argmax(0))
+    moved = []
+    for k, chosen in enumerate(turn):
+        down, right = steps[int(fit[chosen, k].argmax())]
+        moved.append(np.roll(turns[chosen, k], (-down, -right), (0, 1)))
+    return float(fit[0].max(1)[on_ring].sum()), np.array(moved)
+
+
+@cache
+def _drawn_doublet() -> np.ndarray:
+    """Two touching tubules without arms on a light ground, of zero mean."""
+    near = (np.abs(_ALONG) <= 20) & (np.abs(_OUTWARD) <= 25)
+    far = np.stack([np.hypot(_ALONG - x, _OUTWARD - y) for x, y in ((8.8, -4), (-9.3, 4))])
+    tubules = (np.exp(-0.5 * ((far - 9.5) / 3.5) ** 2) + 0.5 * (far < 9.5)).max(0)
+    return (tubules - tubules[near].mean()) * near
+
+
+@cache
+def _near() -> np.ndarray:
+    """Which pixels of a flat tile the parts are fitted to: without the membrane's."""
+    return ((np.abs(_ALONG) <= 38) & (_OUTWARD >= -34) & (_OUTWARD <= 26)).ravel()
+
+
+@cache
+def _fit_parts() -> np.ndarray:
+    """Takes pixels to the least-squares stain of tubules, outer arm and inner arm, in columns.
+
+    Fitted with them and dropped are the matrix, its slope outwards, and the neighbours.
+    """
+    phase = np.arange(13) * 2 * np.pi / 13
+    wall = np.stack([np.cos(phase), np.sin(phase)], 1)
+    tubules = _drawn(np.concatenate([_A + 9.6 * wall, _B + 10.2 * wall]), 2.8)
+    parts = (
+        tubules + 1.5 * _drawn(np.array([_A, _B]), 7),
+        _drawn(_OUTER_ARM, 2.8),
+        _drawn(_INNER_ARM, 2.8),
+        np.ones(_ALONG.size),
+        _OUTWARD.ravel() / 30,
+        _drawn(np.array([(48, -18)]), 14),
+        _drawn(np.array([(-48, -18)]), 14),
+    )
+    return np.linalg.pinv(np.stack(parts, 1)[_near()]).T[:, :3]
+
+
+def _drawn(points: np.ndarray, size: float) -> np.ndarray:
+    """Gaussian spots at points [N, 2] of a tile, flat."""
+    x, y = points[:, :1] - _ALONG.ravel(), points[:, 1:] - _OUTWARD.ravel()
+    return np.exp(-(x**2 + y**2) / (2 * size**2)).sum(0)
