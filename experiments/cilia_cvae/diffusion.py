@@ -121,7 +121,9 @@ class CiliaDiffusion(CiliaGenerator):
             shown: mask [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0,
                 and behind it the guide's channels.
         """
-        patches = [F.pixel_unshuffle(x, self.patch_size) for x in (noisy, shown)]
+        # What becomes of the rest of the canvas is never learned, so it must not be seen either.
+        inside = noisy * shown[:, :1]
+        patches = [F.pixel_unshuffle(x, self.patch_size) for x in (inside, shown)]
         found = self.network(torch.cat(patches, 1), time, class_labels=label)
         return F.pixel_shuffle(found, self.patch_size)
 

@@ -292,6 +292,17 @@ def test_guidance_leads_away_from_the_mean_of_all_classes() -> None:
             )
 
 
+def test_what_lies_outside_the_mask_changes_nothing() -> None:
+    model = learned(_attached(MAKERS["diffusion"]()), 8).eval()
+    batch, time = batch_of(), torch.full((4,), 500.0)
+    other = batch["image"] + torch.randn_like(batch["image"]) * (1 - batch["mask"])
+    with torch.no_grad():
+        found = [
+            model.velocity(x, time, batch["label"], batch["mask"]) for x in (batch["image"], other)
+        ]
+    assert torch.equal(*found)
+
+
 def test_a_path_ends_at_the_image_that_the_velocity_points_to() -> None:
     model = MAKERS["diffusion"]().eval()
     target = torch.linspace(-0.8, 0.8, 32).expand(1, 1, 32, 32)
