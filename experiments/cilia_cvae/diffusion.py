@@ -108,7 +108,7 @@ class CiliaDiffusion(CiliaGenerator):
         if self.training:
             drop = torch.rand(len(label), device=label.device) < self.label_dropout
             label = label.masked_fill(drop, self.hidden)
-        velocity = self.velocity(noisy, time, label, self._shown(batch))
+        velocity = self.velocity(noisy, time, label, self.shown_by(batch, self.guide_channels))
         return {"loss": masked_mse(velocity.float(), image - noise, mask).mean()}
 
     def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
@@ -161,12 +161,9 @@ class CiliaDiffusion(CiliaGenerator):
 
     def _step(self, noisy: Tensor, time: float, batch: Batch) -> Sampler:
         times = torch.full((len(noisy),), time, device=noisy.device)
-        shown = self._shown(batch)
+        shown = self.shown_by(batch, self.guide_channels)
         inputs = {"noisy": noisy, "time": times, "label": batch["label"], "shown": shown}
         return Sampler(self.guided, inputs, output="velocity")
-
-    def _shown(self, batch: Batch) -> Tensor:
-        return torch.cat([batch["mask"], self.guide_of(batch, self.guide_channels)], 1)
 
 
 def _scheduler() -> RFlowScheduler:

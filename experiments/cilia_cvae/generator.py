@@ -67,6 +67,10 @@ class CiliaGenerator(pl.LightningModule, ABC):
             raise UserError(Exit.USAGE, f"--model.guide_channels {channels}", problem, remedy)
         return batch["guide"]
 
+    def shown_by(self, batch: Batch, channels: int) -> Tensor:
+        """Mask and guide of a batch [B, 1 + channels, H, W]."""
+        return torch.cat([batch["mask"], self.guide_of(batch, channels)], 1)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         terms = self.terms(batch)

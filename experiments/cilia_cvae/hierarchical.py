@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from common.data.canvas import log_aspect
@@ -42,6 +43,7 @@ class HierarchicalCVAE(CiliaGenerator):
         truncation: standard deviation of the noise that samples are made from; below 1 they are
             more typical and less different.
         grain: share of the pixels' own standard deviation that samples have as noise.
+        guide_channels: of the guides that the data give with each image; 0 for none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class HierarchicalCVAE(CiliaGenerator):
         free_nats: float = 0.0,
         truncation: float = 1.0,
         grain: float = 1.0,
+        guide_channels: int = 0,
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
@@ -80,9 +83,10 @@ class HierarchicalCVAE(CiliaGenerator):
                 "correct the configuration",
             )
         self.condition = Condition(classes, condition_dim)
-        self.encoder = BottomUp(num_channels, widths, condition_dim)
+        shown = 1 + guide_channels
+        self.encoder = BottomUp(num_channels + shown, widths, condition_dim)
         self.decoder = TopDown(
-            image_size, num_channels, widths, latent_channels, num_groups, condition_dim
+            image_size, num_channels, widths, latent_channels, num_groups, condition_dim, shown
         )
         self.shape = (num_channels, image_size, image_size)
         self.kl_weight = kl_weight
@@ -90,12 +94,12 @@ class HierarchicalCVAE(CiliaGenerator):
         self.free_nats = free_nats
         self.truncation = truncation
         self.grain = grain
+        self.guide_channels = guide_channels
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Parts of the negative bound in nats a pixel; in validation the warm-up is over."""
         image, mask = batch["image"], batch["mask"]
-        condition = self.condition(batch["label"], log_aspect(mask))
-        pixels, kl = self._infer(image, mask, condition)
+        pixels, kl = self._infer(batch)
         mean, log_variance = _likelihood(pixels.float())
         num_values = mask.flatten(1).sum(1) * image.shape[1]
         squared = (mean - image).square()
@@ -114,21 +118,21 @@ class HierarchicalCVAE(CiliaGenerator):
 
     def units(self, batch: Batch) -> Tensor:
         """KL of posterior and prior [B, units] in nats of every latent channel."""
-        image, mask = batch["image"], batch["mask"]
-        return self._infer(image, mask, self.condition(batch["label"], log_aspect(mask)))[1]
+        return self._infer(batch)[1]
 
-    def decode(self, label: Tensor, mask: Tensor, grain: Tensor, *noise: Tensor) -> Tensor:
+    def decode(self, label: Tensor, shown: Tensor, grain: Tensor, *noise: Tensor) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] of standard normal noise, label and mask.
 
         Args:
             label: index of the class [B].
-            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
+            shown: mask [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0,
+                and behind it the guide's channels.
             grain: noise of the pixels [B, C, H, W].
             noise: of the latents, one tensor [B, C, H, W] a group, the coarsest first.
         """
-        condition = self.condition(label, log_aspect(mask))
+        condition = self.condition(label, log_aspect(shown[:, :1]))
         latents = [self.truncation * part for part in noise]
-        mean, log_variance = _likelihood(self.decoder.generate(latents, condition))
+        mean, log_variance = _likelihood(self.decoder.generate(latents, shown, condition))
         return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
 
     def sampler(self, batch: Batch) -> Sampler:
@@ -138,11 +142,16 @@ class HierarchicalCVAE(CiliaGenerator):
         drawn = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
         grain, *noise = (part.view(-1, *shape) for part, shape in zip(drawn, shapes, strict=True))
         latents = {f"z{k}": part for k, part in enumerate(noise)}
-        inputs = {"label": batch["label"], "mask": batch["mask"], "grain": grain, **latents}
+        shown = self.shown_by(batch, self.guide_channels)
+        inputs = {"label": batch["label"], "shown": shown, "grain": grain, **latents}
         return Sampler(self.decode, inputs)
 
-    def _infer(self, image: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder.infer(self.encoder(image, mask, condition), condition)
+    def _infer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        image, mask = batch["image"], batch["mask"]
+        condition = self.condition(batch["label"], log_aspect(mask))
+        shown = self.shown_by(batch, self.guide_channels)
+        features = self.encoder(torch.cat([image * mask, shown], 1), condition)
+        return self.decoder.infer(features, shown, condition)
 
 
 def _likelihood(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,21 +30,21 @@ class BottomUp(nn.Module):
     """Features of an image on every grid.
 
     Args:
-        num_channels: of the image; one more holds the mask.
+        num_channels: of the image and of what is shown beside it.
         widths: channels from half the resolution on, each at half the side of the one before.
         condition_dim: of the condition vector.
     """
 
     def __init__(self, num_channels: int, widths: Sequence[int], condition_dim: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(4 * (num_channels + 1), widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * num_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(widths)
         )
 
-    def forward(self, image: Tensor, mask: Tensor, condition: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, condition: Tensor) -> list[Tensor]:
         """Maps [B, C, H, W] to the features below half the resolution, the coarsest first."""
-        x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask], dim=1), 2))
+        x = self.stem(F.pixel_unshuffle(x, 2))
         features = []
         for block in self.blocks:
             x = block(F.avg_pool2d(x, 2), condition)
@@ -101,6 +101,7 @@ class TopDown(nn.Module):
         latent_channels: of the latents, by grid, the coarsest first.
         num_groups: stochastic blocks, by grid, the coarsest first.
         condition_dim: of the condition vector.
+        shown_channels: of what every grid is shown at its own resolution.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class TopDown(nn.Module):
         latent_channels: Sequence[int],
         num_groups: Sequence[int],
         condition_dim: int,
+        shown_channels: int,
     ) -> None:
         super().__init__()
         coarse = list(reversed(widths))
@@ -124,6 +126,11 @@ class TopDown(nn.Module):
         self.grow = nn.ModuleList(
             ResidualBlock(before, after, condition_dim) for before, after in pairwise(coarse)
         )
+        self.patches = [1 << (len(widths) - level) for level in range(len(widths))]
+        self.see = nn.ModuleList(
+            nn.Conv2d(shown_channels * patch**2, width, 1)
+            for patch, width in zip(self.patches, [coarse[0], *coarse[:-1]], strict=True)
+        )
         self.norm = group_norm(coarse[-1])
         self.head = nn.Conv2d(coarse[-1], 2 * 4 * num_channels, 3, padding=1)
         self.latent_shapes = [
@@ -132,30 +139,39 @@ class TopDown(nn.Module):
             for _ in range(groups)
         ]
 
-    def infer(self, features: Sequence[Tensor], condition: Tensor) -> tuple[Tensor, Tensor]:
+    def infer(
+        self, features: Sequence[Tensor], shown: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Pixels as `generate` gives them, and KL [B, units] of all latent channels."""
-        state, found = self._begin(condition), []
-        for blocks, seen, grow in zip(self.levels, features, self.grow, strict=True):
+        state, found = self._begin(shown, condition), []
+        for level, (blocks, seen) in enumerate(zip(self.levels, features, strict=True)):
             for block in blocks:
                 state, kl = block.infer(state, seen, condition)
                 found.append(kl)
-            state = self._larger(grow, state, condition)
+            state = self._larger(level, state, shown, condition)
         return self._pixels(state), torch.cat(found, 1)
 
-    def generate(self, noise: Sequence[Tensor], condition: Tensor) -> Tensor:
-        """Mean and raw log-variance [B, 2 C, H, W] of noise of `latent_shapes`."""
-        state, waiting = self._begin(condition), iter(noise)
-        for blocks, grow in zip(self.levels, self.grow, strict=True):
+    def generate(self, noise: Sequence[Tensor], shown: Tensor, condition: Tensor) -> Tensor:
+        """Mean and raw log-variance [B, 2 C, H, W] of noise of `latent_shapes`.
+
+        What is ``shown`` is [B, shown_channels, H, W].
+        """
+        state, waiting = self._begin(shown, condition), iter(noise)
+        for level, blocks in enumerate(self.levels):
             for block in blocks:
                 state = block.generate(state, next(waiting), condition)
-            state = self._larger(grow, state, condition)
+            state = self._larger(level, state, shown, condition)
         return self._pixels(state)
 
-    def _begin(self, condition: Tensor) -> Tensor:
-        return self.start + self.places(condition[:, :, None, None])
+    def _begin(self, shown: Tensor, condition: Tensor) -> Tensor:
+        return self.start + self.places(condition[:, :, None, None]) + self._seen(0, shown)
 
-    def _larger(self, grow: ResidualBlock, state: Tensor, condition: Tensor) -> Tensor:
-        return grow(F.interpolate(state, scale_factor=2, mode="nearest"), condition)
+    def _larger(self, level: int, state: Tensor, shown: Tensor, condition: Tensor) -> Tensor:
+        state = F.interpolate(state, scale_factor=2, mode="nearest")
+        return self.grow[level](state + self._seen(level + 1, shown), condition)
+
+    def _seen(self, level: int, shown: Tensor) -> Tensor:
+        return self.see[level](F.pixel_unshuffle(shown, self.patches[level]))
 
     def _pixels(self, state: Tensor) -> Tensor:
         return F.pixel_shuffle(self.head(F.silu(self.norm(state))), 2)

@@ -170,8 +170,11 @@ def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> No
     assert set(saved["classes"]) <= set(CLASSES)
 
 
-def test_the_default_model_takes_layouts_as_well(tmp_path: Path, cli: Cli) -> None:
-    fit = ["fit", *smoke("cilia_cvae"), *overlays("layout"), *at(tmp_path, "d")]
+@pytest.mark.parametrize("before", [(), ("hierarchical",)])
+def test_other_models_take_layouts_as_well(
+    before: tuple[str, ...], tmp_path: Path, cli: Cli
+) -> None:
+    fit = ["fit", *smoke("cilia_cvae"), *overlays(*before, "layout"), *at(tmp_path, "d")]
     assert cli("cilia_cvae", *fit).code == 0
     assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "d")).code == 0
     assert (tmp_path / "runs/cilia_cvae/d/samples/annotations.csv").is_file()
