@@ -1,6 +1,5 @@
 """Class-conditional variational autoencoder of ciliary cross-sections."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +26,8 @@ from experiments.cilia_cvae.networks import Condition, Decoder, Encoder
 LOG_VARIANCE_BOUNDS = (-10.0, 4.0)
 # A variance below one grey level of 8 bit in [-1, 1] would model the quantisation.
 MIN_VARIANCE = (2 / 255) ** 2
+# Beyond the seeds that anybody types: the grain of an image must not be its z again.
+_GRAIN_SEED = 2**31
 
 
 class CiliaCVAE(CiliaGenerator):
@@ -104,11 +105,12 @@ class CiliaCVAE(CiliaGenerator):
 
         ``kl`` is to the prior; ``density`` is -ln of what the flow gives z.
         """
-        image, mask, guide = batch["image"], batch["mask"], self._guide(batch)
+        image, mask = batch["image"], batch["mask"]
+        shown = self.shown_by(batch, self.guide_channels)
         condition = self.condition(batch["label"], log_aspect(mask))
-        mean, log_variance = self._posterior(image, mask, guide, condition)
+        mean, log_variance = self._posterior(image, shown, condition)
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        decoded = self.decoder(z, guide, condition).float()
+        decoded = self.decoder(z, shown[:, 1:], condition).float()
         mse = masked_mse(decoded, image, mask)
         variance, weight, free = self.variance.clone(), self.kl_weight, 0.0
         if self.training:
@@ -134,68 +136,61 @@ class CiliaCVAE(CiliaGenerator):
 
     def units(self, batch: Batch) -> Tensor:
         """KL of posterior and prior [B, latent_dim] in nats."""
-        image, mask = batch["image"], batch["mask"]
-        condition = self.condition(batch["label"], log_aspect(mask))
-        mean, log_variance = self._posterior(image, mask, self._guide(batch), condition)
-        return gaussian_kl(mean, log_variance)
+        condition = self.condition(batch["label"], log_aspect(batch["mask"]))
+        shown = self.shown_by(batch, self.guide_channels)
+        return gaussian_kl(*self._posterior(batch["image"], shown, condition))
 
     def decode(
-        self,
-        noise: Tensor,
-        label: Tensor,
-        mask: Tensor,
-        grain: Tensor,
-        guide: Tensor | None = None,
+        self, z: Tensor, label: Tensor, shown: Tensor, grain: Tensor | None = None
     ) -> Tensor:
-        """Image [B, C, H, W] in [-1, 1] of standard normal noise, label and mask.
+        """Image [B, C, H, W] in [-1, 1] of noise, label and mask.
 
         Args:
-            noise: of z [B, latent_dim].
+            z: standard normal noise [B, latent_dim], which the sampler turns into latents.
             label: index of the class [B].
-            mask: [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0.
-            grain: noise of the pixels [B, C, H, W].
-            guide: [B, guide_channels, H, W] in [0, 1].
+            shown: mask [B, 1, H, W], 1 in a rectangle of the aspect ratio that is wanted, else 0,
+                and behind it the guide's channels, where the model has any.
+            grain: standard normal noise of the pixels [B, C, H, W], where the model has any.
         """
-        condition = self.condition(label, log_aspect(mask))
-        z = self.truncation * noise
+        condition = self.condition(label, log_aspect(shown[:, :1]))
+        z = self.truncation * z
         if self.sampling == "aggregated":
             z = self.density(z, condition)
-        return self._pixels(z, _or_none(guide, mask), condition, grain)
+        return self._pixels(z, shown, condition, grain)
 
     def around(
         self,
         image: Tensor,
+        z: Tensor,
         label: Tensor,
-        mask: Tensor,
-        noise: Tensor,
-        grain: Tensor,
-        guide: Tensor | None = None,
+        shown: Tensor,
+        grain: Tensor | None = None,
     ) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] drawn around the posterior of another one.
 
         Args:
             image: [B, C, H, W] in [-1, 1].
+            z: standard normal noise [B, latent_dim].
             label: index of the class [B].
-            mask: [B, 1, H, W], 1 where the canvas holds image, else 0.
-            noise: of z [B, latent_dim].
-            grain: noise of the pixels [B, C, H, W].
-            guide: [B, guide_channels, H, W] in [0, 1].
+            shown: as for `decode`.
+            grain: as for `decode`.
         """
-        condition, guide = self.condition(label, log_aspect(mask)), _or_none(guide, mask)
-        mean, log_variance = self._posterior(image, mask, guide, condition)
-        z = mean + self.truncation * noise * (0.5 * log_variance).exp()
-        return self._pixels(z, guide, condition, grain)
+        condition = self.condition(label, log_aspect(shown[:, :1]))
+        mean, log_variance = self._posterior(image, shown, condition)
+        z = mean + self.truncation * z * (0.5 * log_variance).exp()
+        return self._pixels(z, shown, condition, grain)
 
     def sampler(self, batch: Batch) -> Sampler:
-        """The decoder, and z by seed; around the batch's own images where it has any."""
-        sizes = [self.latent_dim, math.prod(self.shape)]
-        noise, grain = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
-        inputs = {"label": batch["label"], "mask": batch["mask"]}
-        last = {"grain": grain.view(-1, *self.shape)}
-        last |= {"guide": self._guide(batch)} if self.guide_channels else {}
+        """The decoder, and noise by seed; around the batch's own images where it has any."""
+        shown = self.shown_by(batch, self.guide_channels)
+        name = "shown" if self.guide_channels else "mask"
+        z = seeded_noise(batch["seed"], self.latent_dim)
+        inputs = {"z": z, "label": batch["label"], name: shown}
+        if self.grain:
+            inputs["grain"] = seeded_noise(batch["seed"] + _GRAIN_SEED, *self.shape)
         if "image" in batch:
-            return Sampler(self.around, {"image": batch["image"], **inputs, "noise": noise, **last})
-        return Sampler(self.decode, {"noise": noise, **inputs, **last})
+            return Sampler(self.around, {"image": batch["image"], **inputs})
+        return Sampler(self.decode, inputs)
 
     def embed(self, image: Tensor) -> Tensor:
         """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class.
@@ -204,24 +199,16 @@ class CiliaCVAE(CiliaGenerator):
         """
         classes = torch.arange(len(self.condition.sets), device=image.device)
         condition = self.condition(classes, torch.zeros(len(classes), device=image.device))
-        mask = torch.ones_like(image[:, :1])
-        guide = mask.new_zeros(len(mask), self.guide_channels, *mask.shape[2:])
-        return self.encoder(image, mask, guide, condition.mean(0).expand(len(image), -1))[0]
+        shown = image.new_zeros(len(image), 1 + self.guide_channels, *image.shape[2:])
+        shown[:, 0] = 1
+        return self._posterior(image, shown, condition.mean(0).expand(len(image), -1))[0]
 
-    def _guide(self, batch: Batch) -> Tensor:
-        return self.guide_of(batch, self.guide_channels)
-
-    def _posterior(
-        self, image: Tensor, mask: Tensor, guide: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        mean, raw = self.encoder(image, mask, guide, condition)
+    def _posterior(self, image: Tensor, shown: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.encoder(image, shown, condition)
         return mean.float(), bounded(raw.float(), *LOG_VARIANCE_BOUNDS)
 
-    def _pixels(self, z: Tensor, guide: Tensor, condition: Tensor, grain: Tensor) -> Tensor:
-        image = self.decoder(z, guide, condition)
-        return (image + self.grain * self.variance.sqrt() * grain).clamp(-1, 1)
-
-
-def _or_none(guide: Tensor | None, mask: Tensor) -> Tensor:
-    """A guide without channels where there is no guide."""
-    return mask[:, :0] if guide is None else guide
+    def _pixels(self, z: Tensor, shown: Tensor, condition: Tensor, grain: Tensor | None) -> Tensor:
+        image = self.decoder(z, shown[:, 1:], condition)
+        if grain is not None:
+            image = image + self.grain * self.variance.sqrt() * grain
+        return image.clamp(-1, 1)

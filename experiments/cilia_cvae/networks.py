@@ -102,15 +102,14 @@ class Encoder(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(grid)
         self.head = nn.Linear(GRID_CHANNELS * grid**2, 2 * latent_dim)
 
-    def forward(
-        self, image: Tensor, mask: Tensor, guide: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, shown: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and unbounded log-variance, each [B, latent_dim], of image [B, C, H, W].
 
-        Mask and guide are [B, 1, H, W] and [B, guide_channels, H, W].
+        What is ``shown`` is the mask and behind it the guide, [B, 1 + guide_channels, H, W].
         """
+        x = torch.cat([image * shown[:, :1], shown], dim=1)
         # Half of all work would be done at full resolution; a 2 x 2 block is one wide pixel here.
-        x = self.stem(F.pixel_unshuffle(torch.cat([image * mask, mask, guide], dim=1), 2))
+        x = self.stem(F.pixel_unshuffle(x, 2))
         for block in self.blocks:
             x = block(F.avg_pool2d(x, 2), condition)
         x = self.squeeze(F.silu(self.norm(self.context(x, condition))))
@@ -149,7 +148,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], 4 * num_channels, 3, padding=1)
 
     def forward(self, z: Tensor, guide: Tensor, condition: Tensor) -> Tensor:
-        """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim]; guide as for `Encoder`."""
+        """Image [B, C, H, W] in about [-1, 1] from z [B, latent_dim] and guide."""
         x = self.stem(torch.cat([z, condition], dim=1))
         x = self.expand(x.view(len(z), GRID_CHANNELS, self.grid, self.grid))
         if self.side != self.grid:

@@ -161,11 +161,10 @@ def test_pixels_outside_the_mask_do_not_change_the_loss() -> None:
 def test_class_and_aspect_ratio_change_the_image() -> None:
     model, _trainer = trained()
     z, mask = torch.zeros(3, TINY["latent_dim"]), torch.ones(3, 1, 32, 32)
-    grain = torch.zeros_like(mask)
     with torch.no_grad():
-        images = model.decode(z, torch.arange(3), mask, grain)
+        images = model.decode(z, torch.arange(3), mask)
         mask[:, :, :, 16:] = 0
-        narrow = model.decode(z, torch.arange(3), mask, grain)
+        narrow = model.decode(z, torch.arange(3), mask)
     assert torch.unique(images.flatten(1), dim=0).shape[0] == 3
     assert not torch.equal(images, narrow)
 
