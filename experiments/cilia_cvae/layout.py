@@ -58,8 +58,9 @@ class Axis(NamedTuple):
     """What is known of the axoneme of one image, in its own frame.
 
     Attributes:
-        shape: centre x and y, logarithm of the ring's radius, and the two parts of its
-            ellipticity beyond that of the image; lengths in units of the root of the image's area.
+        shape: centre x and y, logarithm of the radius that the ring would have with nine
+            doublets, and the two parts of its ellipticity beyond that of the image; lengths in
+            units of the root of the image's area.
         radii: of the doublets in ring radii [n], in the order of their angles.
         angles: of the doublets in radians [n].
         side: 1 where arms point clockwise on the image, -1 where they do not.
@@ -96,7 +97,8 @@ def read(image: np.ndarray) -> Axis | None:
     beyond = [log[0, 0] - radius - np.log(width / height) / 2, log[0, 1]]
     angles = doublets[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
     order = np.argsort(angles)
-    shape, radii = np.array([*centre, radius, *beyond]), doublets[order, 0] / ring
+    shape = np.array([*centre, radius - np.log(_growth(len(order))), *beyond])
+    radii = doublets[order, 0] / ring
     return Axis(shape, radii, angles[order], found.arms.side, found.central @ turned.T / ring)
 
 
@@ -112,8 +114,9 @@ def place(axis: Axis, height: int, width: int, label: str = "Normal") -> Layout:
     unit = np.sqrt(height * width)
     x, y, radius, along_x, diagonal = axis.shape
     stretch = along_x + np.log(width / height) / 2
-    matrix = linalg.expm(np.array([[stretch, diagonal], [diagonal, -stretch]])) * np.exp(radius)
-    nm = RING_NM * np.sqrt(max(len(axis.radii), 1) / 9)
+    growth = _growth(len(axis.radii))
+    size, nm = np.exp(radius) * growth, RING_NM * growth
+    matrix = linalg.expm(np.array([[stretch, diagonal], [diagonal, -stretch]])) * size
     outward = np.stack([np.cos(axis.angles), np.sin(axis.angles)], 1)
     along = np.stack([-outward[:, 1], outward[:, 0]], 1) * axis.side
     middle = axis.radii[:, None] * outward
@@ -128,7 +131,7 @@ def place(axis: Axis, height: int, width: int, label: str = "Normal") -> Layout:
     plane = np.concatenate(parts)
     kinds = np.repeat(range(len(KINDS)), [len(part) for part in parts])
     points = plane @ matrix.T + [x, y]
-    spot = _SPOT_NM / nm * np.exp(radius) * unit / max(height, width)
+    spot = _SPOT_NM / nm * size * unit / max(height, width)
     return Layout(points * unit / [width, height] + 0.5, kinds, float(spot))
 
 
@@ -222,8 +225,13 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ax
     left = _apart(count, displaced, rng)
     inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * turns / max(count, 1)
-    central = _central(number, rng) + rng.normal(0, known["drift"], 2)
+    central = _central(number, rng) / _growth(count) + rng.normal(0, known["drift"], 2)
     return Axis(shape, 1 - inward, angles, int(rng.choice((-1, 1))), central)
+
+
+def _growth(count: int) -> float:
+    """Radius of a ring in units of that of nine doublets, whose pitch the others keep."""
+    return float(np.sqrt(max(count, 1) / 9))
 
 
 def _central(number: int, rng: np.random.Generator) -> np.ndarray:
