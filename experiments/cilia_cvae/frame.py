@@ -80,7 +80,7 @@ def locate(pixels: np.ndarray) -> Frame | None:
         seen = profile(pixels, centre, matrix)
         centre, matrix = fit(seen, count, centre, matrix, middle, membrane)
         seen = profile(pixels, centre, matrix)
-        score = np.log(seen.share(count) + 1e-9) + 2 * np.log(max(seen.contrast, 1e-9))
+        score = seen.regularity(count) + 2 * np.log(max(seen.contrast, 1e-9))
         score -= _PRIOR_WEIGHT * _surprise(centre, matrix, count, middle, membrane)
         if score > best:
             best, found = score, (count, centre, matrix, seen)
