@@ -5,6 +5,7 @@ the exact one, and undoing that ellipse undoes an oblique cut. Everything else i
 axoneme's own frame, where a nine-doublet ring has the radius it has in every cilium.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ KEYS = (
     "ellipticity",
     "sharpness",
 )
-# A score above says that most arms are there.
+# Most arms are there where the score exceeds this: half-way between the 2 % of simulated cilia with
+# arms that score lowest and the 2 % without that score highest.
 OUTER_ARMS_PRESENT, INNER_ARMS_PRESENT = 0.25, 0.23
 # Squared error that drawn tubules explain, on 3 nm pixels scaled by the stain around.
 LEAST_CENTRAL = 25.0
@@ -60,10 +62,11 @@ def measure(image: np.ndarray) -> dict[str, float]:
         The numbers named in `KEYS`:
 
         * ``doublet_count``: doublets on and off the ring.
+        * ``rotational_order``: how many doublets a ring without gaps would have, 6 to 12.
         * ``order9_power``: share of angular order 9 in the power of orders 3 to 14, in [0, 1].
         * ``central_pair``: central microtubules, 0, 1, 2 (normal) or 4.
-        * ``outer_arm_score``, ``inner_arm_score``: stain where dynein arms belong, mean over
-          doublets; 0 is the matrix, 1 the doublets.
+        * ``outer_arm_score``, ``inner_arm_score``: stain of drawn dynein arms in units of that of
+          the tubules, mean over doublets; 0 is none.
         * ``membrane_radius``: in ring radii; NaN also where no membrane is seen.
         * ``ellipticity``: major over minor axis of the ring.
         * ``sharpness``: share of the image's standard deviation finer than a microtubule's wall.
@@ -92,6 +95,17 @@ def measure(image: np.ndarray) -> dict[str, float]:
         "inner_arm_score": found.arms.inner,
         "membrane_radius": frame.membrane_radius,
         "ellipticity": float(singular[0] / singular[1]),
+    }
+
+
+def state(measured: Mapping[str, float]) -> dict[str, float | bool]:
+    """What the numbers of `measure` say of a cilium; nothing is present where they are NaN."""
+    return {
+        "doublets": measured["doublet_count"],
+        "nine_fold": measured["rotational_order"] == 9,
+        "central_microtubules": measured["central_pair"],
+        "outer_arms": measured["outer_arm_score"] > OUTER_ARMS_PRESENT,
+        "inner_arms": measured["inner_arm_score"] > INNER_ARMS_PRESENT,
     }
 
 

@@ -80,7 +80,7 @@ def locate(pixels: np.ndarray) -> Frame | None:
         seen = profile(pixels, centre, matrix)
         centre, matrix = fit(seen, count, centre, matrix, middle, membrane)
         seen = profile(pixels, centre, matrix)
-        score = np.log(seen.share(count) + 1e-9) + 2 * np.log(max(seen.contrast, 1e-9))
+        score = seen.regularity(count) + 3 * np.log(max(seen.contrast, 1e-9))
         score -= _PRIOR_WEIGHT * _surprise(centre, matrix, count, middle, membrane)
         if score > best:
             best, found = score, (count, centre, matrix, seen)
@@ -95,7 +95,7 @@ def locate(pixels: np.ndarray) -> Frame | None:
     if seen.contrast < LEAST_CONTRAST or seen.share(count) < LEAST_SHARE:
         return None
     reach = float(np.sqrt(np.linalg.det(membrane) / np.linalg.det(matrix)))
-    rim, seen_membrane = max(1.1, RIM * reach), reach if reach > 1.45 else np.nan
+    rim, seen_membrane = max(1.1, RIM * reach), reach if reach > 1.5 else np.nan
     return Frame(centre, matrix, count, seen.power, rim, seen_membrane)
 
 

@@ -47,7 +47,12 @@ class Profile:
 
     def share(self, count: int) -> float:
         """Share of one angular order in the power of orders 3 to 14, in [0, 1]."""
-        return float(self.power[count] / (np.sum(self.power[3:]) + 1e-30))
+        return _share(self.power, count)
+
+    def regularity(self, count: int) -> float:
+        """How well tubules, and half as much whole doublets, keep one order; 0 is perfect."""
+        doublets = _share(_power(self.darkest), count)
+        return float(np.log(self.share(count) + 1e-9) + 0.5 * np.log(doublets + 1e-9))
 
 
 def profile(pixels: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> Profile:
@@ -59,10 +64,9 @@ def profile(pixels: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> Profi
     )
     contrast = float(np.percentile(tubules.max(0), 85))
     height = np.minimum(tubules.max(0) / (contrast + 1e-12), 1)
-    power = np.abs(np.fft.rfft(height)[:15] * 2 / len(height)) ** 2
     darkest = doublets.max(0)
     darkest = np.minimum(darkest / (np.percentile(darkest, 85) + 1e-12), 1)
-    return Profile(power, contrast, darkest, _RADII[doublets.argmax(0)])
+    return Profile(_power(height), contrast, darkest, _RADII[doublets.argmax(0)])
 
 
 def fit(
@@ -128,6 +132,15 @@ def at(
 def polar(radii: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The x and the y [radii, angles] of a polar grid."""
     return np.outer(radii, np.cos(angles)), np.outer(radii, np.sin(angles))
+
+
+def _power(height: np.ndarray) -> np.ndarray:
+    """Power of the angular orders 0 to 14."""
+    return np.abs(np.fft.rfft(height)[:15] * 2 / len(height)) ** 2
+
+
+def _share(power: np.ndarray, count: int) -> float:
+    return float(power[count] / (np.sum(power[3:]) + 1e-30))
 
 
 def _blur(rays: np.ndarray, size: tuple[float, float]) -> np.ndarray:

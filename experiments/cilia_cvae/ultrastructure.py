@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from experiments.cilia_cvae.biology import INNER_ARMS_PRESENT, OUTER_ARMS_PRESENT
+from experiments.cilia_cvae.biology import state
 
 
 class Ultrastructure(NamedTuple):
@@ -55,13 +55,11 @@ def checks(label: str, measured: Mapping[str, float]) -> dict[str, bool]:
     """
     if label not in ULTRASTRUCTURE:
         return {}
-    known = ULTRASTRUCTURE[label]
-    outer = measured["outer_arm_score"] > OUTER_ARMS_PRESENT
-    inner = measured["inner_arm_score"] > INNER_ARMS_PRESENT
-    located = measured["doublet_count"] > 0
+    known, found = ULTRASTRUCTURE[label], state(measured)
+    arms = (found["outer_arms"], found["inner_arms"])
     return {
-        "axoneme": measured["doublet_count"] in known.doublets
-        and measured["central_pair"] == known.central,
-        # Scores that could not be measured are not above anything, and no evidence of absence.
-        "arms": located and (outer, inner) == (known.outer_arms, known.inner_arms),
+        "axoneme": found["doublets"] in known.doublets
+        and found["central_microtubules"] == known.central,
+        # Where no axoneme is found, arms that are not seen are no evidence of absence.
+        "arms": found["doublets"] > 0 and arms == (known.outer_arms, known.inner_arms),
     }
