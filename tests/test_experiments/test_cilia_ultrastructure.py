@@ -7,6 +7,7 @@ from experiments.cilia_cvae.ultrastructure import ULTRASTRUCTURE, checks
 
 NORMAL = {
     "doublet_count": 9.0,
+    "rotational_order": 9.0,
     "central_pair": 2.0,
     "outer_arm_score": OUTER_ARMS_PRESENT + 0.1,
     "inner_arm_score": INNER_ARMS_PRESENT + 0.1,
