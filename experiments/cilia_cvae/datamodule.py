@@ -16,7 +16,7 @@ from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
 from common.utility.task import Training
 from experiments.cilia_cvae import biology, ultrastructure
-from experiments.cilia_cvae.layout import KINDS, Axis, LayoutGuides, describe, read_layouts
+from experiments.cilia_cvae.layout import KINDS, Arrangement, LayoutGuides, describe, read_layouts
 from experiments.cilia_cvae.layout import sample as sample_layout
 
 # The test split is left to `evaluate`, which needs no layouts.
@@ -33,7 +33,7 @@ class CiliaDataModule(ImageDataModule):
         super().__init__(**kwargs)
         self.layout = layout
         self._known: dict[str, Any] = {}
-        self._axes: dict[str, list[Axis | None]] = {}
+        self._arrangements: dict[str, list[Arrangement | None]] = {}
 
     def prepare_data(self) -> None:
         """Also reads the microtubules of training and validation images, where they are wanted."""
@@ -46,9 +46,9 @@ class CiliaDataModule(ImageDataModule):
         """Also describes the layouts of the training images."""
         super().setup(stage)
         if self.layout and self.prepared is not None:
-            self._axes = {split: read_layouts(self.prepared, split) for split in _READ}
+            self._arrangements = {split: read_layouts(self.prepared, split) for split in _READ}
             labels = [sample.label for sample in self.prepared.samples("train")]
-            self._known = describe(self._axes["train"], labels)
+            self._known = describe(self._arrangements["train"], labels)
 
     def guides(self, split: str) -> Guides | None:
         """Layouts of a split's images."""
@@ -56,7 +56,7 @@ class CiliaDataModule(ImageDataModule):
             return None
         samples = self.prepared.samples(split)
         shapes = [(sample.height, sample.width) for sample in samples]
-        return LayoutGuides(self._axes[split], shapes, [sample.label for sample in samples])
+        return LayoutGuides(self._arrangements[split], shapes, [sample.label for sample in samples])
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Also draws a layout for each image, by its seed and label."""

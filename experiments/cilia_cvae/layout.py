@@ -18,6 +18,7 @@ from scipy import linalg
 
 from common.data.canvas import crop_to_mask
 from common.data.prepared import Prepared
+from common.errors import Exit, UserError
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
@@ -34,6 +35,8 @@ OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
 CENTRAL_NM = 14.5
 # A doublet this much nearer to the centre than the ring, in ring radii, has left it.
 DISPLACED = 0.12
+# Fewer images say nothing of how they vary.
+FEWEST_READ = 10
 # Modules that decide what is read from an image.
 _READING = ("layout", "biology", "doublets", "frame", "ring")
 # Standard deviation of the spot that stands for a tubule, nanometres: about its radius.
@@ -54,7 +57,7 @@ class Layout(NamedTuple):
     spot: float
 
 
-class Axis(NamedTuple):
+class Arrangement(NamedTuple):
     """What is known of the axoneme of one image, in its own frame.
 
     Attributes:
@@ -74,7 +77,7 @@ class Axis(NamedTuple):
     central: np.ndarray
 
 
-def read(image: np.ndarray) -> Axis | None:
+def read(image: np.ndarray) -> Arrangement | None:
     """Finds the microtubules of an image.
 
     Args:
@@ -99,33 +102,35 @@ def read(image: np.ndarray) -> Axis | None:
     order = np.argsort(angles)
     shape = np.array([*centre, radius - np.log(_growth(len(order))), *beyond])
     radii = doublets[order, 0] / ring
-    return Axis(shape, radii, angles[order], found.arms.side, found.central @ turned.T / ring)
+    return Arrangement(
+        shape, radii, angles[order], found.arms.side, found.central @ turned.T / ring
+    )
 
 
-def place(axis: Axis, height: int, width: int, label: str = "Normal") -> Layout:
+def place(arrangement: Arrangement, height: int, width: int, label: str = "Normal") -> Layout:
     """The parts of an axoneme on an image of that size in pixels.
 
     Args:
-        axis: the microtubules.
+        arrangement: the microtubules.
         height: in pixels.
         width: in pixels.
         label: class of the image, which says what arms there are.
     """
     unit = np.sqrt(height * width)
-    x, y, radius, along_x, diagonal = axis.shape
+    x, y, radius, along_x, diagonal = arrangement.shape
     stretch = along_x + np.log(width / height) / 2
-    growth = _growth(len(axis.radii))
+    growth = _growth(len(arrangement.radii))
     size, nm = np.exp(radius) * growth, RING_NM * growth
     matrix = linalg.expm(np.array([[stretch, diagonal], [diagonal, -stretch]])) * size
-    outward = np.stack([np.cos(axis.angles), np.sin(axis.angles)], 1)
-    along = np.stack([-outward[:, 1], outward[:, 0]], 1) * axis.side
-    middle = axis.radii[:, None] * outward
+    outward = np.stack([np.cos(arrangement.angles), np.sin(arrangement.angles)], 1)
+    along = np.stack([-outward[:, 1], outward[:, 0]], 1) * arrangement.side
+    middle = arrangement.radii[:, None] * outward
 
     def beside(spot: tuple[float, float]) -> np.ndarray:
         return middle + (spot[0] * along + spot[1] * outward) / nm
 
     known = ultrastructure_of(label)
-    parts = [beside(A_TUBULE), beside(B_TUBULE), axis.central.reshape(-1, 2)]
+    parts = [beside(A_TUBULE), beside(B_TUBULE), arrangement.central.reshape(-1, 2)]
     parts += [beside(OUTER_ARM)[: len(middle) * known.outer_arms]]
     parts += [beside(INNER_ARM)[: len(middle) * known.inner_arms]]
     plane = np.concatenate(parts)
@@ -163,11 +168,11 @@ def draw(layout: Layout | None, mask: np.ndarray) -> np.ndarray:
     return np.rint(255 * guide).astype(np.uint8)
 
 
-def describe(axes: Sequence[Axis | None], labels: Sequence[str]) -> dict[str, Any]:
+def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) -> dict[str, Any]:
     """What layouts of each class have in common, as plain numbers; no image's own layout is kept.
 
     Args:
-        axes: of the training images.
+        arrangements: of the training images.
         labels: class of each.
 
     Returns:
@@ -176,32 +181,44 @@ def describe(axes: Sequence[Axis | None], labels: Sequence[str]) -> dict[str, An
         ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
         middle of central microtubules; ``classes``: for each, how often there are so many
         doublets, central and displaced ones.
+
+    Raises:
+        UserError: an axoneme is found in fewer than ten images.
     """
-    seen = [(axis, label) for axis, label in zip(axes, labels, strict=True) if axis is not None]
-    shapes = np.stack([axis.shape for axis, _ in seen])
-    off = np.concatenate([1 - axis.radii / np.median(axis.radii) for axis, _ in seen])
-    gaps = np.concatenate([_unevenness(axis.angles) for axis, _ in seen])
+    seen = [
+        (found, label)
+        for found, label in zip(arrangements, labels, strict=True)
+        if found is not None
+    ]
+    if len(seen) < FEWEST_READ:
+        problem = f"show an axoneme in {len(seen)} of {len(labels)} images"
+        remedy = "leave layouts out: --data.layout false and --model.guide_channels 0"
+        raise UserError(Exit.INPUT, "the training images", problem, remedy)
+    known = [found for found, _ in seen]
+    shapes = np.stack([found.shape for found in known])
+    off = np.concatenate([1 - found.radii / np.median(found.radii) for found in known])
+    gaps = np.concatenate([_unevenness(found.angles) for found in known])
     left = off[off > DISPLACED]
-    middles = np.stack([axis.central.mean(0) for axis, _ in seen if len(axis.central)] or [[0, 0]])
+    middles = [found.central.mean(0) for found in known if len(found.central)]
     classes = {}
     for name in sorted({label for _, label in seen}):
-        mine = [axis for axis, label in seen if label == name]
+        mine = [found for found, label in seen if label == name]
         classes[name] = {
-            "doublets": _shares(len(axis.radii) for axis in mine),
-            "central": _shares(len(axis.central) for axis in mine),
-            "displaced": _shares(int(_displaced(axis).sum()) for axis in mine),
+            "doublets": _shares(len(found.radii) for found in mine),
+            "central": _shares(len(found.central) for found in mine),
+            "displaced": _shares(int(_displaced(found).sum()) for found in mine),
         }
     return {
         "shape": {"mean": shapes.mean(0).tolist(), "covariance": np.cov(shapes.T).tolist()},
         "radius": float(np.std(off[off <= DISPLACED])),
         "angle": float(np.std(gaps)),
         "inward": [float(left.mean()), float(left.std())] if len(left) else [0.3, 0.05],
-        "drift": float(middles.std()),
+        "drift": float(np.std(middles or [[0, 0]])),
         "classes": classes,
     }
 
 
-def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Axis | None:
+def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Arrangement | None:
     """Draws the axoneme of an image that does not exist.
 
     Args:
@@ -226,7 +243,7 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ax
     inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * turns / max(count, 1)
     central = _central(number, rng) / _growth(count) + rng.normal(0, known["drift"], 2)
-    return Axis(shape, 1 - inward, angles, int(rng.choice((-1, 1))), central)
+    return Arrangement(shape, 1 - inward, angles, int(rng.choice((-1, 1))), central)
 
 
 def _growth(count: int) -> float:
@@ -251,8 +268,8 @@ def _apart(count: int, number: int, rng: np.random.Generator) -> list[int]:
     return chosen
 
 
-def _displaced(axis: Axis) -> np.ndarray:
-    return 1 - axis.radii / np.median(axis.radii) > DISPLACED
+def _displaced(arrangement: Arrangement) -> np.ndarray:
+    return 1 - arrangement.radii / np.median(arrangement.radii) > DISPLACED
 
 
 def _unevenness(angles: np.ndarray) -> np.ndarray:
@@ -272,20 +289,20 @@ class LayoutGuides:
     """Guides of images, or of images to come.
 
     Args:
-        axes: one an image.
+        arrangements: one an image.
         shapes: height and width of the images in any unit.
         labels: classes of the images.
     """
 
     def __init__(
         self,
-        axes: Sequence[Axis | None],
+        arrangements: Sequence[Arrangement | None],
         shapes: Sequence[tuple[int, int]],
         labels: Sequence[str],
     ) -> None:
         self.layouts = [
-            axis and place(axis, *shape, label)
-            for axis, shape, label in zip(axes, shapes, labels, strict=True)
+            arrangement and place(arrangement, *shape, label)
+            for arrangement, shape, label in zip(arrangements, shapes, labels, strict=True)
         ]
 
     def __call__(self, index: int, mask: np.ndarray) -> np.ndarray:
@@ -293,24 +310,31 @@ class LayoutGuides:
         return draw(self.layouts[index], mask)
 
 
-def read_layouts(prepared: Prepared, split: str) -> list[Axis | None]:
+def read_layouts(prepared: Prepared, split: str) -> list[Arrangement | None]:
     """Layouts of all images of a split, read once and kept beside its pixels."""
     sources = [Path(__file__).with_name(f"{name}.py") for name in _READING]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     path = prepared.folder / f"layouts-{split}-{digest}.pt"
     if not path.is_file():
         dataset = prepared.dataset(split)
-        axes = []
+        arrangements = []
         with images_bar("microtubules", len(dataset)) as bar:
             for row in range(len(dataset)):
                 seen = dataset.__getitems__([(0, row)])
-                axes.append(read(crop_to_mask(seen["image"][0].numpy(), seen["mask"][0].numpy())))
+                arrangements.append(
+                    read(crop_to_mask(seen["image"][0].numpy(), seen["mask"][0].numpy()))
+                )
                 bar.update()
         with whole_file(path) as stream:
-            torch.save([axis and tuple(map(_plain, axis)) for axis in axes], stream)
+            torch.save(
+                [arrangement and tuple(map(_plain, arrangement)) for arrangement in arrangements],
+                stream,
+            )
     found = torch.load(path, weights_only=True)
     return [
-        axis and Axis(*(np.array(v) if isinstance(v, list) else v for v in axis)) for axis in found
+        arrangement
+        and Arrangement(*(np.array(v) if isinstance(v, list) else v for v in arrangement))
+        for arrangement in found
     ]
 
 

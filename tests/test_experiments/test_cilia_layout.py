@@ -8,13 +8,14 @@ import torch
 
 from common.data.canvas import rectangle_mask
 from common.data.image_io import read_image
+from common.errors import UserError
 from common.tables import from_csv, named_cells
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
 from experiments.cilia_cvae.layout import (
     A_TUBULE,
     B_TUBULE,
     KINDS,
-    Axis,
+    Arrangement,
     Layout,
     describe,
     draw,
@@ -37,18 +38,18 @@ def cilia(label: str, count: int, size: int = 128) -> list[tuple[Axoneme, np.nda
     return made
 
 
-def even(count: int = 9, central: int = 2, side: int = 1) -> Axis:
+def even(count: int = 9, central: int = 2, side: int = 1) -> Arrangement:
     angles = 0.2 + 2 * np.pi * np.arange(count) / count
     spots = np.array([[-0.17, 0.0], [0.17, 0.0]])[:central]
-    return Axis(np.array([0, 0, np.log(0.27), 0, 0]), np.ones(count), angles, side, spots)
+    return Arrangement(np.array([0, 0, np.log(0.27), 0, 0]), np.ones(count), angles, side, spots)
 
 
 @pytest.mark.parametrize("label", ["Normal", "Disarranged", "Microtub Abnorm", "ODA_IDA"])
 def test_doublets_are_found_where_the_simulator_drew_them(label: str) -> None:
     far = []
     for truth, image in cilia(label, 6):
-        axis = read(image)
-        layout = place(axis, truth.height, truth.width)
+        arrangement = read(image)
+        layout = place(arrangement, truth.height, truth.width)
         points = layout.points * [truth.width, truth.height] - 0.5
         a, b = (points[layout.kinds == kind] for kind in (0, 1))
         drawn = doublet_positions(truth)
@@ -122,30 +123,35 @@ def test_a_guide_has_a_spot_for_each_microtubule_inside_the_image(rows: int) -> 
 
 def test_layouts_are_drawn_as_they_were_described() -> None:
     rng = np.random.default_rng(0)
-    axes, labels = [], []
+    arrangements, labels = [], []
     for k in range(400):
         count = 9 if k % 2 else int(rng.choice((8, 10)))
-        axis = even(count, central=2 if k % 2 else 0)
-        radii = axis.radii + rng.normal(0, 0.02, count)
+        arrangement = even(count, central=2 if k % 2 else 0)
+        radii = arrangement.radii + rng.normal(0, 0.02, count)
         if k % 2:
             radii[3] = 0.7
-        shape = axis.shape + rng.normal(0, [0.01, 0.01, 0.03, 0.02, 0.02])
-        axes.append(axis._replace(radii=radii, shape=shape))
+        shape = arrangement.shape + rng.normal(0, [0.01, 0.01, 0.03, 0.02, 0.02])
+        arrangements.append(arrangement._replace(radii=radii, shape=shape))
         labels.append("odd" if k % 2 else "even")
-    known = describe([*axes, None], [*labels, "even"])
+    known = describe([*arrangements, None], [*labels, "even"])
     drawn = {name: [sample(known, name, rng) for _ in range(400)] for name in ("even", "odd")}
-    assert {len(axis.radii) for axis in drawn["odd"]} == {9}
-    share = np.mean([len(axis.radii) == 8 for axis in drawn["even"]])
-    assert share == pytest.approx(np.mean([len(a.radii) == 8 for a in axes[::2]]), abs=0.1)
-    assert {len(axis.central) for axis in drawn["odd"]} == {2}
-    assert {len(axis.central) for axis in drawn["even"]} == {0}
-    inside = [np.sum(axis.radii < 0.85) for axis in drawn["odd"]]
+    assert {len(arrangement.radii) for arrangement in drawn["odd"]} == {9}
+    share = np.mean([len(arrangement.radii) == 8 for arrangement in drawn["even"]])
+    assert share == pytest.approx(np.mean([len(a.radii) == 8 for a in arrangements[::2]]), abs=0.1)
+    assert {len(arrangement.central) for arrangement in drawn["odd"]} == {2}
+    assert {len(arrangement.central) for arrangement in drawn["even"]} == {0}
+    inside = [np.sum(arrangement.radii < 0.85) for arrangement in drawn["odd"]]
     assert np.mean(inside) == pytest.approx(1, abs=0.05)
-    assert not any(np.any(axis.radii < 0.85) for axis in drawn["even"])
-    shapes = np.stack([axis.shape for axis in drawn["odd"]])
+    assert not any(np.any(arrangement.radii < 0.85) for arrangement in drawn["even"])
+    shapes = np.stack([arrangement.shape for arrangement in drawn["odd"]])
     np.testing.assert_allclose(shapes.std(0), [0.01, 0.01, 0.03, 0.02, 0.02], rtol=0.2)
-    assert {axis.side for axis in drawn["odd"]} == {-1, 1}
+    assert {arrangement.side for arrangement in drawn["odd"]} == {-1, 1}
     assert sample(known, "unseen", rng) is None
+
+
+def test_images_without_axonemes_cannot_be_described() -> None:
+    with pytest.raises(UserError, match="show an axoneme in 9 of 40 images; "):
+        describe([even()] * 9 + [None] * 31, ["Normal"] * 40)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
@@ -153,8 +159,8 @@ def test_layouts_of_real_sections_are_nine_and_two() -> None:
     for path in sorted(REAL.iterdir()):
         pixels = read_image(path).pixels
         grey = pixels.mean(0) if pixels.ndim == 3 else pixels
-        axis = read(grey[None])
-        assert len(axis.radii) == 9 and len(axis.central) == 2, path.name
+        arrangement = read(grey[None])
+        assert len(arrangement.radii) == 9 and len(arrangement.central) == 2, path.name
 
 
 def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> None:
