@@ -17,6 +17,7 @@ import torch
 from scipy import linalg
 
 from common.data.canvas import crop_to_mask
+from common.data.datasets import PackedDataset
 from common.data.prepared import Prepared
 from common.errors import Exit, UserError
 from common.progress import images_bar
@@ -101,10 +102,8 @@ def read(image: np.ndarray) -> Arrangement | None:
     angles = doublets[:, 1] + np.arctan2(turned[1, 0], turned[0, 0])
     order = np.argsort(angles)
     shape = np.array([*centre, radius - np.log(_growth(len(order))), *beyond])
-    radii = doublets[order, 0] / ring
-    return Arrangement(
-        shape, radii, angles[order], found.arms.side, found.central @ turned.T / ring
-    )
+    radii, central = doublets[order, 0] / ring, found.central @ turned.T / ring
+    return Arrangement(shape, radii, angles[order], found.arms.side, central)
 
 
 def place(arrangement: Arrangement, height: int, width: int, label: str = "Normal") -> Layout:
@@ -185,11 +184,8 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
     Raises:
         UserError: an axoneme is found in fewer than ten images.
     """
-    seen = [
-        (found, label)
-        for found, label in zip(arrangements, labels, strict=True)
-        if found is not None
-    ]
+    pairs = zip(arrangements, labels, strict=True)
+    seen = [(found, label) for found, label in pairs if found is not None]
     if len(seen) < FEWEST_READ:
         problem = f"show an axoneme in {len(seen)} of {len(labels)} images"
         remedy = "leave layouts out: --data.layout false and --model.guide_channels 0"
@@ -316,27 +312,26 @@ def read_layouts(prepared: Prepared, split: str) -> list[Arrangement | None]:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     path = prepared.folder / f"layouts-{split}-{digest}.pt"
     if not path.is_file():
-        dataset = prepared.dataset(split)
-        arrangements = []
-        with images_bar("microtubules", len(dataset)) as bar:
-            for row in range(len(dataset)):
-                seen = dataset.__getitems__([(0, row)])
-                arrangements.append(
-                    read(crop_to_mask(seen["image"][0].numpy(), seen["mask"][0].numpy()))
-                )
-                bar.update()
+        found = _read_all(prepared.dataset(split))
         with whole_file(path) as stream:
-            torch.save(
-                [arrangement and tuple(map(_plain, arrangement)) for arrangement in arrangements],
-                stream,
-            )
-    found = torch.load(path, weights_only=True)
-    return [
-        arrangement
-        and Arrangement(*(np.array(v) if isinstance(v, list) else v for v in arrangement))
-        for arrangement in found
-    ]
+            torch.save([one and tuple(map(_plain, one)) for one in found], stream)
+    kept = torch.load(path, weights_only=True)
+    return [one and Arrangement(*map(_array, one)) for one in kept]
+
+
+def _read_all(dataset: PackedDataset) -> list[Arrangement | None]:
+    found = []
+    with images_bar("microtubules", len(dataset)) as bar:
+        for row in range(len(dataset)):
+            seen = dataset.__getitems__([(0, row)])
+            found.append(read(crop_to_mask(seen["image"][0].numpy(), seen["mask"][0].numpy())))
+            bar.update()
+    return found
 
 
 def _plain(value: np.ndarray | int) -> list | int:
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _array(value: list | int) -> np.ndarray | int:
+    return np.array(value) if isinstance(value, list) else value
