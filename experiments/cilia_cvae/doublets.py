@@ -24,8 +24,9 @@ _OUTER_ARM = _A + np.array(
 _INNER_ARM = _A + np.array(
     [(8, -8), (9, -11), (11, -13), (15, -15), (18, -15), (20, -14), (21, -10)]
 )
-# A doublet further off the ring, in ring radii, may be turned and counts for less.
-_OFF_RING, _OFF_RING_WEIGHT = 0.12, 0.35
+# A doublet further off the ring, in ring radii, may be turned, and one beside it on the side of the
+# arms may be covered: both count for less.
+_OFF_RING, _DOUBTFUL_WEIGHT = 0.12, 0.6
 _TURNS = (0.0, -0.5, -0.25, 0.25, 0.5)
 
 
@@ -73,12 +74,13 @@ def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> Arms:
     away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
     on_ring = away <= max(_OFF_RING, np.median(away))
     turns = np.stack([_tiles(pixels, frame, slots, turn) for turn in _TURNS])
-    sides = {side: _aligned(turns[..., ::side], on_ring) for side in (1, -1)}
-    side = max(sides, key=lambda one: sides[one][0])
-    tiles = sides[side][1]
+    fits = {side: _aligned(turns[..., ::side], on_ring) for side in (1, -1)}
+    side = max(fits, key=lambda one: fits[one][0])
+    tiles = fits[side][1]
     stain = tiles.reshape(len(tiles), -1)[:, _near()] @ _fit_parts()
     stain /= max(float(np.mean(stain[on_ring, 0])), 1e-6)
-    weight = np.where(on_ring, 1, _OFF_RING_WEIGHT)
+    doubts = 2 - on_ring - np.roll(on_ring, -side).astype(int)
+    weight = _DOUBTFUL_WEIGHT**doubts
     outer, inner = weight @ np.clip(stain[:, 1:3], -0.5, 1.5) / weight.sum()
     return Arms(side, float(outer), float(inner))
 
@@ -131,21 +133,33 @@ def _near() -> np.ndarray:
 def _fit_parts() -> np.ndarray:
     """Takes pixels to the least-squares stain of tubules, outer arm and inner arm, in columns.
 
-    Fitted with them and dropped are the matrix, its slope outwards, and the neighbours.
+    Fitted with them and dropped are the matrix, its slope outwards, the neighbours, and what a
+    small shift or turn of the tubules changes.
     """
-    phase = np.arange(13) * 2 * np.pi / 13
-    wall = np.stack([np.cos(phase), np.sin(phase)], 1)
-    tubules = _drawn(np.concatenate([_A + 9.6 * wall, _B + 10.2 * wall]), 2.8)
+    tubules = _drawn_tubules(0, 0, 0)
     parts = (
-        tubules + 1.5 * _drawn(np.array([_A, _B]), 7),
+        tubules,
         _drawn(_OUTER_ARM, 2.8),
         _drawn(_INNER_ARM, 2.8),
         np.ones(_ALONG.size),
         _OUTWARD.ravel() / 30,
         _drawn(np.array([(48, -18)]), 14),
         _drawn(np.array([(-48, -18)]), 14),
+        _drawn_tubules(1, 0, 0) - tubules,
+        _drawn_tubules(0, 1, 0) - tubules,
+        _drawn_tubules(0, 0, 0.1) - tubules,
     )
     return np.linalg.pinv(np.stack(parts, 1)[_near()]).T[:, :3]
+
+
+def _drawn_tubules(along: float, outward: float, turn: float) -> np.ndarray:
+    """Both tubules of a doublet that is shifted by nanometres and turned by radians, flat."""
+    phase = np.arange(13) * 2 * np.pi / 13
+    wall = np.stack([np.cos(phase), np.sin(phase)], 1)
+    turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    walls = np.concatenate([_A + 9.6 * wall, _B + 10.2 * wall]) @ turned + (along, outward)
+    lumens = np.array([_A, _B]) @ turned + (along, outward)
+    return _drawn(walls, 4.2) + 1.5 * _drawn(lumens, 7)
 
 
 def _drawn(points: np.ndarray, size: float) -> np.ndarray:
