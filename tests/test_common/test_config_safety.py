@@ -137,7 +137,7 @@ def parser_of(kind: Any) -> ArgumentParser:
         "common.storage.shutil.rmtree",
         "common.trainer.ExperimentTrainer.fit",
         f"experiments.{EXPERIMENTS[0]}.module.torch.load",
-        f"experiments.{EXPERIMENTS[0]}.module.pl.Trainer",
+        "common.callbacks.pl.Trainer",
         "functools.partial",
         "jsonargparse.set_parsing_settings",
         "numpy.load",
