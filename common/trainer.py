@@ -121,7 +121,7 @@ class ExperimentTrainer(pl.Trainer):
             self._open_data(datamodule)
             plan = datamodule.plan_around_training(plan)
         datamodule.plan = plan
-        shapes = native_shapes(datamodule.facts, plan.seeds) if size == "native" else None
+        shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
         writer = ImageWriter(self.folder.samples, datamodule.facts, file_format, shapes)
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)

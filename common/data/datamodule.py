@@ -271,7 +271,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     def plan_around_training(self, plan: SeedDataset) -> SourcedDataset:
         """The same images, each made from a training image of its class; the data must be open."""
-        return plan_sources(plan, self.prepared.dataset("train"))
+        return plan_sources(plan, self.prepared.dataset("train", guides=self.guides("train")))
 
     def example_batch(
         self,

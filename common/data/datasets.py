@@ -111,16 +111,19 @@ class PackedDataset(Dataset[Batch]):
             "name": [self.samples[index].name for _, index in keys],
         }
 
+    def mask(self, index: int) -> np.ndarray:
+        """Mask [1, S, S] of an image: 1 where its canvas holds image."""
+        sample, size = self.samples[index], self.pixels.shape[-1]
+        return rectangle_mask(*extent(sample.height, sample.width, size, self.fit), size)
+
     def _note(self, index: int) -> None:
         worker = get_worker_info()
         if worker is not None and self.reading is not None:
             self.reading[worker.id] = index
 
     def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
-        sample, pixels = self.samples[index], self.pixels[index]
-        size = pixels.shape[-1]
-        mask = rectangle_mask(*extent(sample.height, sample.width, size, self.fit), size)
-        arrays = {"image": pixels, "mask": mask}
+        mask = self.mask(index)
+        arrays = {"image": self.pixels[index], "mask": mask}
         if self.guides is not None:
             arrays["guide"] = self.guides(index, mask)
         return augment(arrays, self.policy, self.seed, epoch, index)
@@ -173,14 +176,14 @@ class SourcedDataset(SeedDataset):
     """
 
     def __init__(self, seeds: Sequence[int], sources: PackedDataset, rows: Sequence[int]) -> None:
-        seen = sources.__getitems__([(0, row) for row in rows])
-        super().__init__(seeds, seen["label"].tolist(), seen["mask"].numpy())
+        masks = np.stack([sources.mask(row) for row in rows])
+        super().__init__(seeds, sources.labels[list(rows)].tolist(), masks)
         self.sources, self.rows = sources, list(rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch at once, with the other images as `image`."""
+        """A whole batch at once, with the other images as `image`, and their guides."""
         seen = self.sources.__getitems__([(0, self.rows[index]) for index in indices])
-        return {**super().__getitems__(indices), "image": seen["image"]}
+        return {**seen, **super().__getitems__(indices)}
 
 
 def as_batch(batch: Batch) -> Batch:

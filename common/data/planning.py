@@ -45,10 +45,10 @@ def plan_sources(plan: SeedDataset, sources: PackedDataset) -> SourcedDataset:
     return SourcedDataset(plan.seeds, sources, rows)
 
 
-def native_shapes(facts: dict[str, Any], seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Height and width in pixels of a training image as each seed draws it.
+def native_shapes(facts: dict[str, Any], plan: SeedDataset) -> list[tuple[int, int]]:
+    """Height and width in pixels of a training image as each seed of a plan draws it.
 
-    The size is log-normal as the training images' is; the aspect ratio is that of the seed's mask.
+    The size is log-normal as the training images' is; the aspect ratio is that of the mask.
 
     Raises:
         UserError: the facts come from a time when sizes were not noted.
@@ -57,8 +57,9 @@ def native_shapes(facts: dict[str, Any], seeds: Sequence[int]) -> list[tuple[int
         problem = "needs the sizes of the training images, which this run does not know"
         raise UserError(Exit.USAGE, "--size native", problem, "train again, or leave it out")
     shapes = []
-    for seed in seeds:
-        size, ratio = _drawn(facts, "log_size", seed, "size"), _log_aspect(facts, seed) / 2
+    for seed, mask in zip(plan.seeds, plan.masks, strict=True):
+        rows, columns = (int(mask[0].any(axis).sum()) for axis in (1, 0))
+        size, ratio = _drawn(facts, "log_size", seed, "size"), math.log(columns / rows) / 2
         shapes.append((_pixels(size - ratio), _pixels(size + ratio)))
     return shapes
 

@@ -125,6 +125,9 @@ class CiliaDataModule(ImageDataModule):
         return Classification(self.classes, device, training)
 
     def _drawn_guides(self, plan: SeedDataset) -> LayoutGuides:
+        if not self._known:
+            problem = "asks for layouts, which this run was trained without"
+            raise UserError(Exit.USAGE, "--data.layout true", problem, "leave it out")
         names = [self.facts["classes"][label] for label in plan.labels]
         drawn = [
             sample_layout(self._known, name, np.random.default_rng([seed, *b"layout"]))

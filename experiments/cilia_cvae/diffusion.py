@@ -1,6 +1,5 @@
 """Class-conditional rectified flow with classifier-free guidance."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,8 @@ class CiliaDiffusion(CiliaGenerator):
         num_heads: of each self-attention.
         label_dropout: share of the training labels that is hidden.
         contrast: images are multiplied by this, so that their standard deviation is about one.
-        guidance: weight of the class; 1 is the model as trained, more is more typical.
+        guidance: weight of the class; 1 is the model as trained, more is more typical. None is 1
+            where guides tell the class already, else 1.5.
         num_steps: of the sampler, by Euler's method.
         guide_channels: of the guides that the data give with each image; 0 for none.
     """
@@ -61,13 +61,16 @@ class CiliaDiffusion(CiliaGenerator):
         num_heads: int = 3,
         label_dropout: float = 0.1,
         contrast: float = 2.0,
-        guidance: float = 1.5,
+        guidance: float | None = None,
         num_steps: int = 40,
         guide_channels: int = 0,
     ) -> None:
         super().__init__(classes, image_size, num_channels, lr)
         self.save_hyperparameters()
         require_positive("model", width=width, patch_size=patch_size, num_steps=num_steps)
+        if num_steps > TIMES:
+            problem = f"is more than the {TIMES} times of the schedule"
+            raise UserError(Exit.USAGE, f"--model.num_steps {num_steps}", problem, "choose fewer")
         channels = [width * multiplier for multiplier in multipliers]
         step = patch_size << (len(channels) - 1)
         if image_size % step:
@@ -94,7 +97,7 @@ class CiliaDiffusion(CiliaGenerator):
         self.patch_size = patch_size
         self.label_dropout = label_dropout
         self.contrast = contrast
-        self.guidance = guidance
+        self.guidance = guidance if guidance is not None else (1.0 if guide_channels else 1.5)
         self.num_steps = num_steps
         self.guide_channels = guide_channels
 
@@ -108,7 +111,7 @@ class CiliaDiffusion(CiliaGenerator):
         if self.training:
             drop = torch.rand(len(label), device=label.device) < self.label_dropout
             label = label.masked_fill(drop, self.hidden)
-        velocity = self.velocity(noisy, time, label, self.shown_by(batch, self.guide_channels))
+        velocity = self.velocity(noisy, time, label, self.shown_by(batch))
         return {"loss": masked_mse(velocity.float(), image - noise, mask).mean()}
 
     def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
@@ -150,18 +153,19 @@ class CiliaDiffusion(CiliaGenerator):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Follows the velocity from noise to image in ``num_steps`` steps."""
+        self.refuse_other_guides(batch)
         scheduler = _scheduler()
         scheduler.set_timesteps(self.num_steps)
-        times = [*scheduler.timesteps.tolist(), 0.0]
         image = seeded_noise(batch["seed"], *self.shape)
-        for time, following in itertools.pairwise(times):
-            velocity = self._step(image, time, batch)()
-            image, _ = scheduler.step(velocity, time, image, following)
+        for step in range(self.num_steps):
+            # MONAI's own times are rounded to 16 bits, and its steps between them cut to integers.
+            time = TIMES * (1 - step / self.num_steps)
+            image, _ = scheduler.step(self._step(image, time, batch)(), time, image)
         return {**batch, "image": (image / self.contrast).clamp(-1, 1)}
 
     def _step(self, noisy: Tensor, time: float, batch: Batch) -> Sampler:
         times = torch.full((len(noisy),), time, device=noisy.device)
-        shown = self.shown_by(batch, self.guide_channels)
+        shown = self.shown_by(batch)
         inputs = {"noisy": noisy, "time": times, "label": batch["label"], "shown": shown}
         return Sampler(self.guided, inputs, output="velocity")
 

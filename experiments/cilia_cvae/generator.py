@@ -26,6 +26,9 @@ class CiliaGenerator(pl.LightningModule, ABC):
         lr: of Adam.
     """
 
+    # Channels of the guides that the data give with each image.
+    guide_channels: int = 0
+
     def __init__(
         self,
         classes: Sequence[str],
@@ -52,27 +55,27 @@ class CiliaGenerator(pl.LightningModule, ABC):
         """
         return None
 
-    def guide_of(self, batch: Batch, channels: int) -> Tensor:
-        """The guide [B, channels, H, W] of a batch; one without channels where none is wanted.
+    def shown_by(self, batch: Batch) -> Tensor:
+        """Mask and guide of a batch [B, 1 + guide_channels, H, W]."""
+        self.refuse_other_guides(batch)
+        return torch.cat([batch["mask"], *([batch["guide"]] if self.guide_channels else [])], 1)
+
+    def refuse_other_guides(self, batch: Batch) -> None:
+        """A guide that a model does not see would be told of its images all the same.
 
         Raises:
-            UserError: the data give none, or one of other channels.
+            UserError: the data give none where the model wants one, or one of other channels.
         """
-        if not channels:
-            return batch["mask"][:, :0]
         given = batch["guide"].shape[1] if "guide" in batch else 0
-        if given != channels:
+        if given != self.guide_channels:
             problem = f"does not fit the data, whose guides have {given} channels"
             remedy = "use --data.layout true and --model.guide_channels 5, or neither"
-            raise UserError(Exit.USAGE, f"--model.guide_channels {channels}", problem, remedy)
-        return batch["guide"]
-
-    def shown_by(self, batch: Batch, channels: int) -> Tensor:
-        """Mask and guide of a batch [B, 1 + channels, H, W]."""
-        return torch.cat([batch["mask"], self.guide_of(batch, channels)], 1)
+            subject = f"--model.guide_channels {self.guide_channels}"
+            raise UserError(Exit.USAGE, subject, problem, remedy)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
+        self.refuse_other_guides(batch)
         terms = self.terms(batch)
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return terms["loss"]
@@ -86,6 +89,7 @@ class CiliaGenerator(pl.LightningModule, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Samples: image k is a function of the weights, seed k, label and aspect ratio."""
+        self.refuse_other_guides(batch)
         return {**batch, "image": self.sampler(batch)()}
 
     def configure_callbacks(self) -> list[Callback]:

@@ -15,7 +15,7 @@ from experiments.cilia_cvae.generator import CiliaGenerator
 from experiments.cilia_cvae.hierarchy import BottomUp, TopDown
 from experiments.cilia_cvae.networks import Condition
 
-# ln-variances of a pixel: from below one grey level of 8 bits in [-1, 1] to the whole range.
+# ln-variances of a pixel: from a deviation of 1.4 grey levels of 8 bits in [-1, 1] to all of them.
 _PIXEL_BOUNDS = (-9.0, 1.0)
 
 
@@ -142,14 +142,14 @@ class HierarchicalCVAE(CiliaGenerator):
         drawn = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
         grain, *noise = (part.view(-1, *shape) for part, shape in zip(drawn, shapes, strict=True))
         latents = {f"z{k}": part for k, part in enumerate(noise)}
-        shown = self.shown_by(batch, self.guide_channels)
+        shown = self.shown_by(batch)
         inputs = {"label": batch["label"], "shown": shown, "grain": grain, **latents}
         return Sampler(self.decode, inputs)
 
     def _infer(self, batch: Batch) -> tuple[Tensor, Tensor]:
         image, mask = batch["image"], batch["mask"]
         condition = self.condition(batch["label"], log_aspect(mask))
-        shown = self.shown_by(batch, self.guide_channels)
+        shown = self.shown_by(batch)
         features = self.encoder(torch.cat([image * mask, shown], 1), condition)
         return self.decoder.infer(features, shown, condition)
 

@@ -232,7 +232,9 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ar
         int(rng.choice([int(value) for value in shares], p=list(shares.values())))
         for shares in (of_class[key] for key in ("doublets", "central", "displaced"))
     )
-    shape = rng.multivariate_normal(known["shape"]["mean"], known["shape"]["covariance"])
+    # Cholesky: the signs of a singular value decomposition differ between machines.
+    covariance = np.array(known["shape"]["covariance"]) + 1e-9 * np.eye(5)
+    shape = rng.multivariate_normal(known["shape"]["mean"], covariance, method="cholesky")
     turns = np.arange(count) + rng.normal(0, known["angle"], count)
     inward = rng.normal(0, known["radius"], count)
     left = _apart(count, displaced, rng)
@@ -254,14 +256,12 @@ def _central(number: int, rng: np.random.Generator) -> np.ndarray:
     return CENTRAL_NM / RING_NM * np.reshape(spots.get(number, []), (-1, 2)) @ turn
 
 
-def _apart(count: int, number: int, rng: np.random.Generator) -> list[int]:
-    """So many places of a ring, no two of them neighbours as long as that is possible."""
-    chosen: list[int] = []
-    for place in rng.permutation(count).tolist():
-        near = {(place + step) % count for step in (-1, 1)}
-        if len(chosen) < number and not near & set(chosen):
-            chosen.append(place)
-    return chosen
+def _apart(count: int, number: int, rng: np.random.Generator) -> np.ndarray:
+    """So many places of a ring, no two of them neighbours; at most half of all places."""
+    while True:
+        chosen = rng.choice(count, min(number, count // 2), replace=False)
+        if not np.isin((chosen + 1) % count, chosen).any():
+            return chosen
 
 
 def _displaced(arrangement: Arrangement) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The published layer plan and loss, so that the other models can be compared with them.
 
-Layers, sizes and loss follow the public notebooks named in the data card; two of their habits do
-not: mean and log-variance are those of the batch at hand, not global variables of the last one,
-and the log-variance is kept finite by the precision of the numbers alone, as it was there.
+Layers, sizes and loss follow the public notebooks named in the data card, unbounded log-variance
+included. One habit does not: mean and log-variance are those of the batch at hand, not global
+variables of the last one.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -17,6 +17,7 @@ from experiments.cilia_cvae.layout import (
     KINDS,
     Arrangement,
     Layout,
+    _apart,
     describe,
     draw,
     place,
@@ -191,6 +192,32 @@ def test_other_models_take_layouts_as_well(
     assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "d")).code == 0
     assert (tmp_path / "runs/cilia_cvae/d/samples/annotations.csv").is_file()
     assert cli("cilia_cvae", "export", *at(tmp_path, "d")).code == 0
+
+
+def test_layouts_are_told_where_the_model_sees_them_and_nowhere_else(
+    tmp_path: Path, cli: Cli
+) -> None:
+    fit = ["fit", *smoke("cilia_cvae"), "--data.layout", "true", *at(tmp_path, "d")]
+    refuses(cli("cilia_cvae", *fit), 2, "--model.guide_channels 0", "5 channels")
+    assert cli("cilia_cvae", "fit", *smoke("cilia_cvae"), *at(tmp_path, "e")).code == 0
+    made = cli("cilia_cvae", "generate", *at(tmp_path, "e"), "--data.layout", "true")
+    refuses(made, 2, "--data.layout true", "trained without")
+
+
+def test_images_around_training_images_take_their_layouts(tmp_path: Path, cli: Cli) -> None:
+    fit = ["fit", *smoke("cilia_cvae"), *overlays("layout"), *at(tmp_path, "d")]
+    assert cli("cilia_cvae", *fit).code == 0
+    made = cli("cilia_cvae", "generate", *at(tmp_path, "d"), "--around_training", "true")
+    assert made.code == 0, made.err
+    assert not (tmp_path / "runs/cilia_cvae/d/samples/annotations.csv").exists()
+
+
+def test_displaced_doublets_are_as_many_as_asked_and_no_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        chosen = np.sort(_apart(9, 4, rng))
+        assert len(chosen) == 4 and np.all(np.diff(chosen) > 1)
+        assert (chosen[0] - chosen[-1]) % 9 != 1
 
 
 @pytest.mark.parametrize("names", [("diffusion", "layout"), ("layout",)])

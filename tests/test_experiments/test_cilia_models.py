@@ -14,6 +14,7 @@ from common.data.canvas import rectangle_mask
 from common.data.datasets import Batch
 from common.errors import UserError
 from common.losses.variational import free_bits, gaussian_kl_between, masked_edge_mse
+from common.sampling import seeded_noise
 from common.trainer import ExperimentTrainer
 from experiments.cilia_cvae.diffusion import CiliaDiffusion
 from experiments.cilia_cvae.flow import AggregatedPosterior
@@ -290,6 +291,24 @@ def test_guidance_leads_away_from_the_mean_of_all_classes() -> None:
             torch.testing.assert_close(
                 model.guided(*arguments), hidden + weight * (own - hidden), rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 64])
+def test_a_constant_velocity_is_followed_all_the_way(steps: int) -> None:
+    model = MAKERS["diffusion"]().eval()
+    model.num_steps, model.contrast, seen = steps, 1.0, []
+
+    def velocity(noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
+        seen.append(float(time[0]))
+        return torch.full_like(noisy, 0.1)
+
+    model.velocity, model.guidance = velocity, 1.0
+    batch = without_images(batch_of(1))
+    with torch.no_grad():
+        image = model.predict_step(batch, 0)["image"]
+    noise = seeded_noise(batch["seed"], 1, 32, 32)
+    torch.testing.assert_close(image, (noise + 0.1).clamp(-1, 1), rtol=0, atol=1e-5)
+    assert seen == pytest.approx([1000 * (1 - k / steps) for k in range(steps)])
 
 
 def test_what_lies_outside_the_mask_changes_nothing() -> None:
