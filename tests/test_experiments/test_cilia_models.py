@@ -311,6 +311,45 @@ def test_a_constant_velocity_is_followed_all_the_way(steps: int) -> None:
     assert seen == pytest.approx([1000 * (1 - k / steps) for k in range(steps)])
 
 
+GUIDED = {
+    "default": lambda: CiliaCVAE(
+        CLASSES, 32, latent_dim=8, width=8, condition_dim=8, guide_channels=2
+    ),
+    "hierarchical": lambda: HierarchicalCVAE(
+        CLASSES, 32, width=8, multipliers=[1, 1, 1], latent_channels=[4, 2], num_groups=[1, 2],
+        condition_dim=8, guide_channels=2,
+    ),
+    "diffusion": lambda: CiliaDiffusion(
+        CLASSES, 32, width=8, multipliers=[2, 2], attention=[False, True], num_heads=2,
+        num_steps=3, guide_channels=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(GUIDED))
+def test_a_guide_changes_the_image_where_it_has_spots(name: str) -> None:
+    model, batch = _attached(GUIDED[name]()), batch_of()
+    guide = torch.zeros(4, 2, 32, 32)
+    guide[:, 0, 12:20, 12:20] = 1
+    batch = {**batch, "guide": guide, "mask": torch.ones(4, 1, 32, 32)}
+    # Dark where the guide is: what a spot stands for can be learned in a few steps.
+    batch["image"] = 0.5 - guide[:, :1]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(30):
+        loss = model.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    moved = {**without_images(batch), "guide": guide.roll(8, 3)}
+    with torch.no_grad():
+        here = model.predict_step(without_images(batch), 0)["image"].mean(0)[0]
+        there = model.predict_step(moved, 0)["image"].mean(0)[0]
+    spot, beside = (slice(12, 20), slice(12, 16)), (slice(12, 20), slice(22, 28))
+    assert here[spot].mean() < here[beside].mean()
+    assert there[beside].mean() < here[beside].mean()
+
+
 def test_what_lies_outside_the_mask_changes_nothing() -> None:
     model = learned(_attached(MAKERS["diffusion"]()), 8).eval()
     batch, time = batch_of(), torch.full((4,), 500.0)
