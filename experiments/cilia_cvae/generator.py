@@ -51,7 +51,7 @@ class CiliaGenerator(pl.LightningModule, ABC):
     def units(self, batch: Batch) -> Tensor | None:
         """KL of posterior and prior [B, units] in nats; None of a model without latent units.
 
-        That of a channel of a grid of latents is the sum over its places.
+        That of a channel of a grid of latents is the mean over its places.
         """
         return None
 

@@ -117,8 +117,11 @@ class HierarchicalCVAE(CiliaGenerator):
         }
 
     def units(self, batch: Batch) -> Tensor:
-        """KL of posterior and prior [B, units] in nats of every latent channel."""
-        return self._infer(batch)[1]
+        """KL of posterior and prior [B, units] in nats a place of every latent channel."""
+        shapes = self.decoder.latent_shapes
+        places = [rows * columns for channels, rows, columns in shapes for _ in range(channels)]
+        kl = self._infer(batch)[1]
+        return kl / torch.tensor(places, device=kl.device)
 
     def decode(self, label: Tensor, shown: Tensor, grain: Tensor, *noise: Tensor) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] of standard normal noise, label and mask.

@@ -455,6 +455,17 @@ def _validated(health: LatentHealth, module: _Module, error: float) -> dict[str,
     return module.logged
 
 
+def test_units_of_a_grid_count_by_place() -> None:
+    model = learned(_attached(MAKERS["hierarchical"]())).eval()
+    torch.manual_seed(1)
+    kl = model.terms(batch_of())["kl"]
+    torch.manual_seed(1)
+    units = model.units(batch_of())
+    places = torch.tensor([16.0] * 4 + [64.0] * 4)
+    num_values = batch_of()["mask"].flatten(1).sum(1)
+    torch.testing.assert_close(((units * places).sum(1) / num_values).mean(), kl)
+
+
 def test_unused_units_are_counted_and_collapse_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
