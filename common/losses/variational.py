@@ -56,6 +56,11 @@ def free_bits(kl: Tensor, nats: float) -> Tensor:
     return torch.where(kl.mean(0) > nats, kl, torch.full_like(kl, nats)).sum(1)
 
 
+def warmup(images_seen: int, images: int) -> float:
+    """Share of its weight that the KL term has: from 0 to 1 over so many images."""
+    return min(1.0, images_seen / max(images, 1))
+
+
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
     """Maps any x smoothly into (low, high), near the identity in the middle.
 

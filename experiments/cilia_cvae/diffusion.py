@@ -14,6 +14,7 @@ from common.errors import Exit, UserError, require_positive
 from common.losses.variational import masked_mse
 from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.generator import CiliaGenerator
+from experiments.cilia_cvae.networks import require_multiple
 
 # Times run from 0 (image) to this (noise), as MONAI's schedulers count them.
 TIMES = 1000
@@ -72,14 +73,7 @@ class CiliaDiffusion(CiliaGenerator):
             problem = f"is more than the {TIMES} times of the schedule"
             raise UserError(Exit.USAGE, f"--model.num_steps {num_steps}", problem, "choose fewer")
         channels = [width * multiplier for multiplier in multipliers]
-        step = patch_size << (len(channels) - 1)
-        if image_size % step:
-            raise UserError(
-                Exit.USAGE,
-                f"--data.image_size {image_size}",
-                f"is not a multiple of {step} px, which patches and levels need",
-                "choose another size, fewer levels or smaller patches",
-            )
+        require_multiple(image_size, patch_size << (len(channels) - 1))
         values = num_channels * patch_size**2
         self.network = DiffusionModelUNet(
             spatial_dims=2,

@@ -9,11 +9,11 @@ from torch import Tensor
 from common.data.canvas import log_aspect
 from common.data.datasets import Batch
 from common.errors import Exit, UserError, require_positive
-from common.losses.variational import bounded, free_bits
+from common.losses.variational import bounded, free_bits, warmup
 from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.generator import CiliaGenerator
 from experiments.cilia_cvae.hierarchy import BottomUp, TopDown
-from experiments.cilia_cvae.networks import Condition
+from experiments.cilia_cvae.networks import Condition, require_multiple
 
 # ln-variances of a pixel: from a deviation of 1.4 grey levels of 8 bits in [-1, 1] to all of them.
 _PIXEL_BOUNDS = (-9.0, 1.0)
@@ -68,13 +68,7 @@ class HierarchicalCVAE(CiliaGenerator):
         self.save_hyperparameters()
         require_positive("model", width=width, condition_dim=condition_dim)
         widths = [width * multiplier for multiplier in multipliers]
-        if image_size % (1 << len(widths)):
-            raise UserError(
-                Exit.USAGE,
-                f"--data.image_size {image_size}",
-                f"is not a multiple of {1 << len(widths)} px, which {len(widths)} grids need",
-                "choose 64, 96, 128, 224, 448 or another one",
-            )
+        require_multiple(image_size, 1 << len(widths))
         if not len(latent_channels) == len(num_groups) == len(widths) - 1:
             raise UserError(
                 Exit.USAGE,
@@ -107,7 +101,7 @@ class HierarchicalCVAE(CiliaGenerator):
         reconstruction = (nll * mask).flatten(1).sum(1) / num_values
         weight, pressed = self.kl_weight, kl.sum(1)
         if self.training:
-            weight *= min(1.0, self.trainer.images_seen / max(self.kl_warmup_images, 1))
+            weight *= warmup(self.trainer.images_seen, self.kl_warmup_images)
             pressed = free_bits(kl, self.free_nats)
         return {
             "reconstruction": reconstruction.mean(),

@@ -16,6 +16,7 @@ from common.losses.variational import (
     gaussian_nll,
     masked_edge_mse,
     masked_mse,
+    warmup,
 )
 from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.flow import AggregatedPosterior
@@ -118,7 +119,7 @@ class CiliaCVAE(CiliaGenerator):
                 with torch.no_grad():
                     self.variance.lerp_(mse.mean().clamp_min(MIN_VARIANCE), 0.05)
                 variance = self.variance.clone()
-            weight *= min(1.0, self.trainer.images_seen / max(self.kl_warmup_images, 1))
+            weight *= warmup(self.trainer.images_seen, self.kl_warmup_images)
             free = self.free_nats
         # Nats a pixel: comparable between canvas sizes and aspect ratios.
         num_values = mask.flatten(1).sum(1) * image.shape[1]

@@ -173,11 +173,17 @@ def grid_side(image_size: int) -> int:
     Raises:
         UserError: ``image_size`` is not a positive multiple of 32.
     """
-    if image_size < SIZE_STEP or image_size % SIZE_STEP:
-        raise UserError(
-            Exit.USAGE,
-            f"--data.image_size {image_size}",
-            f"is not a multiple of {SIZE_STEP} px",
-            "choose 64, 96, 128, 224, 448 or another one",
-        )
+    require_multiple(image_size, SIZE_STEP)
     return min(MAX_GRID, image_size // COARSEST)
+
+
+def require_multiple(image_size: int, step: int) -> None:
+    """Refuses a canvas that cannot be halved as often as a network does it.
+
+    Raises:
+        UserError: ``image_size`` is not a positive multiple of ``step`` pixels.
+    """
+    if image_size < step or image_size % step:
+        problem = f"is not a multiple of {step} px, which the model needs"
+        remedy = "choose 64, 96, 128, 224, 448 or another one"
+        raise UserError(Exit.USAGE, f"--data.image_size {image_size}", problem, remedy)

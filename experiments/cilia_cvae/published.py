@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.datasets import Batch
-from common.errors import Exit, UserError
 from common.losses.variational import gaussian_kl, masked_mse
 from common.sampling import Sampler, seeded_noise
 from experiments.cilia_cvae.generator import CiliaGenerator
+from experiments.cilia_cvae.networks import require_multiple
 
 _DROPOUT = 0.3
 
@@ -171,11 +171,5 @@ def _dense(widths: Sequence[int]) -> Iterator[nn.Module]:
 
 
 def _side(image_size: int, stages: int) -> int:
-    if image_size % 2**stages:
-        raise UserError(
-            Exit.USAGE,
-            f"--data.image_size {image_size}",
-            f"is not a multiple of {2**stages} px, which {stages} halvings need",
-            "choose 96, 224, 448 or another one",
-        )
+    require_multiple(image_size, 2**stages)
     return image_size // 2**stages
