@@ -378,12 +378,13 @@ def test_a_path_ends_at_the_image_that_the_velocity_points_to() -> None:
     ("made", "words"),
     [
         (lambda: CiliaDiffusion(CLASSES, 40), "is not a multiple of 16 px"),
+        (lambda: CiliaDiffusion(CLASSES, 32, num_steps=1001), "more than the 1000 times"),
         (lambda: PublishedCVAE(CLASSES, 100), "is not a multiple of 8 px"),
         (lambda: HierarchicalCVAE(CLASSES, 40), "is not a multiple of 16 px"),
         (lambda: HierarchicalCVAE(CLASSES, 32, num_groups=[1]), "must name 3 grids"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(made: object, words: str) -> None:
+def test_numbers_that_do_not_fit_are_refused(made: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         made()
 
