@@ -1,11 +1,13 @@
 """Generated images on disk: their table, and reading them back."""
 
+import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +24,16 @@ ANNOTATIONS = "annotations.csv"
 ANNOTATED = ("name", "structure", "x", "y")
 # "size" is "canvas", or "native" where the image was resampled to a size of the raw images.
 # "origin" is "sampled", or "around training images" where each image was made from one of those.
-COLUMNS = ("name", "seed", "label", "labels", "size", "origin", "checkpoint_sha256", "sha256")
+# "settings" are arguments of the model, as JSON, that are not those of the training.
+COLUMNS = (
+    *("name", "seed", "label", "labels", "size", "origin", "settings"),
+    *("checkpoint_sha256", "sha256"),
+)
 SIZES = ("canvas", "native")
 SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
+_NUMBERED = re.compile(r"\d{6,}\.(png|ome\.tiff)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class SampleSet:
         size: one of `SIZES`.
         pattern: of the files' names below `samples`, see `pattern_of`.
         origin: one of `ORIGINS`.
+        settings: of `changed_settings`.
         annotations: image number, structure, x and y of what the images were told to show.
     """
 
@@ -51,7 +59,23 @@ class SampleSet:
     size: str = SIZES[0]
     pattern: str = NUMBERS["number"]
     origin: str = SAMPLED
+    settings: str = ""
     annotations: Sequence[tuple[int, str, float, float]] = ()
+
+
+def changed_settings(now: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """Arguments of a model that are not those of its training, as a JSON object; "" for none.
+
+    Args:
+        now: hyper-parameters of the model that samples.
+        trained: those in its checkpoint.
+    """
+    changed = {
+        name: value
+        for name, value in sorted(now.items())
+        if not name.startswith("_") and name in trained and trained[name] != value
+    }
+    return json.dumps(changed) if changed else ""
 
 
 def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
@@ -88,12 +112,13 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
             shutil.rmtree(described)
     _clear_named(folder.samples)
     for path in sorted(folder.samples.iterdir()):
-        if path.is_symlink() or not path.is_dir():
+        # Images without a table were left by a run that was stopped.
+        if path.name in (MANIFEST, ANNOTATIONS) or _NUMBERED.fullmatch(path.name):
             path.unlink()
 
 
 def _clear_named(samples: Path) -> None:
-    """Images in sub-folders that the table names, then those sub-folders that are empty."""
+    """Images that the table names, then sub-folders that are empty."""
     try:
         rows = named_cells(from_csv((samples / MANIFEST).read_bytes()))
     except (OSError, ValueError):
@@ -121,7 +146,7 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         path.parent.mkdir(parents=True, exist_ok=True)
         written = NUMBERS["number"].format(number=number)
         (folder.samples / f"{written}{made.suffix}").rename(path)
-        facts = (seed, label, made.labels, made.size, made.origin, checkpoint_sha256)
+        facts = (seed, label, made.labels, made.size, made.origin, made.settings, checkpoint_sha256)
         rows.append((f"{stem}{made.suffix}", *facts, sha256_of(path)))
     if made.annotations:
         cells = [(rows[k][0], what, f"{x:.5f}", f"{y:.5f}") for k, what, x, y in made.annotations]

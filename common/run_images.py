@@ -104,6 +104,7 @@ def evaluation_context(
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
+        settings=first["settings"],
         channels=data.facts["channels"],
         groups=len({sample.group for sample in held_out}),
         class_groups=Counter(label for label, _ in pairs),

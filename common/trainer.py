@@ -105,6 +105,7 @@ class ExperimentTrainer(pl.Trainer):
         from common.generation import (
             ORIGINS,
             SampleSet,
+            changed_settings,
             clear_samples,
             pattern_of,
             write_samples_manifest,
@@ -112,7 +113,7 @@ class ExperimentTrainer(pl.Trainer):
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
-        _restore(model, datamodule, path)
+        trained = _restore(model, datamodule, path)["hyper_parameters"]
         # Now: training may put another one in its place while images are drawn.
         digest = sha256_of(path)
         plan = datamodule.plan_generation(n, seed, labels)
@@ -131,7 +132,8 @@ class ExperimentTrainer(pl.Trainer):
         if self.is_global_zero:
             facts = datamodule.facts
             rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
-            made = SampleSet(plan, labels, *rule, datamodule.annotations(plan))
+            settings = changed_settings(model.hparams, trained)
+            made = SampleSet(plan, labels, *rule, settings, datamodule.annotations(plan))
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(

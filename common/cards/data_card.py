@@ -94,6 +94,7 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
         f"grey values: {low:g} to {high:g} is the window of the training data",
         f"pixel size: {text(pixel_size(subject))}",
         f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
+        *_settings(made),
         f"licence: {text(subject.licence, 1000)}",
         _published(subject, creator, published),
     ]
@@ -106,6 +107,11 @@ def _warning(made: Samples) -> list[str]:
         "**origin: drawn around training images, one each, and near copies of them**; they may be "
         "shown to those who may see the training images"
     ]
+
+
+def _settings(made: Samples) -> list[str]:
+    told = ", ".join(f"{code(name)} {text(str(value))}" for name, value in made.settings.items())
+    return [f"settings of the model other than in training: {told}"] if told else []
 
 
 def _origin(subject: Subject) -> str:

@@ -70,8 +70,10 @@ def _how(records: Sequence[Record]) -> list[str]:
         "real side": real,
         "both sides": (text(one.preprocessing) for one in records),
         "code that measured": (code_of(one.commit) for one in records),
+        "settings other than in training": (code(x.settings) for x in records if x.settings),
     }
-    return [f"{name}: {' or '.join(dict.fromkeys(values))}" for name, values in lines.items()]
+    told = {name: " or ".join(dict.fromkeys(values)) for name, values in lines.items()}
+    return [f"{name}: {words}" for name, words in told.items() if words]
 
 
 def _shared(rules: Sequence[str]) -> list[str]:

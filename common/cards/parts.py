@@ -1,5 +1,6 @@
 """What model card and data card both say: use, limits, where it comes from."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -224,6 +225,8 @@ def _asked(subject: Subject) -> list[str]:
         asked += ["--size", "native"]
     if made.is_around_training:
         asked += ["--around_training", "true"]
+    for name, value in made.settings.items():
+        asked += [f"--model.{name}", value if isinstance(value, str) else json.dumps(value)]
     return asked if made.rule == "data" else [*asked, "--labels", made.rule]
 
 

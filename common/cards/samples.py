@@ -1,11 +1,13 @@
 """The generated set of a run: whether it still is what its table says, and all in one file."""
 
+import json
 import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.data.cards import Card
 from common.data.check import planes
@@ -67,6 +69,11 @@ class Samples:
     def is_around_training(self) -> bool:
         """Whether each image was drawn around a training image, and is a near copy of it."""
         return self.rows[0]["origin"] == AROUND
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the model that were not those of its training."""
+        return json.loads(self.rows[0]["settings"] or "{}")
 
     @property
     def counts(self) -> Counter[str]:
@@ -134,16 +141,24 @@ def _refuse_strange(
     first, known = rows[0], {*classes} or {""}
     for number, row in enumerate(rows, 2):
         same = all(
-            row[key] == first[key] for key in ("labels", "size", "origin", "checkpoint_sha256")
+            row[key] == first[key]
+            for key in ("labels", "size", "origin", "settings", "checkpoint_sha256")
         )
         seed = row["seed"].isdecimal() and len(row["seed"]) < 19
-        chosen = row["size"] in SIZES and row["origin"] in ORIGINS
+        chosen = row["size"] in SIZES and row["origin"] in ORIGINS and _is_object(row["settings"])
         if not (same and seed and row["label"] in known and chosen):
             problem = f"line {number} is not what make generate writes"
             raise _changed(folder.samples / MANIFEST, problem, folder)
     if first["labels"] not in ("data", "balanced", *classes):
         problem = "names no rule by which labels are chosen"
         raise _changed(folder.samples / MANIFEST, problem, folder)
+
+
+def _is_object(cell: str) -> bool:
+    try:
+        return not cell or isinstance(json.loads(cell), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _refuse_changed(folder: RunFolder, named: Sequence[str], suffix: str) -> None:

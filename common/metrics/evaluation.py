@@ -55,6 +55,7 @@ class EvaluationContext:
     seed: int = 0
     checkpoint_sha256: str = ""
     commit: str = ""
+    settings: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
     groups: int = 0
@@ -73,6 +74,7 @@ class EvaluationContext:
             seed=self.seed,
             checkpoint_sha256=self.checkpoint_sha256,
             commit=self.commit,
+            settings=self.settings,
             **measured,
         )
 

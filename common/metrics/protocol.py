@@ -80,6 +80,7 @@ class Record:
         seed: first seed of the synthetic images.
         checkpoint_sha256: of the weights that drew them.
         commit: of the code.
+        settings: arguments of the model, as JSON, that were not those of its training.
         note: what a reader must know about this number.
     """
 
@@ -99,6 +100,7 @@ class Record:
     seed: int = 0
     checkpoint_sha256: str = ""
     commit: str = ""
+    settings: str = ""
     note: str = ""
 
     @property

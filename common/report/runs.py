@@ -115,6 +115,9 @@ def read_run(folder: Path) -> Run:
     nearest = folder / "evaluation/nearest.png"
     if metrics.is_file() and not whole_rows(metrics)[1]:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
+    found = tuple(read_records(records)) if records.is_file() else ()
+    if settings := sorted({record.settings for record in found} - {""}):
+        notes.append(f"Measured with settings that are not those of config.yaml: {settings[0]}")
     return Run(
         experiment=folder.parent.name,
         name=folder.name,
@@ -122,7 +125,7 @@ def read_run(folder: Path) -> Run:
         curves=read_curves(metrics) if metrics.is_file() else {},
         previews=tuple(sorted(_previews(folder / "previews"))),
         samples=tuple(_samples(folder / "samples")),
-        records=tuple(read_records(records)) if records.is_file() else (),
+        records=found,
         scalars=read_scalars(folder / "evaluation"),
         nearest=nearest if nearest.is_file() else None,
         notes=tuple(notes),

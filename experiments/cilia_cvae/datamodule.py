@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 from common.data.datamodule import ImageDataModule
 from common.data.datasets import Guides, SeedDataset
@@ -16,10 +17,10 @@ from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
 from common.utility.task import Training
 from experiments.cilia_cvae import biology, ultrastructure
-from experiments.cilia_cvae.layout import KINDS, Arrangement, LayoutGuides, describe, read_layouts
+from experiments.cilia_cvae.layout import KINDS, LayoutGuides, describe, read_layouts
 from experiments.cilia_cvae.layout import sample as sample_layout
 
-# The test split is left to `evaluate`, which needs no layouts.
+# Whose layouts training needs.
 _READ = ("train", "val")
 
 
@@ -33,22 +34,20 @@ class CiliaDataModule(ImageDataModule):
         super().__init__(**kwargs)
         self.layout = layout
         self._known: dict[str, Any] = {}
-        self._arrangements: dict[str, list[Arrangement | None]] = {}
 
     def prepare_data(self) -> None:
-        """Also reads the microtubules of training and validation images, where they are wanted."""
+        """Also reads the microtubules of training and validation images, before training."""
         super().prepare_data()
-        if self.layout and self.prepared is not None:
+        if self.layout and self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
             for split in _READ:
                 read_layouts(self.prepared, split)
 
     def setup(self, stage: str) -> None:
-        """Also describes the layouts of the training images."""
+        """Also describes the layouts of the training images, where training begins."""
         super().setup(stage)
-        if self.layout and self.prepared is not None:
-            self._arrangements = {split: read_layouts(self.prepared, split) for split in _READ}
+        if self.layout and stage == "fit":
             labels = [sample.label for sample in self.prepared.samples("train")]
-            self._known = describe(self._arrangements["train"], labels)
+            self._known = describe(read_layouts(self.prepared, "train"), labels)
 
     def guides(self, split: str) -> Guides | None:
         """Layouts of a split's images."""
@@ -56,7 +55,8 @@ class CiliaDataModule(ImageDataModule):
             return None
         samples = self.prepared.samples(split)
         shapes = [(sample.height, sample.width) for sample in samples]
-        return LayoutGuides(self._arrangements[split], shapes, [sample.label for sample in samples])
+        labels = [sample.label for sample in samples]
+        return LayoutGuides(read_layouts(self.prepared, split), shapes, labels)
 
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Also draws a layout for each image, by its seed and label."""

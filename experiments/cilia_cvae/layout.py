@@ -19,7 +19,7 @@ from scipy import linalg
 from common.data.canvas import crop_to_mask
 from common.data.datasets import PackedDataset
 from common.data.prepared import Prepared
-from common.errors import Exit, UserError
+from common.errors import Exit, UserError, relative
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
@@ -227,21 +227,24 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ar
     """
     if label not in known["classes"]:
         return None
+    # First what no class decides: the same numbers give all classes the same section.
+    # Cholesky: the signs of a singular value decomposition differ between machines.
+    covariance = np.array(known["shape"]["covariance"]) + 1e-9 * np.eye(5)
+    shape = rng.multivariate_normal(known["shape"]["mean"], covariance, method="cholesky")
+    side, first, turned = int(rng.choice((-1, 1))), *rng.uniform(0, 2 * np.pi, 2)
+    drift = rng.normal(0, known["drift"], 2)
     of_class = known["classes"][label]
     count, number, displaced = (
         int(rng.choice([int(value) for value in shares], p=list(shares.values())))
         for shares in (of_class[key] for key in ("doublets", "central", "displaced"))
     )
-    # Cholesky: the signs of a singular value decomposition differ between machines.
-    covariance = np.array(known["shape"]["covariance"]) + 1e-9 * np.eye(5)
-    shape = rng.multivariate_normal(known["shape"]["mean"], covariance, method="cholesky")
     turns = np.arange(count) + rng.normal(0, known["angle"], count)
     inward = rng.normal(0, known["radius"], count)
     left = _apart(count, displaced, rng)
     inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
-    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * turns / max(count, 1)
-    central = _central(number, rng) / _growth(count) + rng.normal(0, known["drift"], 2)
-    return Arrangement(shape, 1 - inward, angles, int(rng.choice((-1, 1))), central)
+    angles = first + 2 * np.pi * turns / max(count, 1)
+    central = _central(number, turned) / _growth(count) + drift
+    return Arrangement(shape, 1 - inward, angles, side, central)
 
 
 def _growth(count: int) -> float:
@@ -249,9 +252,8 @@ def _growth(count: int) -> float:
     return float(np.sqrt(max(count, 1) / 9))
 
 
-def _central(number: int, rng: np.random.Generator) -> np.ndarray:
+def _central(number: int, angle: float) -> np.ndarray:
     spots = {1: [(0, 0)], 2: [(-1, 0), (1, 0)], 4: [(-1, -1), (1, -1), (-1, 1), (1, 1)]}
-    angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return CENTRAL_NM / RING_NM * np.reshape(spots.get(number, []), (-1, 2)) @ turn
 
@@ -307,16 +309,23 @@ class LayoutGuides:
 
 
 def read_layouts(prepared: Prepared, split: str) -> list[Arrangement | None]:
-    """Layouts of all images of a split, read once and kept beside its pixels."""
+    """Layouts of all images of a split, read once and kept beside its pixels.
+
+    What is damaged there is read again, and said so.
+    """
     sources = [Path(__file__).with_name(f"{name}.py") for name in _READING]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     path = prepared.folder / f"layouts-{split}-{digest}.pt"
-    if not path.is_file():
-        found = _read_all(prepared.dataset(split))
-        with whole_file(path) as stream:
-            torch.save([one and tuple(map(_plain, one)) for one in found], stream)
-    kept = torch.load(path, weights_only=True)
-    return [one and Arrangement(*map(_array, one)) for one in kept]
+    if path.is_file():
+        try:
+            kept = torch.load(path, weights_only=True)
+            return [one and Arrangement(*map(_array, one)) for one in kept]
+        except Exception:  # damaged bytes make the unpickler raise whatever they spell
+            print(f"note: {relative(path)} is damaged and is made again", flush=True)
+    found = _read_all(prepared.dataset(split))
+    with whole_file(path) as stream:
+        torch.save([one and tuple(map(_plain, one)) for one in found], stream)
+    return found
 
 
 def _read_all(dataset: PackedDataset) -> list[Arrangement | None]:

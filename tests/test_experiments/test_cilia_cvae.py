@@ -15,6 +15,7 @@ from common.data.datasets import Batch
 from common.errors import Exit, UserError
 from common.losses.variational import gaussian_nll
 from common.metrics.protocol import read_records
+from common.report.runs import read_run
 from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
 from common.runs.saving import LastCheckpoint
@@ -280,6 +281,30 @@ def test_images_around_training_images_are_marked_as_such(finished: Path, cli: C
     assert cli("cilia_cvae", "card", *at(finished, "first")).code == 0
     cards = [path.read_text(encoding="utf-8") for path in (folder / "card").glob("*.md")]
     assert any("near copies" in card and "--around_training true" in card for card in cards)
+
+
+def test_settings_that_were_typed_for_sampling_are_told(finished: Path, cli: Cli) -> None:
+    folder = finished / "runs/cilia_cvae/first"
+    protocols = {}
+    for typed, settings in ([], ""), (["--model.truncation", "0.5"], '{"truncation": 0.5}'):
+        result = cli("cilia_cvae", "generate", *at(finished, "first"), "--n", "6", *typed)
+        assert result.code == 0, result.err
+        rows = named_cells(from_csv((folder / "samples/manifest.csv").read_bytes()))
+        assert {row["settings"] for row in rows} == {settings}
+        assert cli("cilia_cvae", "evaluate", *at(finished, "first")).code == 0
+        records = read_records(folder / "records.jsonl")
+        assert {record.settings for record in records} == {settings}
+        protocols[settings] = {record.protocol for record in records}
+    # What is compared is the sampler, so its settings are no part of how it is compared.
+    assert len({frozenset(found) for found in protocols.values()}) == 1
+    assert any("truncation" in note for note in read_run(folder).notes)
+    assert cli("cilia_cvae", "card", *at(finished, "first")).code == 0
+    model_card, data_card = (
+        (folder / "card" / name).read_text(encoding="utf-8")
+        for name in ("model_card.md", "data_card.md")
+    )
+    assert "settings of the model other than in training: `truncation` 0.5" in data_card
+    assert all("--model.truncation 0.5" in card for card in (model_card, data_card))
 
 
 def test_resuming_a_finished_run_changes_no_number(finished: Path, cli: Cli) -> None:

@@ -150,6 +150,16 @@ def test_layouts_are_drawn_as_they_were_described() -> None:
     assert sample(known, "unseen", rng) is None
 
 
+def test_classes_of_one_seed_are_drawn_in_one_place() -> None:
+    shapes = np.random.default_rng(0).normal(0, 0.1, (40, 5))
+    some = [even(8 + k % 2, central=2 * (k % 2))._replace(shape=s) for k, s in enumerate(shapes)]
+    known = describe(some, ["eight", "nine"] * 20)
+    one, other = (sample(known, name, np.random.default_rng(7)) for name in ("eight", "nine"))
+    np.testing.assert_array_equal(one.shape, other.shape)
+    assert (len(one.radii), len(other.radii)) == (8, 9) and one.side == other.side
+    assert one.angles[0] == pytest.approx(other.angles[0], abs=0.05)
+
+
 def test_images_without_axonemes_cannot_be_described() -> None:
     with pytest.raises(UserError, match="show an axoneme in 9 of 40 images; "):
         describe([even()] * 9 + [None] * 31, ["Normal"] * 40)
@@ -181,6 +191,22 @@ def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> No
     checkpoint = tmp_path / "runs/cilia_cvae/d/checkpoints/best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)["CiliaDataModule"]["layout"]
     assert set(saved["classes"]) <= set(CLASSES)
+
+
+def test_layouts_are_read_for_training_alone_and_again_where_damaged(
+    tmp_path: Path, cli: Cli
+) -> None:
+    fit = ["fit", *smoke("cilia_cvae"), *overlays("layout")]
+    assert cli("cilia_cvae", *fit, *at(tmp_path, "d")).code == 0
+    (kept,) = tmp_path.glob("data/processed/*/layouts-train-*.pt")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-100])
+    again = cli("cilia_cvae", *fit, *at(tmp_path, "e"))
+    assert again.code == 0 and f"{kept.name} is damaged and is made again" in again.out
+    kept.unlink()
+    assert cli("cilia_cvae", "generate", "--n", "6", *at(tmp_path, "e")).code == 0
+    assert cli("cilia_cvae", "evaluate", *at(tmp_path, "e")).code == 0
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("before", [(), ("hierarchical",)])
