@@ -60,6 +60,12 @@ class CiliaGenerator(pl.LightningModule, ABC):
         self.refuse_other_guides(batch)
         return torch.cat([batch["mask"], *([batch["guide"]] if self.guide_channels else [])], 1)
 
+    def whole(self, image: Tensor) -> Tensor:
+        """As `shown_by`, of images [B, C, H, W] that fill their canvas and have no guide."""
+        shown = image.new_zeros(len(image), 1 + self.guide_channels, *image.shape[2:])
+        shown[:, 0] = 1
+        return shown
+
     def refuse_other_guides(self, batch: Batch) -> None:
         """A guide that a model does not see would be told of its images all the same.
 
@@ -81,8 +87,11 @@ class CiliaGenerator(pl.LightningModule, ABC):
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The same terms of images that were not trained on."""
-        terms = self.terms(batch)
+        """The same terms of images that were not trained on, with the same noise every time."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(batch_idx)
+            terms = self.terms(batch)
         values = {f"val/{name}": value for name, value in terms.items()}
         self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
         return terms

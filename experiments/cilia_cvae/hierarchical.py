@@ -93,7 +93,7 @@ class HierarchicalCVAE(CiliaGenerator):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Parts of the negative bound in nats a pixel; in validation the warm-up is over."""
         image, mask = batch["image"], batch["mask"]
-        pixels, kl = self._infer(batch)
+        pixels, kl = self._posterior(batch)
         mean, log_variance = _likelihood(pixels.float())
         num_values = mask.flatten(1).sum(1) * image.shape[1]
         squared = (mean - image).square()
@@ -114,7 +114,7 @@ class HierarchicalCVAE(CiliaGenerator):
         """KL of posterior and prior [B, units] in nats a place of every latent channel."""
         shapes = self.decoder.latent_shapes
         places = [rows * columns for channels, rows, columns in shapes for _ in range(channels)]
-        kl = self._infer(batch)[1]
+        kl = self._posterior(batch)[1]
         return kl / torch.tensor(places, device=kl.device)
 
     def decode(self, label: Tensor, shown: Tensor, grain: Tensor, *noise: Tensor) -> Tensor:
@@ -132,8 +132,33 @@ class HierarchicalCVAE(CiliaGenerator):
         mean, log_variance = _likelihood(self.decoder.generate(latents, shown, condition))
         return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
 
+    def around(
+        self, image: Tensor, label: Tensor, shown: Tensor, grain: Tensor, *noise: Tensor
+    ) -> Tensor:
+        """Image [B, C, H, W] in [-1, 1] drawn around the posterior of another one.
+
+        Args:
+            image: [B, C, H, W] in [-1, 1].
+            label: as for `decode`, as all the others.
+            shown: mask and guide.
+            grain: noise of the pixels.
+            noise: of the latents.
+        """
+        latents = [self.truncation * part for part in noise]
+        pixels, _ = self._infer(image, label, shown, latents)
+        mean, log_variance = _likelihood(pixels)
+        return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Means over the coarsest grid [B, D] of what the encoder sees in image [B, C, H, W].
+
+        The image is in [-1, 1], whatever its class.
+        """
+        seen = torch.cat([image, self.whole(image)], 1)
+        return self.encoder(seen, self.condition.of_no_class(len(image)))[0].mean((2, 3))
+
     def sampler(self, batch: Batch) -> Sampler:
-        """The way down, and all noise by seed."""
+        """The way down, and all noise by seed; around the batch's own images where it has any."""
         shapes = [self.shape, *self.decoder.latent_shapes]
         sizes = [math.prod(shape) for shape in shapes]
         drawn = seeded_noise(batch["seed"], sum(sizes)).split(sizes, 1)
@@ -141,14 +166,22 @@ class HierarchicalCVAE(CiliaGenerator):
         latents = {f"z{k}": part for k, part in enumerate(noise)}
         shown = self.shown_by(batch)
         inputs = {"label": batch["label"], "shown": shown, "grain": grain, **latents}
+        if "image" in batch:
+            return Sampler(self.around, {"image": batch["image"], **inputs})
         return Sampler(self.decode, inputs)
 
-    def _infer(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        image, mask = batch["image"], batch["mask"]
-        condition = self.condition(batch["label"], log_aspect(mask))
-        shown = self.shown_by(batch)
+    def _posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        image = batch["image"]
+        noise = [image.new_empty(len(image), *s).normal_() for s in self.decoder.latent_shapes]
+        return self._infer(image, batch["label"], self.shown_by(batch), noise)
+
+    def _infer(
+        self, image: Tensor, label: Tensor, shown: Tensor, noise: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        mask = shown[:, :1]
+        condition = self.condition(label, log_aspect(mask))
         features = self.encoder(torch.cat([image * mask, shown], 1), condition)
-        return self.decoder.infer(features, shown, condition)
+        return self.decoder.infer(features, noise, shown, condition)
 
 
 def _likelihood(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,11 +69,16 @@ class StochasticBlock(nn.Module):
         self.merge = nn.Conv2d(latent_channels, width, 1)
         self.block = ResidualBlock(width, width, condition_dim)
 
-    def infer(self, state: Tensor, features: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """New state, and KL [B, latent_channels] of posterior and prior summed over the grid."""
+    def infer(
+        self, state: Tensor, features: Tensor, noise: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """New state, and KL [B, latent_channels] of posterior and prior summed over the grid.
+
+        Noise [B, latent_channels, H, W] is turned into latents by the posterior.
+        """
         prior, more = self._prior(state, condition)
         posterior = _gaussian(self.posterior(torch.cat([state, features], 1), condition))
-        z = posterior.draw(torch.randn_like(posterior.mean))
+        z = posterior.draw(noise)
         kl = gaussian_kl_between(*posterior, *prior).flatten(2).sum(2)
         return self._next(state + more, z.to(state.dtype), condition), kl
 
@@ -140,13 +145,20 @@ class TopDown(nn.Module):
         ]
 
     def infer(
-        self, features: Sequence[Tensor], shown: Tensor, condition: Tensor
+        self,
+        features: Sequence[Tensor],
+        noise: Sequence[Tensor],
+        shown: Tensor,
+        condition: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Pixels as `generate` gives them, and KL [B, units] of all latent channels."""
-        state, found = self._begin(shown, condition), []
+        """Pixels as `generate` gives them, and KL [B, units] of all latent channels.
+
+        Features are those of `BottomUp`; the rest is as for `generate`.
+        """
+        state, found, waiting = self._begin(shown, condition), [], iter(noise)
         for level, (blocks, seen) in enumerate(zip(self.levels, features, strict=True)):
             for block in blocks:
-                state, kl = block.infer(state, seen, condition)
+                state, kl = block.infer(state, seen, next(waiting), condition)
                 found.append(kl)
             state = self._larger(level, state, shown, condition)
         return self._pixels(state), torch.cat(found, 1)

@@ -197,15 +197,8 @@ class CiliaCVAE(CiliaGenerator):
         return Sampler(self.decode, inputs)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class.
-
-        The condition is the mean over all classes at equal sides, so a label cannot tell anything.
-        """
-        classes = torch.arange(len(self.condition.sets), device=image.device)
-        condition = self.condition(classes, torch.zeros(len(classes), device=image.device))
-        shown = image.new_zeros(len(image), 1 + self.guide_channels, *image.shape[2:])
-        shown[:, 0] = 1
-        return self._posterior(image, shown, condition.mean(0).expand(len(image), -1))[0]
+        """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class."""
+        return self._posterior(image, self.whole(image), self.condition.of_no_class(len(image)))[0]
 
     def _posterior(self, image: Tensor, shown: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.encoder(image, shown, condition)

@@ -50,6 +50,12 @@ class Condition(nn.Module):
         chosen = label if label.is_floating_point() else self.sets[label]
         return self.mix(self.defect(chosen) + self.aspect(log_aspect[:, None]))
 
+    def of_no_class(self, count: int) -> Tensor:
+        """The mean over all classes at equal sides [count, condition_dim], which tells no label."""
+        every = torch.arange(len(self.sets), device=self.sets.device)
+        square = torch.zeros(len(every), device=every.device)
+        return self(every, square).mean(0).expand(count, -1)
+
 
 def defects(classes: Sequence[str]) -> tuple[list[str], list[list[float]]]:
     """Names of what classes consist of, and which of them each class has, as 0 and 1.

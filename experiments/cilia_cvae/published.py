@@ -107,9 +107,12 @@ class PublishedCVAE(CiliaGenerator):
 
     def encode(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, latent_dim], of image [B, C, H, W] in [-1, 1]."""
-        features = self.convolutions((image + 1) / 2).flatten(1)
-        x = self.dense(torch.cat([features, self._one_hot(label, features)], 1))
-        return self.mean(x), self.log_variance(x)
+        return self._encode(image, self._one_hot(label, image))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Posterior mean [B, latent_dim] of image [B, C, H, W] in [-1, 1], whatever its class."""
+        every = image.new_full((len(image), self.num_classes), 1 / self.num_classes)
+        return self._encode(image, every)[0]
 
     def decode(self, noise: Tensor, label: Tensor) -> Tensor:
         """Image [B, C, H, W] in [-1, 1] of standard normal noise and label.
@@ -140,6 +143,11 @@ class PublishedCVAE(CiliaGenerator):
             inputs = {"image": batch["image"], "label": label, "noise": noise}
             return Sampler(self.around, inputs)
         return Sampler(self.decode, {"noise": noise, "label": label})
+
+    def _encode(self, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.convolutions((image + 1) / 2).flatten(1)
+        x = self.dense(torch.cat([features, classes], 1))
+        return self.mean(x), self.log_variance(x)
 
     def _pixels(self, z: Tensor, label: Tensor) -> Tensor:
         x = self.expand(torch.cat([z, self._one_hot(label, z)], 1))

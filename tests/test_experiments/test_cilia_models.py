@@ -21,6 +21,7 @@ from experiments.cilia_cvae.flow import AggregatedPosterior
 from experiments.cilia_cvae.generator import CiliaGenerator
 from experiments.cilia_cvae.health import LatentHealth
 from experiments.cilia_cvae.hierarchical import HierarchicalCVAE
+from experiments.cilia_cvae.hierarchy import Gaussian
 from experiments.cilia_cvae.module import CiliaCVAE
 from experiments.cilia_cvae.networks import defects
 from experiments.cilia_cvae.published import PublishedCVAE
@@ -49,7 +50,7 @@ MAKERS = {
         CLASSES, 32, width=8, multipliers=[2, 2], attention=[False, True], num_heads=2, num_steps=3
     ),
 }  # fmt: skip
-WITH_POSTERIOR = ["default", "published"]
+WITH_POSTERIOR = ["default", "hierarchical", "published"]
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,56 @@ def test_images_around_a_posterior_depend_on_the_image(name: str) -> None:
         again = model.predict_step(batch, 0)["image"]
         other = model.predict_step({**batch, "image": -batch["image"]}, 0)["image"]
     assert torch.equal(before, again) and not torch.equal(before, other)
+
+
+@pytest.mark.parametrize("name", WITH_POSTERIOR)
+def test_features_of_an_image_are_its_own(name: str) -> None:
+    model, image = MAKERS[name]().eval(), batch_of()["image"]
+    with torch.no_grad():
+        features, alone = model.embed(image), model.embed(image[1:2])
+    assert len(torch.unique(features, dim=0)) == len(image)
+    torch.testing.assert_close(features[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_validation_draws_the_same_noise_every_time(model: CiliaGenerator) -> None:
+    model.eval().log_dict = lambda values, **options: None
+    losses = []
+    for _ in range(2):
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            losses.append(float(model.validation_step(batch_of(), 3)["loss"]))
+        assert torch.equal(before, torch.get_rng_state())
+        torch.rand(1)
+    assert losses[0] == losses[1]
+
+
+def test_latents_of_the_posterior_become_the_pixels_that_the_prior_makes_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both ways down are one network; only where the latents come from differs."""
+    model = MAKERS["hierarchical"]().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    batch, drawn = batch_of(), []
+    shown = model.shown_by(batch)
+    condition = model.condition(batch["label"], torch.zeros(4))
+    noise = [torch.randn(4, *shape) for shape in model.decoder.latent_shapes]
+    draw = Gaussian.draw
+
+    def keep(posterior: Gaussian, noise: Tensor) -> Tensor:
+        drawn.append(draw(posterior, noise))
+        return drawn[-1]
+
+    with torch.no_grad():
+        features = model.encoder(torch.cat([batch["image"], shown], 1), condition)
+        monkeypatch.setattr(Gaussian, "draw", keep)
+        inferred, _ = model.decoder.infer(features, noise, shown, condition)
+        assert [z.shape[1:] for z in drawn] == [z.shape[1:] for z in noise]
+        monkeypatch.setattr(Gaussian, "draw", lambda prior, z: z)
+        made = model.decoder.generate(drawn, shown, condition)
+        other = model.decoder.generate(noise, shown, condition)
+    torch.testing.assert_close(made, inferred)
+    assert not torch.allclose(other, inferred)
 
 
 @pytest.mark.parametrize(("size", "encoder", "decoder"), [(224, 51.7, 26.0), (448, 824, 104)])
