@@ -139,6 +139,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """What the images of a split are made from besides label and mask; None for nothing."""
         return None
 
+    def guide_facts(self) -> dict[str, Any]:
+        """What guides of images to come are drawn from, as plain numbers; empty without guides."""
+        return {}
+
     def annotations(self, plan: SeedDataset) -> list[tuple[int, str, float, float]]:
         """What generated images are told to show where: number, structure, x and y.
 

@@ -58,6 +58,10 @@ class CiliaDataModule(ImageDataModule):
         labels = [sample.label for sample in samples]
         return LayoutGuides(read_layouts(self.prepared, split), shapes, labels)
 
+    def guide_facts(self) -> dict[str, Any]:
+        """Names of the guide's channels, and what `layout.sample` draws from."""
+        return {"channels": list(KINDS), "layouts": self._known} if self.layout else {}
+
     def plan_generation(self, count: int, seed: int, labels: str) -> SeedDataset:
         """Also draws a layout for each image, by its seed and label."""
         plan = super().plan_generation(count, seed, labels)

@@ -9,6 +9,7 @@ import torch
 from common.data.canvas import rectangle_mask
 from common.data.image_io import read_image
 from common.errors import UserError
+from common.export import read_facts
 from common.tables import from_csv, named_cells
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
 from experiments.cilia_cvae.layout import (
@@ -218,6 +219,9 @@ def test_other_models_take_layouts_as_well(
     assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "d")).code == 0
     assert (tmp_path / "runs/cilia_cvae/d/samples/annotations.csv").is_file()
     assert cli("cilia_cvae", "export", *at(tmp_path, "d")).code == 0
+    guides = read_facts(tmp_path / "runs/cilia_cvae/d/export")["guides"]
+    assert guides["channels"] == list(KINDS)
+    assert sample(guides["layouts"], "Normal", np.random.default_rng(0)) is not None
 
 
 def test_layouts_are_told_where_the_model_sees_them_and_nowhere_else(
