@@ -15,7 +15,7 @@ from common.data.datasets import SeedDataset
 from common.errors import Exit, UserError, relative
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
-from common.storage import whole_file
+from common.storage import sweep_partial_files, whole_file
 from common.tables import from_csv, named_cells, to_csv
 
 MANIFEST = "manifest.csv"
@@ -110,6 +110,7 @@ def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
     for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
+    sweep_partial_files(folder.samples)
     _clear_named(folder.samples)
     for path in sorted(folder.samples.iterdir()):
         # Images without a table were left by a run that was stopped.

@@ -176,12 +176,14 @@ def test_names_of_the_followed_system_work_in_every_verb(
     page = (workspace / "reports/index.html").read_text()
     assert "12 of 20, checkpoint" in page and "no samples yet" not in page
     (folder / rows[3]["name"]).with_name("another.png").write_bytes(before[0])
+    (folder / "notes.txt").write_text("mine")
     refuses(cli(EXPERIMENT, "card", *on), 3, "another.png, which its manifest.csv does not name")
     assert cli(EXPERIMENT, "generate", *on, "--n", "2").code == 0
     # What somebody else put there stays.
     (inner,) = (path for path in folder.iterdir() if path.is_dir())
     assert [path.name for path in inner.iterdir()] == ["another.png"]
     shutil.rmtree(inner)
+    (folder / "notes.txt").unlink()
     assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png", "manifest.csv"]
     refuses(cli(EXPERIMENT, "generate", *on, "--naming", "odd"), 2, "choose from number, upstream")
 
