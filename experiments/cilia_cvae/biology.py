@@ -40,7 +40,7 @@ class Reading(NamedTuple):
 
     Attributes:
         frame: coordinates in which the ring of doublets is the unit circle.
-        doublets: radius in ring radii and angle in radians of each [n, 2].
+        doublets: radius in ring radii, angle, and turn about itself of each, in radians [n, 3].
         arms: the side that they belong to, and how much of them there is.
         central: x and y of the central microtubules in ring radii [m, 2].
     """
@@ -133,8 +133,8 @@ def _read(pixels: np.ndarray) -> Reading | None:
     if frame is None:
         return None
     slots = doublet_slots(pixels, frame)
-    arms = read_arms(pixels, frame, slots)
-    doublets = slots[slots[:, 2] > 0.5 * np.median(slots[:, 2]), :2]
+    arms, places = read_arms(pixels, frame, slots)
+    doublets = places[slots[:, 2] > 0.5 * np.median(slots[:, 2])]
     return Reading(frame, doublets, arms, central_microtubules(pixels, frame))
 
 

@@ -65,24 +65,51 @@ class Arms(NamedTuple):
     inner: float
 
 
-def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> Arms:
-    """Looks for the arms of each doublet.
+def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[Arms, np.ndarray]:
+    """Looks for the arms of each doublet, and where exactly it is.
 
     A lies nearer to the centre than B, so the slant of the doublets tells on which side of them
     arms belong, whether arms are there or not.
+
+    Returns:
+        The arms, and of each doublet the radius in ring radii, the angle, and how far it is turned
+        about itself, both in radians [count, 3].
     """
     away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
     on_ring = away <= max(_OFF_RING, np.median(away))
     turns = np.stack([_tiles(pixels, frame, slots, turn) for turn in _TURNS])
     fits = {side: _aligned(turns[..., ::side], on_ring) for side in (1, -1)}
-    side = max(fits, key=lambda one: fits[one][0])
-    tiles = fits[side][1]
+    side = max(fits, key=lambda one: fits[one].fit)
+    found = fits[side]
+    tiles = found.tiles
     stain = tiles.reshape(len(tiles), -1)[:, _near()] @ _fit_parts()
+    where = _places(found, stain, side, slots, frame.nm)
     stain /= max(float(np.mean(stain[on_ring, 0])), 1e-6)
     doubts = 2 - on_ring - np.roll(on_ring, -side).astype(int)
     weight = _DOUBTFUL_WEIGHT**doubts
     outer, inner = weight @ np.clip(stain[:, 1:3], -0.5, 1.5) / weight.sum()
-    return Arms(side, float(outer), float(inner))
+    return Arms(side, float(outer), float(inner)), where
+
+
+def _places(
+    found: "_Aligned", stain: np.ndarray, side: int, slots: np.ndarray, nm: float
+) -> np.ndarray:
+    """Radius, angle and turn of each doublet [count, 3].
+
+    Those of its slot, the steps to the drawn doublet, and what the fit adds to these.
+    """
+    tubules = np.maximum(stain[:, 0], 1e-6)
+    limits = (_STEP_NM, _STEP_NM, 1.0)
+    fine = stain[:, 3:] * (1, 1, 0.1) / tubules[:, None]
+    fine = np.clip(fine, np.negative(limits), limits)
+    along, outward = (found.moved + fine[:, :2]).T
+    along = along * side
+    turn = found.turned
+    far = slots[:, 0] + (along * np.sin(turn) + outward * np.cos(turn)) / nm
+    aside = (along * np.cos(turn) - outward * np.sin(turn)) / nm
+    beyond = np.arctan2(aside, far)
+    turned = -turn - side * fine[:, 2] - beyond
+    return np.stack([np.hypot(far, aside), slots[:, 1] + beyond, turned], 1)
 
 
 def _tiles(pixels: np.ndarray, frame: Frame, slots: np.ndarray, turn: float) -> np.ndarray:
@@ -96,8 +123,24 @@ def _tiles(pixels: np.ndarray, frame: Frame, slots: np.ndarray, turn: float) -> 
     return sample(blurred, frame, x, y)
 
 
-def _aligned(turns: np.ndarray, on_ring: np.ndarray) -> tuple[float, np.ndarray]:
-    """How well drawn doublets fit those on the ring, and all tiles [n, 27, 27] laid on them.
+class _Aligned(NamedTuple):
+    """Tiles laid on drawn doublets.
+
+    Attributes:
+        fit: how well those on the ring fit.
+        tiles: moved so that they do [n, 27, 27].
+        moved: along the arms and outward in nanometres [n, 2].
+        turned: in radians, as for `_tiles` [n].
+    """
+
+    fit: float
+    tiles: np.ndarray
+    moved: np.ndarray
+    turned: np.ndarray
+
+
+def _aligned(turns: np.ndarray, on_ring: np.ndarray) -> _Aligned:
+    """Lays tiles on drawn doublets.
 
     Args:
         turns: tiles [turn, n, 27, 27]; doublets on the ring are taken as in the first.
@@ -107,11 +150,13 @@ def _aligned(turns: np.ndarray, on_ring: np.ndarray) -> tuple[float, np.ndarray]
     drawn = np.stack([np.roll(_drawn_doublet(), step, (0, 1)).ravel() for step in steps])
     fit = turns.reshape(*turns.shape[:2], -1) @ drawn.T
     turn = np.where(on_ring, 0, fit.max(2).argmax(0))
-    moved = []
+    tiles, moved = [], []
     for k, chosen in enumerate(turn):
         down, right = steps[int(fit[chosen, k].argmax())]
-        moved.append(np.roll(turns[chosen, k], (-down, -right), (0, 1)))
-    return float(fit[0].max(1)[on_ring].sum()), np.array(moved)
+        tiles.append(np.roll(turns[chosen, k], (-down, -right), (0, 1)))
+        moved.append((right * _STEP_NM, down * _STEP_NM))
+    fit_on_ring = float(fit[0].max(1)[on_ring].sum())
+    return _Aligned(fit_on_ring, np.array(tiles), np.array(moved), np.array(_TURNS)[turn])
 
 
 @cache
@@ -133,23 +178,24 @@ def _near() -> np.ndarray:
 def _fit_parts() -> np.ndarray:
     """Takes pixels to the least-squares stain of tubules, outer arm and inner arm, in columns.
 
-    Fitted with them and dropped are the matrix, its slope outwards, the neighbours, and what a
-    small shift or turn of the tubules changes.
+    Three more columns are what the tubules' shift by a nanometre along the arms or outward, or turn
+    by 0.1, has to be multiplied by. Fitted with them and dropped are the matrix, its slope outwards
+    and the neighbours.
     """
     tubules = _drawn_tubules(0, 0, 0)
     parts = (
         tubules,
         _drawn(_OUTER_ARM, 2.8),
         _drawn(_INNER_ARM, 2.8),
+        _drawn_tubules(1, 0, 0) - tubules,
+        _drawn_tubules(0, 1, 0) - tubules,
+        _drawn_tubules(0, 0, 0.1) - tubules,
         np.ones(_ALONG.size),
         _OUTWARD.ravel() / 30,
         _drawn(np.array([(48, -18)]), 14),
         _drawn(np.array([(-48, -18)]), 14),
-        _drawn_tubules(1, 0, 0) - tubules,
-        _drawn_tubules(0, 1, 0) - tubules,
-        _drawn_tubules(0, 0, 0.1) - tubules,
     )
-    return np.linalg.pinv(np.stack(parts, 1)[_near()]).T[:, :3]
+    return np.linalg.pinv(np.stack(parts, 1)[_near()]).T[:, :6]
 
 
 def _drawn_tubules(along: float, outward: float, turn: float) -> np.ndarray:

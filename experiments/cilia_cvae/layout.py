@@ -67,6 +67,7 @@ class Arrangement(NamedTuple):
             units of the root of the image's area.
         radii: of the doublets in ring radii [n], in the order of their angles.
         angles: of the doublets in radians [n].
+        turns: of the doublets about themselves, in radians [n].
         side: 1 where arms point clockwise on the image, -1 where they do not.
         central: x and y of the central microtubules in ring radii [m, 2].
     """
@@ -74,6 +75,7 @@ class Arrangement(NamedTuple):
     shape: np.ndarray
     radii: np.ndarray
     angles: np.ndarray
+    turns: np.ndarray
     side: int
     central: np.ndarray
 
@@ -103,7 +105,8 @@ def read(image: np.ndarray) -> Arrangement | None:
     order = np.argsort(angles)
     shape = np.array([*centre, radius - np.log(_growth(len(order))), *beyond])
     radii, central = doublets[order, 0] / ring, found.central @ turned.T / ring
-    return Arrangement(shape, radii, angles[order], found.arms.side, central)
+    turns, side = doublets[order, 2], found.arms.side
+    return Arrangement(shape, radii, angles[order], turns, side, central)
 
 
 def place(arrangement: Arrangement, height: int, width: int, label: str = "Normal") -> Layout:
@@ -121,9 +124,9 @@ def place(arrangement: Arrangement, height: int, width: int, label: str = "Norma
     growth = _growth(len(arrangement.radii))
     size, nm = np.exp(radius) * growth, RING_NM * growth
     matrix = linalg.expm(np.array([[stretch, diagonal], [diagonal, -stretch]])) * size
-    outward = np.stack([np.cos(arrangement.angles), np.sin(arrangement.angles)], 1)
+    middle = arrangement.radii[:, None] * _directions(arrangement.angles)
+    outward = _directions(arrangement.angles + arrangement.turns)
     along = np.stack([-outward[:, 1], outward[:, 0]], 1) * arrangement.side
-    middle = arrangement.radii[:, None] * outward
 
     def beside(spot: tuple[float, float]) -> np.ndarray:
         return middle + (spot[0] * along + spot[1] * outward) / nm
@@ -176,7 +179,8 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
 
     Returns:
         ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
-        standard deviations of doublets on the ring, the latter in units of their pitch;
+        standard deviations of doublets on the ring, the latter in units of their pitch; ``turn``:
+        of theirs about themselves, and of that of displaced ones;
         ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
         middle of central microtubules; ``classes``: for each, how often there are so many
         doublets, central and displaced ones.
@@ -194,7 +198,9 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
     shapes = np.stack([found.shape for found in known])
     off = np.concatenate([1 - found.radii / np.median(found.radii) for found in known])
     gaps = np.concatenate([_unevenness(found.angles) for found in known])
-    left = off[off > DISPLACED]
+    turns = np.concatenate([found.turns for found in known])
+    gone = off > DISPLACED
+    left = off[gone]
     middles = [found.central.mean(0) for found in known if len(found.central)]
     classes = {}
     for name in sorted({label for _, label in seen}):
@@ -206,8 +212,9 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
         }
     return {
         "shape": {"mean": shapes.mean(0).tolist(), "covariance": np.cov(shapes.T).tolist()},
-        "radius": float(np.std(off[off <= DISPLACED])),
+        "radius": float(np.std(off[~gone])),
         "angle": float(np.std(gaps)),
+        "turn": [_spread(turns[~gone]), _spread(turns[gone])],
         "inward": [float(left.mean()), float(left.std())] if len(left) else [0.3, 0.05],
         "drift": float(np.std(middles or [[0, 0]])),
         "classes": classes,
@@ -238,13 +245,20 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ar
         int(rng.choice([int(value) for value in shares], p=list(shares.values())))
         for shares in (of_class[key] for key in ("doublets", "central", "displaced"))
     )
-    turns = np.arange(count) + rng.normal(0, known["angle"], count)
+    places = np.arange(count) + rng.normal(0, known["angle"], count)
     inward = rng.normal(0, known["radius"], count)
     left = _apart(count, displaced, rng)
     inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
-    angles = first + 2 * np.pi * turns / max(count, 1)
+    angles = first + 2 * np.pi * places / max(count, 1)
+    on_ring, off_ring = known["turn"]
+    turns = rng.normal(0, on_ring, count)
+    turns[left] = rng.normal(0, off_ring, len(left))
     central = _central(number, turned) / _growth(count) + drift
-    return Arrangement(shape, 1 - inward, angles, side, central)
+    return Arrangement(shape, 1 - inward, angles, turns, side, central)
+
+
+def _directions(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
 def _growth(count: int) -> float:
@@ -275,6 +289,10 @@ def _unevenness(angles: np.ndarray) -> np.ndarray:
     count = len(angles)
     phase = angles / (2 * np.pi) * count - np.arange(count)
     return phase - np.median(phase)
+
+
+def _spread(values: np.ndarray) -> float:
+    return float(np.std(values)) if len(values) else 0.0
 
 
 def _shares(numbers: Any) -> dict[str, float]:
