@@ -203,11 +203,14 @@ def test_the_published_plans_have_the_published_sizes(
 
 
 def test_the_default_model_has_a_fifth_of_the_published_parameters() -> None:
+    configs = ROOT / "experiments/cilia_cvae/configs"
+    size = yaml.safe_load((configs / "default.yaml").read_text())
+    plan = yaml.safe_load((configs / "seed224.yaml").read_text())["model"]["init_args"]
+    assert size["data"]["image_size"] == PLANS[224]["image_size"] == 224
+    classes = [str(k) for k in range(10)]
     with torch.device("meta"):
-        published = PublishedCVAE([str(k) for k in range(10)], **PLANS[224])
-        default = CiliaCVAE(
-            [str(k) for k in range(10)], 224, latent_dim=256, width=64, condition_dim=256
-        )
+        published = PublishedCVAE(classes, 224, **plan)
+        default = CiliaCVAE(classes, 224, **size["model"])
     ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (default, published))
     assert ours <= theirs / 5
 
