@@ -25,9 +25,9 @@ class CiliaDiffusion(CiliaGenerator):
 
     The network sees a block of ``patch_size`` x ``patch_size`` pixels as one wide pixel and
     predicts the velocity image - noise; the loss is its mean squared error inside the mask. Times
-    are drawn logit-normal (Esser et al. 2024, Section 3.1). One label in ten is hidden, so that
-    one network also gives the velocity of all classes together, from which guidance leads away
-    (Ho and Salimans 2022, Eq. 6).
+    are drawn logit-normal (Esser et al. 2024, Section 3.1). One label in ten is hidden together
+    with the guide, so that one network also gives the velocity of all images together, from which
+    guidance leads away (Ho and Salimans 2022, Eq. 6).
 
     Args:
         classes: class names; index = label. Stored in the checkpoint.
@@ -40,7 +40,7 @@ class CiliaDiffusion(CiliaGenerator):
         attention: whether a level has self-attention.
         num_blocks: residual blocks a level.
         num_heads: of each self-attention.
-        label_dropout: share of the training labels that is hidden.
+        label_dropout: share of the training labels, and guides, that is hidden.
         contrast: images are multiplied by this, so that their standard deviation is about one.
         guidance: weight of the class; 1 is the model as trained, more is more typical. None is 1
             where guides tell the class already, else 1.5.
@@ -98,6 +98,7 @@ class CiliaDiffusion(CiliaGenerator):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the velocity at random times, in units of the image's variance."""
         image, mask, label = self.contrast * batch["image"], batch["mask"], batch["label"]
+        shown = self.shown_by(batch)
         noise = torch.randn_like(image)
         scheduler = _scheduler()
         time = scheduler.sample_timesteps(image)
@@ -105,7 +106,8 @@ class CiliaDiffusion(CiliaGenerator):
         if self.training:
             drop = torch.rand(len(label), device=label.device) < self.label_dropout
             label = label.masked_fill(drop, self.hidden)
-        velocity = self.velocity(noisy, time, label, self.shown_by(batch))
+            shown = torch.where(drop[:, None, None, None], _without_guide(shown), shown)
+        velocity = self.velocity(noisy, time, label, shown)
         return {"loss": masked_mse(velocity.float(), image - noise, mask).mean()}
 
     def velocity(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ class CiliaDiffusion(CiliaGenerator):
         return F.pixel_shuffle(found, self.patch_size)
 
     def guided(self, noisy: Tensor, time: Tensor, label: Tensor, shown: Tensor) -> Tensor:
-        """Velocity [B, C, H, W] towards a class, away from all classes together.
+        """Velocity [B, C, H, W] towards a class and a guide, away from all images together.
 
         Args:
             noisy: [B, C, H, W] on the way, in units of the image's standard deviation.
@@ -137,8 +139,9 @@ class CiliaDiffusion(CiliaGenerator):
         velocity = self.velocity(noisy, time, label, shown)
         if self.guidance == 1:
             return velocity
-        any_class = self.velocity(noisy, time, torch.full_like(label, self.hidden), shown)
-        return any_class + self.guidance * (velocity - any_class)
+        hidden = torch.full_like(label, self.hidden)
+        every = self.velocity(noisy, time, hidden, _without_guide(shown))
+        return every + self.guidance * (velocity - every)
 
     def sampler(self, batch: Batch) -> Sampler:
         """The network of one step, and noise by seed."""
@@ -162,6 +165,11 @@ class CiliaDiffusion(CiliaGenerator):
         shown = self.shown_by(batch)
         inputs = {"noisy": noisy, "time": times, "label": batch["label"], "shown": shown}
         return Sampler(self.guided, inputs, output="velocity")
+
+
+def _without_guide(shown: Tensor) -> Tensor:
+    """The mask, and a guide without any spot; an image of nothing known looks the same."""
+    return torch.cat([shown[:, :1], torch.zeros_like(shown[:, 1:])], 1)
 
 
 def _scheduler() -> RFlowScheduler:

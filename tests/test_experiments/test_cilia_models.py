@@ -347,6 +347,23 @@ def test_guidance_leads_away_from_the_mean_of_all_classes() -> None:
             )
 
 
+def test_a_hidden_label_hides_the_guide() -> None:
+    model, batch = _attached(GUIDED["diffusion"]()), batch_of()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    batches = [{**batch, "guide": torch.rand(4, 2, 32, 32)} for _ in range(2)]
+    arguments = (batch["image"], torch.full((4,), 500.0), batch["label"])
+    with torch.no_grad():
+        for model.guidance, model.label_dropout in ((0.0, 1.0), (2.0, 0.0)):
+            made = [model.guided(*arguments, model.shown_by(one)) for one in batches]
+            torch.manual_seed(0)
+            first = model.training_step(batches[0], 0)
+            torch.manual_seed(0)
+            second = model.training_step(batches[1], 0)
+            hidden = model.guidance == 0
+            assert torch.equal(*made) == hidden and torch.equal(first, second) == hidden
+
+
 @pytest.mark.parametrize("steps", [1, 7, 30, 64])
 def test_a_constant_velocity_is_followed_all_the_way(steps: int) -> None:
     model = MAKERS["diffusion"]().eval()
