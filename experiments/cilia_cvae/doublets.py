@@ -27,6 +27,9 @@ _INNER_ARM = _A + np.array(
 # A doublet further off the ring, in ring radii, may be turned, and one beside it on the side of the
 # arms may be covered: both count for less.
 _OFF_RING, _DOUBTFUL_WEIGHT = 0.12, 0.6
+# On the ring turns about itself are smaller than the error of reading them: the share of what is
+# read that is expected to be true, from 50 simulated sections (errors 0.115, turns 0.078 radians).
+_TURN_ON_RING = 0.3
 _TURNS = (0.0, -0.5, -0.25, 0.25, 0.5)
 
 
@@ -84,6 +87,7 @@ def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[Arms
     tiles = found.tiles
     stain = tiles.reshape(len(tiles), -1)[:, _near()] @ _fit_parts()
     where = _places(found, stain, side, slots, frame.nm)
+    where[on_ring, 2] *= _TURN_ON_RING
     stain /= max(float(np.mean(stain[on_ring, 0])), 1e-6)
     doubts = 2 - on_ring - np.roll(on_ring, -side).astype(int)
     weight = _DOUBTFUL_WEIGHT**doubts

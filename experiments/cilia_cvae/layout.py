@@ -180,7 +180,7 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
     Returns:
         ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
         standard deviations of doublets on the ring, the latter in units of their pitch; ``turn``:
-        of theirs about themselves, and of that of displaced ones;
+        standard deviations in radians of the turns of those on the ring and of displaced ones;
         ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
         middle of central microtubules; ``classes``: for each, how often there are so many
         doublets, central and displaced ones.
@@ -247,12 +247,11 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ar
     )
     places = np.arange(count) + rng.normal(0, known["angle"], count)
     inward = rng.normal(0, known["radius"], count)
+    turns = rng.normal(0, 1, count)
     left = _apart(count, displaced, rng)
     inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
     angles = first + 2 * np.pi * places / max(count, 1)
-    on_ring, off_ring = known["turn"]
-    turns = rng.normal(0, on_ring, count)
-    turns[left] = rng.normal(0, off_ring, len(left))
+    turns *= np.where(np.isin(np.arange(count), left), *reversed(known["turn"]))
     central = _central(number, turned) / _growth(count) + drift
     return Arrangement(shape, 1 - inward, angles, turns, side, central)
 

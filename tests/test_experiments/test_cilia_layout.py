@@ -11,6 +11,7 @@ from common.data.image_io import read_image
 from common.errors import UserError
 from common.export import read_facts
 from common.tables import from_csv, named_cells
+from experiments.cilia_cvae import anatomy
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
 from experiments.cilia_cvae.layout import (
     A_TUBULE,
@@ -60,6 +61,29 @@ def test_doublets_are_found_where_the_simulator_drew_them(label: str) -> None:
         far += (away * truth.pixel_size_um * 1e3).tolist()
     assert np.median(far) < 3, "nanometres"
     assert np.mean(np.array(far) < 10) > 0.9
+
+
+def test_tubules_are_found_where_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    project, part, drawn = anatomy._project, anatomy._doublet_template()[2], []
+
+    def keep(points: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        drawn.extend([points] if points.shape[1:2] == part.shape else [])
+        return project(points, *others)
+
+    monkeypatch.setattr(anatomy, "_project", keep)
+    far = {True: [], False: []}
+    for (truth, image), points in zip(cilia("Disarranged", 16), drawn, strict=True):
+        layout = place(read(image), truth.height, truth.width)
+        size = np.array([truth.width, truth.height]) * truth.pixel_size_um
+        middle = np.array([truth.centre_x, truth.centre_y]) + 0.5
+        for kind in (0, 1):
+            stands = points[:, part == kind].mean(1) / 1e3 @ anatomy.stretch(truth).T
+            stands += middle * truth.pixel_size_um
+            found = layout.points[layout.kinds == kind] * size
+            away = np.linalg.norm(stands[:, None] - found, axis=2).min(1) * 1e3
+            far[truth.clockwise] += away[np.array(truth.displaced)].tolist()
+    # Not turned as they are, they would be 4 nm off.
+    assert all(len(some) >= 10 and np.median(some) < 3 for some in far.values())
 
 
 def test_the_side_of_the_arms_is_read() -> None:
@@ -174,11 +198,15 @@ def test_layouts_are_drawn_as_they_were_described() -> None:
 def test_classes_of_one_seed_are_drawn_in_one_place() -> None:
     shapes = np.random.default_rng(0).normal(0, 0.1, (40, 5))
     some = [even(8 + k % 2, central=2 * (k % 2))._replace(shape=s) for k, s in enumerate(shapes)]
-    known = describe(some, ["eight", "nine"] * 20)
+    apart = [even()._replace(shape=s, radii=1 - 0.3 * (np.arange(9) == 4)) for s in shapes]
+    known = describe(some + apart, ["eight", "nine"] * 20 + ["apart"] * 40)
     one, other = (sample(known, name, np.random.default_rng(7)) for name in ("eight", "nine"))
     np.testing.assert_array_equal(one.shape, other.shape)
     assert (len(one.radii), len(other.radii)) == (8, 9) and one.side == other.side
     assert one.angles[0] == pytest.approx(other.angles[0], abs=0.05)
+    ring = known | {"turn": [0.1, 0.1]}
+    turns = [sample(ring, name, np.random.default_rng(7)).turns for name in ("nine", "apart")]
+    np.testing.assert_array_equal(*turns)
 
 
 def test_images_without_axonemes_cannot_be_described() -> None:
