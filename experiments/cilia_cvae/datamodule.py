@@ -17,7 +17,7 @@ from common.errors import Exit, UserError, relative
 from common.utility.classification import Classification
 from common.utility.task import Training
 from experiments.cilia_cvae import biology, ultrastructure
-from experiments.cilia_cvae.layout import KINDS, LayoutGuides, describe, read_layouts
+from experiments.cilia_cvae.layout import KINDS, VERSION, LayoutGuides, describe, read_layouts
 from experiments.cilia_cvae.layout import sample as sample_layout
 
 # Whose layouts training needs.
@@ -132,6 +132,9 @@ class CiliaDataModule(ImageDataModule):
         if not self._known:
             problem = "asks for layouts, which this run was trained without"
             raise UserError(Exit.USAGE, "--data.layout true", problem, "leave it out")
+        if self._known.get("version") != VERSION:
+            problem = "were described by another version of this project"
+            raise UserError(Exit.CHECKPOINT, "layouts of the run", problem, "train it again")
         names = [self.facts["classes"][label] for label in plan.labels]
         drawn = [
             sample_layout(self._known, name, np.random.default_rng([seed, *b"layout"]))

@@ -36,6 +36,8 @@ OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
 CENTRAL_NM = 14.5
 # A doublet this much nearer to the centre than the ring, in ring radii, has left it.
 DISPLACED = 0.12
+# Of what `describe` gives and `sample` takes, and of what `sample` makes of a seed.
+VERSION = 2
 # Fewer images say nothing of how they vary.
 FEWEST_READ = 10
 # Modules that decide what is read from an image.
@@ -178,7 +180,7 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
         labels: class of each.
 
     Returns:
-        ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
+        ``version``: `VERSION`; ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
         standard deviations of doublets on the ring, the latter in units of their pitch; ``turn``:
         standard deviations in radians of the turns of those on the ring and of displaced ones;
         ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
@@ -211,6 +213,7 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
             "displaced": _shares(int(_displaced(found).sum()) for found in mine),
         }
     return {
+        "version": VERSION,
         "shape": {"mean": shapes.mean(0).tolist(), "covariance": np.cov(shapes.T).tolist()},
         "radius": float(np.std(off[~gone])),
         "angle": float(np.std(gaps)),

@@ -8,11 +8,12 @@ import torch
 
 from common.data.canvas import rectangle_mask
 from common.data.image_io import read_image
-from common.errors import UserError
+from common.errors import Exit, UserError
 from common.export import read_facts
 from common.tables import from_csv, named_cells
 from experiments.cilia_cvae import anatomy
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
+from experiments.cilia_cvae.datamodule import CiliaDataModule
 from experiments.cilia_cvae.layout import (
     A_TUBULE,
     B_TUBULE,
@@ -246,6 +247,16 @@ def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> No
     checkpoint = tmp_path / "runs/cilia_cvae/d/checkpoints/best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)["CiliaDataModule"]["layout"]
     assert set(saved["classes"]) <= set(CLASSES)
+
+
+def test_layouts_of_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = CiliaDataModule(layout=True)
+    counts = {"train": dict.fromkeys(CLASSES, 1)}
+    facts = {"classes": CLASSES, "image_size": 32, "log_aspect": [0, 0.1], "counts": counts}
+    data.load_state_dict({"facts": facts, "trained_on": [], "layout": {"version": 1}})
+    with pytest.raises(UserError, match="another version") as refused:
+        data.plan_generation(2, 0, "balanced")
+    assert refused.value.code == Exit.CHECKPOINT
 
 
 def test_layouts_are_read_for_training_alone_and_again_where_damaged(
