@@ -210,6 +210,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         watch_ranks_ourselves()
         if interrupts.is_first_rank:
             self.datamodule.prepare_data()
+            self.datamodule.prepare_training()
             self.lock.acquire()
             claim(self.folder, bool(config["resume"]), nbytes(self.model))
             shown = self.folder.shown(self.folder.path)

@@ -154,7 +154,7 @@ def _facts(
         "class": _name(type(model)),
         "hyper_parameters": public(given),
         "data": public(data.facts),
-        "guides": data.guide_facts(),
+        "guides": public(data.guide_facts()),
         "sampler": {
             "about": inspect.getdoc(sampler.network),
             "inputs": {name: _signature(tensor) for name, tensor in sampler.inputs.items()},

@@ -1,21 +1,25 @@
 """Generated images on disk: their table, and reading them back."""
 
+import inspect
 import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 
 from common.data.datasets import SeedDataset
 from common.errors import Exit, UserError, relative
+from common.privacy import public
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
-from common.storage import sweep_partial_files, whole_file
+from common.storage import whole_file
 from common.tables import from_csv, named_cells, to_csv
 
 MANIFEST = "manifest.csv"
@@ -33,7 +37,8 @@ SIZES = ("canvas", "native")
 SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
-_NUMBERED = re.compile(r"\d{6,}\.(png|ome\.tiff)")
+# Below `samples`: images that no table names yet.
+_DRAWING = ".drawing"
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,21 @@ class SampleSet:
     annotations: Sequence[tuple[int, str, float, float]] = ()
 
 
-def changed_settings(now: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+def changed_settings(model: pl.LightningModule, trained: Mapping[str, Any]) -> str:
     """Arguments of a model that are not those of its training, as a JSON object; "" for none.
 
     Args:
-        now: hyper-parameters of the model that samples.
-        trained: those in its checkpoint.
+        model: the one that samples.
+        trained: hyper-parameters in its checkpoint; what they do not name had its default.
     """
+    arguments = inspect.signature(type(model).__init__).parameters
+    before = {name: argument.default for name, argument in arguments.items()} | dict(trained)
     changed = {
         name: value
-        for name, value in sorted(now.items())
-        if not name.startswith("_") and name in trained and trained[name] != value
+        for name, value in sorted(model.hparams.items())
+        if not name.startswith("_") and before[name] != value
     }
-    return json.dumps(changed) if changed else ""
+    return json.dumps(public(changed)) if changed else ""
 
 
 def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
@@ -99,39 +106,48 @@ def pattern_of(naming: str, schemes: Mapping[str, str]) -> str:
     return known[naming]
 
 
+def drawing_folder(folder: RunFolder) -> Path:
+    """Where images are written, by their numbers, until their table names them."""
+    return folder.samples / _DRAWING
+
+
 def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
-    """Removes what an earlier `generate` wrote, and all that was measured or told of it."""
+    """Removes what an earlier `generate` wrote, and all that was measured or told of it.
+
+    What somebody else put there stays.
+    """
     if not is_global_zero:
         return
-    folder.samples.mkdir(parents=True, exist_ok=True)
     # Beside the page of the quiz may lie what players have answered.
     for described in (folder.records, folder.quiz):
         described.unlink(missing_ok=True)
     for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
-    sweep_partial_files(folder.samples)
+    shutil.rmtree(drawing_folder(folder), ignore_errors=True)
     _clear_named(folder.samples)
-    for path in sorted(folder.samples.iterdir()):
-        # Images without a table were left by a run that was stopped.
-        if path.name in (MANIFEST, ANNOTATIONS) or _NUMBERED.fullmatch(path.name):
-            path.unlink()
+    # Last: a table whose images are half gone still names the others.
+    for name in (ANNOTATIONS, MANIFEST):
+        (folder.samples / name).unlink(missing_ok=True)
+    drawing_folder(folder).mkdir(parents=True)
 
 
 def _clear_named(samples: Path) -> None:
-    """Images that the table names, then sub-folders that are empty."""
+    """Images that the table names, then what sub-folders they leave empty."""
     try:
         rows = named_cells(from_csv((samples / MANIFEST).read_bytes()))
     except (OSError, ValueError):
         return
+    inner = set()
     for row in rows:
         path = samples / row.get("name", "")
         # What a changed table names elsewhere is none of ours.
         if path.parent.resolve().is_relative_to(samples.resolve()) and path.is_file():
             path.unlink()
-    for inner in sorted(samples.rglob("*"), reverse=True):
-        if inner.is_dir() and not inner.is_symlink() and not any(inner.iterdir()):
-            inner.rmdir()
+            inner.add(path.parent)
+    for parent in inner - {samples}:
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256: str) -> None:
@@ -139,22 +155,25 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
     classes = made.classes or [""]
     canvas, time = made.plan.masks.shape[-1], f"{datetime.now():%Y%m%d_%H%M%S}"
     size = f"{canvas}x{canvas}" if made.size == "canvas" else made.size
-    rows = []
+    rows, moves = [], []
     for number, (seed, index) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
         label = classes[index]
         stem = made.pattern.format(number=number, label=_in_a_name(label), time=time, size=size)
-        path = folder.samples / f"{stem}{made.suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = NUMBERS["number"].format(number=number)
-        (folder.samples / f"{written}{made.suffix}").rename(path)
+        drawn = drawing_folder(folder) / f"{NUMBERS['number'].format(number=number)}{made.suffix}"
+        moves.append((drawn, folder.samples / f"{stem}{made.suffix}"))
         facts = (seed, label, made.labels, made.size, made.origin, made.settings, checkpoint_sha256)
-        rows.append((f"{stem}{made.suffix}", *facts, sha256_of(path)))
+        rows.append((f"{stem}{made.suffix}", *facts, sha256_of(drawn)))
     if made.annotations:
         cells = [(rows[k][0], what, f"{x:.5f}", f"{y:.5f}") for k, what, x, y in made.annotations]
         with whole_file(folder.samples / ANNOTATIONS) as stream:
             stream.write(to_csv([ANNOTATED, *cells]))
     with whole_file(folder.samples / MANIFEST) as stream:
         stream.write(to_csv([COLUMNS, *rows]))
+    # A table that names too much is noticed, images that no table names might stay for ever.
+    for drawn, path in moves:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.rename(path)
+    drawing_folder(folder).rmdir()
 
 
 def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:

@@ -107,13 +107,15 @@ class ExperimentTrainer(pl.Trainer):
             SampleSet,
             changed_settings,
             clear_samples,
+            drawing_folder,
             pattern_of,
             write_samples_manifest,
         )
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
-        trained = _restore(model, datamodule, path)["hyper_parameters"]
+        checkpoint = _restore(model, datamodule, path)
+        settings = changed_settings(model, checkpoint["hyper_parameters"])
         # Now: training may put another one in its place while images are drawn.
         digest = sha256_of(path)
         plan = datamodule.plan_generation(n, seed, labels)
@@ -123,7 +125,7 @@ class ExperimentTrainer(pl.Trainer):
             plan = datamodule.plan_around_training(plan)
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
-        writer = ImageWriter(self.folder.samples, datamodule.facts, file_format, shapes)
+        writer = ImageWriter(drawing_folder(self.folder), datamodule.facts, file_format, shapes)
         clear_samples(self.folder, self.is_global_zero)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
@@ -132,7 +134,6 @@ class ExperimentTrainer(pl.Trainer):
         if self.is_global_zero:
             facts = datamodule.facts
             rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
-            settings = changed_settings(model.hparams, trained)
             made = SampleSet(plan, labels, *rule, settings, datamodule.annotations(plan))
             write_samples_manifest(self.folder, made, digest)
 

@@ -198,10 +198,10 @@ def again(subject: Subject) -> list[str]:
     one = command(subject, "generate", "N=1", args=["--seed", "k", *_asked(subject)])
     parts = [
         "## How to make each image again",
-        "An image is a function of the checkpoint, its seed and its label alone, whatever is drawn "
-        "beside it; another kind of machine or another torch may round differently. The "
-        f"following makes the image of seed k, which {code(MANIFEST)} names for each file, from "
-        "the run's folder; it replaces what `samples/` holds.",
+        "An image is a function of the checkpoint, its seed, its label and the options below "
+        "alone, whatever is drawn beside it; another kind of machine or another torch may round "
+        f"differently. The following makes the image of seed k, which {code(MANIFEST)} names for "
+        "each file, from the run's folder; it replaces what `samples/` holds.",
         block([one]),
     ]
     if made is None:

@@ -172,9 +172,10 @@ def _refuse_changed(folder: RunFolder, named: Sequence[str], suffix: str) -> Non
     if unnamed or len({*named}) < len(named):
         what = f"holds {visible(unnamed[0])}, which" if unnamed else "holds images that"
         times = "does not name" if unnamed else "names twice"
-        raise _changed(folder.samples, f"{what} its {MANIFEST} {times}", folder)
+        remedy = "move it elsewhere" if unnamed else ""
+        raise _changed(folder.samples, f"{what} its {MANIFEST} {times}", folder, remedy)
 
 
-def _changed(path: Path, problem: str, folder: RunFolder) -> UserError:
-    remedy = f"run make generate EXP={folder.experiment} RUN={folder.run_id} again"
+def _changed(path: Path, problem: str, folder: RunFolder, remedy: str = "") -> UserError:
+    remedy = remedy or f"run make generate EXP={folder.experiment} RUN={folder.run_id} again"
     return UserError(Exit.INPUT, relative(path), problem, remedy, "no card was written")

@@ -192,6 +192,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self.plan is None and self.prepared is None:
             self.prepared = ensure_prepared(self)
 
+    def prepare_training(self) -> None:
+        """Makes what training needs besides the prepared data; once, before ranks are started."""
+
     def setup(self, stage: str) -> None:
         """Finds the prepared folder; opens no pixels.
 

@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
     found = tuple(read_records(records)) if records.is_file() else ()
     if settings := sorted({record.settings for record in found} - {""}):
-        notes.append(f"Measured with settings that are not those of config.yaml: {settings[0]}")
+        notes.append(f"Sampled with settings other than in training: {' or '.join(settings)}")
     return Run(
         experiment=folder.parent.name,
         name=folder.name,
@@ -199,9 +199,12 @@ def _previews(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def _samples(folder: Path) -> Iterator[Sample]:
     manifest = folder / "manifest.csv"
-    rows = _manifest_rows(manifest) if manifest.is_file() else {}
+    rows = _manifest_rows(manifest) if manifest.is_file() else None
     for path in sorted(p for p in folder.rglob("*.png") if p.is_file()):
-        row = rows.get(path.relative_to(folder).as_posix(), {})
+        row = (rows or {}).get(path.relative_to(folder).as_posix(), {})
+        # What a table does not name is no sample of the run.
+        if rows is not None and not row:
+            continue
         yield Sample(path, *(row.get(k, "") for k in ("seed", "label", "checkpoint_sha256")))
 
 

@@ -13,7 +13,8 @@ class SeededSteps(Callback):
     """Makes all randomness of a step a function of (seed, images seen, rank).
 
     A resumed run then draws what it would have drawn, with no generator state to store, and the
-    ranks of a run draw different noise, which one common seed would not give them.
+    ranks of a run draw different noise, which one common seed would not give them. All validations
+    of a run draw the same, so that they differ by the weights alone.
 
     Args:
         seed: of the run.
@@ -24,15 +25,14 @@ class SeededSteps(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: object) -> None:
         """Seeds the generators of torch (all devices), NumPy and Python."""
-        self._seed(trainer, 0)
+        self._seed(trainer.images_seen, trainer.global_rank, 0)
 
     def on_validation_start(self, trainer: pl.Trainer, *args: object) -> None:
-        """A run that was stopped before its validation begins with it."""
-        self._seed(trainer, 1)
+        """The same ones, whatever was trained on before."""
+        self._seed(0, trainer.global_rank, 1)
 
-    def _seed(self, trainer: pl.Trainer, purpose: int) -> None:
-        entropy = [self.seed, trainer.images_seen, trainer.global_rank, purpose]
-        key = np.random.SeedSequence(entropy)
+    def _seed(self, images_seen: int, rank: int, purpose: int) -> None:
+        key = np.random.SeedSequence([self.seed, images_seen, rank, purpose])
         drawn = key.generate_state(3, np.uint32).tolist()
         torch.manual_seed(drawn[0])
         np.random.seed(drawn[1])

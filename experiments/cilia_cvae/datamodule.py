@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 
 from common.data.datamodule import ImageDataModule
 from common.data.datasets import Guides, SeedDataset
@@ -35,12 +34,10 @@ class CiliaDataModule(ImageDataModule):
         self.layout = layout
         self._known: dict[str, Any] = {}
 
-    def prepare_data(self) -> None:
-        """Also reads the microtubules of training and validation images, before training."""
-        super().prepare_data()
-        if self.layout and self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            for split in _READ:
-                read_layouts(self.prepared, split)
+    def prepare_training(self) -> None:
+        """Reads the microtubules of training and validation images, where they are wanted."""
+        for split in _READ if self.layout else ():
+            read_layouts(self.prepared, split)
 
     def setup(self, stage: str) -> None:
         """Also describes the layouts of the training images, where training begins."""

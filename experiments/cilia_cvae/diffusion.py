@@ -42,8 +42,8 @@ class CiliaDiffusion(CiliaGenerator):
         num_heads: of each self-attention.
         label_dropout: share of the training labels, and guides, that is hidden.
         contrast: images are multiplied by this, so that their standard deviation is about one.
-        guidance: weight of the class; 1 is the model as trained, more is more typical. None is 1
-            where guides tell the class already, else 1.5.
+        guidance: weight of class and guide; 1 is the model as trained, more is more typical. None
+            is 1 with guides, else 1.5.
         num_steps: of the sampler, by Euler's method.
         guide_channels: of the guides that the data give with each image; 0 for none.
     """

@@ -180,9 +180,10 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
         labels: class of each.
 
     Returns:
-        ``version``: `VERSION`; ``shape``: mean [5] and covariance [5, 5] over all images; ``radius`` and ``angle``:
-        standard deviations of doublets on the ring, the latter in units of their pitch; ``turn``:
-        standard deviations in radians of the turns of those on the ring and of displaced ones;
+        ``version``: `VERSION`; ``shape``: mean [5] and covariance [5, 5] over all images;
+        ``radius`` and ``angle``: standard deviations of doublets on the ring, the latter in units
+        of their pitch; ``turn``: standard deviations in radians of the turns of those on the ring
+        and of displaced ones;
         ``inward``: mean and standard deviation of what displaced ones have left; ``drift``: of the
         middle of central microtubules; ``classes``: for each, how often there are so many
         doublets, central and displaced ones.
@@ -340,7 +341,8 @@ def read_layouts(prepared: Prepared, split: str) -> list[Arrangement | None]:
         try:
             kept = torch.load(path, weights_only=True)
             return [one and Arrangement(*map(_array, one)) for one in kept]
-        except Exception:  # damaged bytes make the unpickler raise whatever they spell
+        # Damaged bytes make the unpickler raise whatever they spell.
+        except Exception:
             print(f"note: {relative(path)} is damaged and is made again", flush=True)
     found = _read_all(prepared.dataset(split))
     with whole_file(path) as stream:

@@ -283,6 +283,10 @@ def test_a_validation_draws_the_same_after_a_resumption() -> None:
     assert validation(64) == first
 
 
+def test_validations_differ_by_the_weights_alone() -> None:
+    assert validation(64) == validation(6400) and not set(validation(64)) & set(step(0))
+
+
 def test_the_noise_of_a_step_is_a_function_of_seed_images_and_rank() -> None:
     first = step(64)
     draws()

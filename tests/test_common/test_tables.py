@@ -13,6 +13,8 @@ from common.data.manifest import Sample, read_manifest, write_manifest
 from common.errors import Exit, UserError
 from common.generation import (
     SampleSet,
+    clear_samples,
+    drawing_folder,
     read_samples_manifest,
     sample_file,
     write_samples_manifest,
@@ -77,8 +79,9 @@ def generated(tmp_path: Path) -> RunFolder:
 @each_text
 def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, text: str) -> None:
     plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    clear_samples(generated, is_global_zero=True)
     for name in ("000000.png", "000001.png"):
-        (generated.samples / name).write_bytes(name.encode())
+        (drawing_folder(generated) / name).write_bytes(name.encode())
     write_samples_manifest(generated, SampleSet(plan, text, ["a", text], ".png"), "ab")
     first, second = read_samples_manifest(generated)
     assert (first["name"], first["seed"], first["label"]) == ("000000.png", "7", text)
@@ -89,6 +92,53 @@ def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, 
         sample_file(generated, second)
     names = {"manifest.csv", "000000.png", "000001.png"}
     assert {path.name for path in generated.samples.iterdir()} == names
+
+
+def drawn(folder: RunFolder, pattern: str = "{number:06d}") -> None:
+    clear_samples(folder, is_global_zero=True)
+    for name in ("000000.png", "000001.png"):
+        (drawing_folder(folder) / name).write_bytes(name.encode())
+    plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    made = SampleSet(plan, "data", ["a", "b"], ".png", pattern=pattern)
+    write_samples_manifest(folder, made, "ab")
+
+
+def names_in(folder: RunFolder) -> set[str]:
+    found = (path.relative_to(folder.samples) for path in folder.samples.rglob("*"))
+    return {path.as_posix() for path in found}
+
+
+def test_what_somebody_else_put_beside_generated_images_stays(generated: RunFolder) -> None:
+    drawn(generated, "in {label}/{number}")
+    mine = {"favourite.png", "20240131.png", ".notes.part", "empty"}
+    (generated.samples / "empty").mkdir()
+    for name in mine - {"empty"}:
+        (generated.samples / name).write_bytes(b"mine")
+    drawn(generated)
+    assert names_in(generated) == mine | {"000000.png", "000001.png", "manifest.csv"}
+
+
+@pytest.mark.parametrize("moves", [0, 1])
+def test_a_generate_that_was_killed_leaves_nothing_that_the_next_one_keeps(
+    generated: RunFolder, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    left, rename = iter(range(moves)), Path.rename
+
+    def rename_some(path: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename_some)
+        with pytest.raises(KeyboardInterrupt):
+            drawn(generated, "in {label}/{number}")
+    row = read_samples_manifest(generated)[1]
+    with pytest.raises(UserError, match="cannot be read"):
+        sample_file(generated, row)
+    drawn(generated)
+    names = names_in(generated) - {"in a", "in b"}
+    assert names == {"000000.png", "000001.png", "manifest.csv"}
 
 
 @pytest.mark.parametrize("data", [b"", b"name,seed\r\na,1\r\n", b'"' + b"x" * 200_000, b"\0"])

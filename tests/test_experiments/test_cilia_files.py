@@ -177,7 +177,8 @@ def test_names_of_the_followed_system_work_in_every_verb(
     assert "12 of 20, checkpoint" in page and "no samples yet" not in page
     (folder / rows[3]["name"]).with_name("another.png").write_bytes(before[0])
     (folder / "notes.txt").write_text("mine")
-    refuses(cli(EXPERIMENT, "card", *on), 3, "another.png, which its manifest.csv does not name")
+    told = ("another.png, which its manifest.csv does not name", "move it elsewhere")
+    refuses(cli(EXPERIMENT, "card", *on), 3, *told)
     assert cli(EXPERIMENT, "generate", *on, "--n", "2").code == 0
     # What somebody else put there stays.
     (inner,) = (path for path in folder.iterdir() if path.is_dir())

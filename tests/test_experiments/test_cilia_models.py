@@ -147,18 +147,6 @@ def test_features_of_an_image_are_its_own(name: str) -> None:
     torch.testing.assert_close(features[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_validation_draws_the_same_noise_every_time(model: CiliaGenerator) -> None:
-    model.eval().log_dict = lambda values, **options: None
-    losses = []
-    for _ in range(2):
-        before = torch.get_rng_state()
-        with torch.no_grad():
-            losses.append(float(model.validation_step(batch_of(), 3)["loss"]))
-        assert torch.equal(before, torch.get_rng_state())
-        torch.rand(1)
-    assert losses[0] == losses[1]
-
-
 def test_latents_of_the_posterior_become_the_pixels_that_the_prior_makes_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
