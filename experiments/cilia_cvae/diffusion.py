@@ -158,7 +158,9 @@ class CiliaDiffusion(CiliaGenerator):
             # MONAI's own times are rounded to 16 bits, and its steps between them cut to integers.
             time = TIMES * (1 - step / self.num_steps)
             image, _ = scheduler.step(self._step(image, time, batch)(), time, image)
-        return {**batch, "image": (image / self.contrast).clamp(-1, 1)}
+        # Noise remains outside the mask; a canvas is white there.
+        image = torch.where(batch["mask"] > 0, image / self.contrast, 1.0)
+        return {**batch, "image": image.clamp(-1, 1)}
 
     def _step(self, noisy: Tensor, time: float, batch: Batch) -> Sampler:
         times = torch.full((len(noisy),), time, device=noisy.device)
