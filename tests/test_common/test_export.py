@@ -42,6 +42,9 @@ class Data:
     def __init__(self, **facts: Any) -> None:
         self.facts = facts
 
+    def guide_facts(self) -> dict[str, Any]:
+        return {"channels": ["spots"], "path": "/home/someone/layouts"}
+
     def example_batch(self, count: int, seed: int) -> dict[str, Tensor]:
         return {"seed": torch.arange(seed, seed + count)}
 
@@ -79,6 +82,7 @@ def test_paths_and_secrets_stay_and_are_not_needed(folder: RunFolder) -> None:
     facts = read_facts(made)
     assert facts["hyper_parameters"] == {"width": 3, "vgg": "(private)", "api_key": "***"}
     assert facts["data"] == {"window": [0.0, 255.0], "root": "(private)"}
+    assert facts["guides"] == {"channels": ["spots"], "path": "(private)"}
     loaded = load_export(made, Tied)
     assert loaded.hparams.vgg is None and loaded.hparams.api_key == ""
     assert torch.equal(loaded.there.weight, model.there.weight)
