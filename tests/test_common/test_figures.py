@@ -1,11 +1,14 @@
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
 from common.data.image_io import read_image
-from common.figures import latent_map, principal_components
+from common.errors import UserError
+from common.figures import latent_map, principal_components, write_figures
+from common.runs.folder import RunFolder
 from running import Cli, at, run_folder
 
 
@@ -42,3 +45,10 @@ def test_figures_show_every_class_beside_validation_images(
     swap, both = (read_image(figures / f"{name}.png") for name in ("class_swap", "classes"))
     assert both.pixels.shape[-1] == swap.pixels.shape[-1]
     assert both.pixels.shape[-2] == pytest.approx(2 * swap.pixels.shape[-2], abs=2)
+
+
+def test_data_without_classes_have_no_classes_to_compare(tmp_path: Path) -> None:
+    facts = {"counts": {"train": {"": 9}}}
+    data = SimpleNamespace(classes=(), facts=facts, card=SimpleNamespace(name="mito"))
+    with pytest.raises(UserError, match="no classes to compare"):
+        write_figures(RunFolder(tmp_path, "exp", "first"), None, data, count=2, seed=0)
