@@ -129,8 +129,7 @@ class HierarchicalCVAE(CiliaGenerator):
         """
         condition = self.condition(label, log_aspect(shown[:, :1]))
         latents = [self.truncation * part for part in noise]
-        mean, log_variance = _likelihood(self.decoder.generate(latents, shown, condition))
-        return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
+        return self._image(self.decoder.generate(latents, shown, condition), grain)
 
     def around(
         self, image: Tensor, label: Tensor, shown: Tensor, grain: Tensor, *noise: Tensor
@@ -145,9 +144,7 @@ class HierarchicalCVAE(CiliaGenerator):
             noise: of the latents.
         """
         latents = [self.truncation * part for part in noise]
-        pixels, _ = self._infer(image, label, shown, latents)
-        mean, log_variance = _likelihood(pixels)
-        return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
+        return self._image(self._infer(image, label, shown, latents)[0], grain)
 
     def embed(self, image: Tensor) -> Tensor:
         """Means over the coarsest grid [B, D] of what the encoder sees in image [B, C, H, W].
@@ -169,6 +166,10 @@ class HierarchicalCVAE(CiliaGenerator):
         if "image" in batch:
             return Sampler(self.around, {"image": batch["image"], **inputs})
         return Sampler(self.decode, inputs)
+
+    def _image(self, pixels: Tensor, grain: Tensor) -> Tensor:
+        mean, log_variance = _likelihood(pixels)
+        return (mean + self.grain * grain * (0.5 * log_variance).exp()).clamp(-1, 1)
 
     def _posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
         image = batch["image"]
