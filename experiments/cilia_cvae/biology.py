@@ -29,6 +29,8 @@ KEYS = (
 # Most arms are there where the score exceeds this: half-way between the 2 % of simulated cilia with
 # arms that score lowest and the 2 % without that score highest.
 OUTER_ARMS_PRESENT, INNER_ARMS_PRESENT = 0.41, 0.27
+# Distance of central microtubules from the middle between them, nanometres.
+CENTRAL_NM = 14.5
 # Squared error that drawn tubules explain, on 3 nm pixels scaled by the stain around.
 LEAST_CENTRAL = 25.0
 _STEP_NM = 3.0
@@ -165,8 +167,9 @@ def _central_templates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     grid = np.arange(-15, 16) * _STEP_NM
     x, y = np.meshgrid(grid, grid)
     inside = np.hypot(x, y) <= 40
-    pair = np.array([(-14.5, 0), (14.5, 0)])
-    pairs = np.array([(-14.5, -15), (14.5, -15), (-14.5, 15), (14.5, 15)])
+    pair = np.array([(-CENTRAL_NM, 0), (CENTRAL_NM, 0)])
+    apart = np.array([0, 15])
+    pairs = np.concatenate([pair - apart, pair + apart])
     layouts = [np.zeros((1, 2))]
     for angle in np.arange(12) * np.pi / 12:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

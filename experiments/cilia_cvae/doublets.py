@@ -17,16 +17,16 @@ from experiments.cilia_cvae.ring import polar
 _STEP_NM = 3.0
 _ALONG, _OUTWARD = np.meshgrid(np.arange(-39, 40, _STEP_NM), np.arange(-39, 40, _STEP_NM))
 # Centres of the A and the B tubule, and where the arms of an axoneme are drawn in cross-section.
-_A, _B = np.array([8.8, -2.7]), np.array([-9.3, 2.7])
-_OUTER_ARM = _A + np.array(
+A_TUBULE, B_TUBULE = np.array([8.8, -2.7]), np.array([-9.3, 2.7])
+_OUTER_ARM = A_TUBULE + np.array(
     [(8, 7), (10, 9), (12, 11), (15, 12), (17, 13), (19, 12), (21, 11), (23, 8)]
 )
-_INNER_ARM = _A + np.array(
+_INNER_ARM = A_TUBULE + np.array(
     [(8, -8), (9, -11), (11, -13), (15, -15), (18, -15), (20, -14), (21, -10)]
 )
 # A doublet further off the ring, in ring radii, may be turned, and one beside it on the side of the
 # arms may be covered: both count for less.
-_OFF_RING, _DOUBTFUL_WEIGHT = 0.12, 0.6
+OFF_RING, _DOUBTFUL_WEIGHT = 0.12, 0.6
 # On the ring turns about itself are smaller than the error of reading them: the share of what is
 # read that is expected to be true, from 50 simulated sections (errors 0.115, turns 0.078 radians).
 _TURN_ON_RING = 0.3
@@ -79,7 +79,7 @@ def read_arms(pixels: np.ndarray, frame: Frame, slots: np.ndarray) -> tuple[Arms
         about itself, both in radians [count, 3].
     """
     away = np.abs(slots[:, 0] - np.median(slots[:, 0]))
-    on_ring = away <= max(_OFF_RING, np.median(away))
+    on_ring = away <= max(OFF_RING, np.median(away))
     turns = np.stack([_tiles(pixels, frame, slots, turn) for turn in _TURNS])
     fits = {side: _aligned(turns[..., ::side], on_ring) for side in (1, -1)}
     side = max(fits, key=lambda one: fits[one].fit)
@@ -207,9 +207,10 @@ def _drawn_tubules(along: float, outward: float, turn: float) -> np.ndarray:
     phase = np.arange(13) * 2 * np.pi / 13
     wall = np.stack([np.cos(phase), np.sin(phase)], 1)
     turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    walls = np.concatenate([_A + 9.6 * wall, _B + 10.2 * wall]) @ turned + (along, outward)
-    lumens = np.array([_A, _B]) @ turned + (along, outward)
-    return _drawn(walls, 4.2) + 1.5 * _drawn(lumens, 7)
+    walls = np.concatenate([A_TUBULE + 9.6 * wall, B_TUBULE + 10.2 * wall])
+    lumens = np.array([A_TUBULE, B_TUBULE])
+    moved = [points @ turned + (along, outward) for points in (walls, lumens)]
+    return _drawn(moved[0], 4.2) + 1.5 * _drawn(moved[1], 7)
 
 
 def _drawn(points: np.ndarray, size: float) -> np.ndarray:

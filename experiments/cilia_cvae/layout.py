@@ -23,19 +23,14 @@ from common.errors import Exit, UserError, relative
 from common.progress import images_bar
 from common.storage import whole_file
 from experiments.cilia_cvae import biology
+from experiments.cilia_cvae.doublets import A_TUBULE, B_TUBULE, OFF_RING
 from experiments.cilia_cvae.frame import RING_NM
 from experiments.cilia_cvae.ultrastructure import ultrastructure_of
 
 # Channels of a guide: A tubules, B tubules, central ones, dynein arms.
 KINDS = ("a_tubule", "b_tubule", "central", "outer_arm", "inner_arm")
-# Centres of A and B beside that of their doublet, nanometres along the arms and outward.
-A_TUBULE, B_TUBULE = (8.8, -2.7), (-9.3, 2.7)
-# Where the middles of dynein arms are, in the same coordinates.
+# Where the middles of dynein arms are, nanometres from their doublet along the arms and outward.
 OUTER_ARM, INNER_ARM = (25.0, 8.0), (24.0, -18.0)
-# Distance of central microtubules from the middle between them, nanometres.
-CENTRAL_NM = 14.5
-# A doublet this much nearer to the centre than the ring, in ring radii, has left it.
-DISPLACED = 0.12
 # Of what `describe` gives and `sample` takes, and of what `sample` makes of a seed.
 VERSION = 2
 # Fewer images say nothing of how they vary.
@@ -130,7 +125,7 @@ def place(arrangement: Arrangement, height: int, width: int, label: str = "Norma
     outward = _directions(arrangement.angles + arrangement.turns)
     along = np.stack([-outward[:, 1], outward[:, 0]], 1) * arrangement.side
 
-    def beside(spot: tuple[float, float]) -> np.ndarray:
+    def beside(spot: Sequence[float]) -> np.ndarray:
         return middle + (spot[0] * along + spot[1] * outward) / nm
 
     known = ultrastructure_of(label)
@@ -202,7 +197,7 @@ def describe(arrangements: Sequence[Arrangement | None], labels: Sequence[str]) 
     off = np.concatenate([1 - found.radii / np.median(found.radii) for found in known])
     gaps = np.concatenate([_unevenness(found.angles) for found in known])
     turns = np.concatenate([found.turns for found in known])
-    gone = off > DISPLACED
+    gone = off > OFF_RING
     left = off[gone]
     middles = [found.central.mean(0) for found in known if len(found.central)]
     classes = {}
@@ -253,7 +248,7 @@ def sample(known: Mapping[str, Any], label: str, rng: np.random.Generator) -> Ar
     inward = rng.normal(0, known["radius"], count)
     turns = rng.normal(0, 1, count)
     left = _apart(count, displaced, rng)
-    inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), DISPLACED)
+    inward[left] = np.maximum(rng.normal(*known["inward"], len(left)), OFF_RING)
     angles = first + 2 * np.pi * places / max(count, 1)
     turns *= np.where(np.isin(np.arange(count), left), *reversed(known["turn"]))
     central = _central(number, turned) / _growth(count) + drift
@@ -272,7 +267,7 @@ def _growth(count: int) -> float:
 def _central(number: int, angle: float) -> np.ndarray:
     spots = {1: [(0, 0)], 2: [(-1, 0), (1, 0)], 4: [(-1, -1), (1, -1), (-1, 1), (1, 1)]}
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return CENTRAL_NM / RING_NM * np.reshape(spots.get(number, []), (-1, 2)) @ turn
+    return biology.CENTRAL_NM / RING_NM * np.reshape(spots.get(number, []), (-1, 2)) @ turn
 
 
 def _apart(count: int, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -284,7 +279,7 @@ def _apart(count: int, number: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _displaced(arrangement: Arrangement) -> np.ndarray:
-    return 1 - arrangement.radii / np.median(arrangement.radii) > DISPLACED
+    return 1 - arrangement.radii / np.median(arrangement.radii) > OFF_RING
 
 
 def _unevenness(angles: np.ndarray) -> np.ndarray:

@@ -14,9 +14,8 @@ from common.tables import from_csv, named_cells
 from experiments.cilia_cvae import anatomy
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions
 from experiments.cilia_cvae.datamodule import CiliaDataModule
+from experiments.cilia_cvae.doublets import A_TUBULE, B_TUBULE
 from experiments.cilia_cvae.layout import (
-    A_TUBULE,
-    B_TUBULE,
     KINDS,
     Arrangement,
     Layout,
@@ -126,7 +125,7 @@ def test_a_layout_follows_the_aspect_ratio_and_the_side() -> None:
         middle = (ring.points[ring.kinds == 0] + ring.points[ring.kinds == 1]) / 2
         far[count] = np.linalg.norm(middle - 0.5, axis=1).mean()
     assert far[10] / far[8] == pytest.approx((10 / 8) ** 0.5, rel=0.01)
-    gap = np.hypot(*(np.array(A_TUBULE) - B_TUBULE)) / 84 * 0.27 * 128
+    gap = np.hypot(*(A_TUBULE - B_TUBULE)) / 84 * 0.27 * 128
     square = place(even(), 128, 128)
     a, b = (square.points[square.kinds == kind] for kind in (0, 1))
     found = np.linalg.norm(a - b, axis=1) * 128
