@@ -153,7 +153,7 @@ def _clear_named(samples: Path) -> None:
 def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256: str) -> None:
     """Names the images and writes `manifest.csv`: all it takes to make each of them again."""
     classes = made.classes or [""]
-    canvas, time = made.plan.masks.shape[-1], f"{datetime.now():%Y%m%d_%H%M%S}"
+    canvas, time = made.plan.size, f"{datetime.now():%Y%m%d_%H%M%S}"
     size = f"{canvas}x{canvas}" if made.size == "canvas" else made.size
     rows, moves = [], []
     for number, (seed, index) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):

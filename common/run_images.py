@@ -12,9 +12,9 @@ import numpy as np
 
 from common.code_version import commit
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
-from common.data.check import planes
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
+from common.data.reading import planes
 from common.generation import SAMPLED, grey_to_unit, read_samples_manifest, sample_file
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.data.cards import Card
-from common.data.check import planes
 from common.data.image_io import read_image
+from common.data.reading import planes
 from common.errors import Exit, UserError, relative, visible
 from common.generation import (
     ANNOTATIONS,

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.data.archive_members import Member, Refused, damage, kind_of, members
-from common.data.freshness import state_of
+from common.data.raw_files import state_of
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_folder
 

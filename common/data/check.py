@@ -4,29 +4,36 @@ Nothing is taken over from an earlier check: each file is opened, hashed and dec
 trusted later, and what is not, is told in `freshness`.
 """
 
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.data import leakage, near_duplicates, splits
-from common.data.cards import Card
 from common.data.findings import ClassSummary, Findings, summarise
-from common.data.freshness import State, state_of
-from common.data.image_io import Image, read_image
+from common.data.freshness import states_of
+from common.data.image_decoded import Image
 from common.data.manifest import SPLITS, Sample
+from common.data.movies import read_frames, read_still
 from common.data.packing import Ledger, scalable
 from common.data.preparation import Recipe
+from common.data.raw_files import State, digest_of
+from common.data.reading import planes
 from common.errors import UserError
 from common.preprocess.geometry import fit_to_canvas
 
+if TYPE_CHECKING:
+    from common.preprocess.pipeline import Start
+
 # Images in memory at once, whatever the size of the data set.
-_WINDOW = 256
+_WINDOW = 64
 
 
 @dataclass
@@ -38,7 +45,8 @@ class Checked:
         bad: what is wrong with the others, by name.
         states: size and dates of every file just before it was read.
         grey_values: lowest and highest of each usable file.
-        looks: descriptor of each usable file, see `near_duplicates`.
+        looks: descriptor of each usable image, see `near_duplicates`.
+        decisions: of the pipeline for each usable image, as named numbers; empty without one.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -46,6 +54,7 @@ class Checked:
     states: dict[str, State] = field(default_factory=dict)
     grey_values: list[tuple[float, float]] = field(default_factory=list)
     looks: list[np.ndarray] = field(default_factory=list)
+    decisions: list[Mapping[str, float]] = field(default_factory=list)
 
 
 def check(
@@ -90,29 +99,6 @@ def check(
     return checked
 
 
-def planes(image: Image, card: Card) -> np.ndarray:
-    """Pixels [C, H, W] with the channels the card names.
-
-    Raises:
-        ValueError: more than one plane, or another number of channels; the text says which.
-    """
-    pixels, axes = image.pixels, image.axes
-    for axis in [a for a in axes if a not in "CYX"]:
-        position = axes.index(axis)
-        if pixels.shape[position] != 1:
-            raise ValueError(
-                f"holds {pixels.shape[position]} planes along {axis}; one plane an image is needed"
-            )
-        pixels, axes = pixels.squeeze(position), axes.replace(axis, "")
-    pixels = pixels if "C" in axes else pixels[None]
-    if card.collapse_grey and len(pixels) > 1 and (pixels == pixels[:1]).all():
-        pixels = pixels[:1]
-    if len(pixels) != len(card.channels):
-        named = f"{len(card.channels)} ({', '.join(card.channels)})"
-        raise ValueError(f"has {len(pixels)} channels; data card {card.name} names {named}")
-    return pixels
-
-
 @dataclass(frozen=True)
 class _File:
     sample: Sample
@@ -120,58 +106,104 @@ class _File:
     bits: int
     grey_values: tuple[float, float]
     look: np.ndarray
+    decisions: Mapping[str, float]
+
+
+_Task = Callable[[], _File]
 
 
 def _read_all(root: Path, samples: Sequence[Sample], recipe: Recipe, ledger: Ledger) -> Checked:
-    def read(sample: Sample) -> _File | str:
-        try:
-            return _read(root, sample, recipe)
-        except UserError as error:
-            return error.problem
-        except ValueError as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
-
-    checked = Checked()
-    ordered = sorted(samples, key=lambda sample: sample.name)
+    checked = Checked(states=states_of(root, samples))
+    tasks = _tasks(root, samples, recipe)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(ordered), _WINDOW):
-            batch = ordered[start : start + _WINDOW]
-            checked.states |= {sample.name: state_of(root / sample.name) for sample in batch}
-            for sample, found in zip(batch, pool.map(read, batch), strict=True):
-                if isinstance(found, str):
-                    checked.bad[sample.name] = found
+        while batch := list(islice(tasks, _WINDOW)):
+            found = pool.map(_attempt, [task for _, task in batch])
+            for (sample, _), one in zip(batch, found, strict=True):
+                if isinstance(one, str):
+                    checked.bad[sample.name] = one
                     continue
-                checked.samples.append(found.sample)
-                checked.grey_values.append(found.grey_values)
-                checked.looks.append(found.look)
-                ledger.append(found.canvas, found.bits, sample.name)
+                checked.samples.append(one.sample)
+                checked.grey_values.append(one.grey_values)
+                checked.looks.append(one.look)
+                checked.decisions.append(one.decisions)
+                ledger.append(one.canvas, one.bits, sample.name)
     return checked
 
 
-def _read(root: Path, sample: Sample, recipe: Recipe) -> _File:
-    path = root / sample.name
-    image = read_image(path, root=root)
-    pixels = planes(image, recipe.card)
+def _tasks(root: Path, samples: Sequence[Sample], recipe: Recipe) -> Iterator[tuple[Sample, _Task]]:
+    """What has to be done for each sample, in the order of files and frames."""
+    ordered = sorted(samples, key=lambda sample: (sample.file, sample.frame))
+    for file, group in groupby(ordered, key=lambda sample: sample.file):
+        members = list(group)
+        if members[0].frame < 0:
+            yield members[0], partial(_still, root, members[0], recipe)
+        else:
+            yield from _movie(root / file, root, members, recipe)
+
+
+def _still(root: Path, sample: Sample, recipe: Recipe) -> _File:
+    path = root / sample.file
+    return _file(sample, read_still(path, root), digest_of(path), recipe, None)
+
+
+def _movie(
+    path: Path, root: Path, samples: Sequence[Sample], recipe: Recipe
+) -> Iterator[tuple[Sample, _Task]]:
+    """Frames in their order, one at a time; after damage the rest of them is bad."""
+    done, start = 0, None
+    try:
+        digest = digest_of(path)
+        for sample, image in zip(samples, read_frames(path, root), strict=True):
+            if done == 0 and recipe.reading.pipeline:
+                first = planes(image, recipe.card, recipe.reading)
+                start = recipe.reading.pipeline.begin(first)
+            yield sample, partial(_file, sample, image, digest, recipe, start)
+            done += 1
+    except (UserError, ValueError, OSError) as error:
+        yield from ((sample, partial(_fail, error)) for sample in samples[done:])
+
+
+def _fail(error: Exception) -> _File:
+    raise error
+
+
+def _attempt(task: _Task) -> _File | str:
+    """What a task gives, or what is wrong with its image."""
+    try:
+        return task()
+    except UserError as error:
+        return error.problem
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _file(
+    sample: Sample, image: Image, digest: str, recipe: Recipe, start: "Start | None"
+) -> _File:
+    pixels = planes(image, recipe.card, recipe.reading)
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise ValueError(f"is blank: every pixel is {low}")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    shown, bits, decisions = scalable(pixels), image.bits, {}
+    if recipe.reading.pipeline:
+        pipeline = recipe.reading.pipeline
+        shown, decisions = pipeline.apply(pixels, start or pipeline.begin(pixels))
+        bits = 16
     facts = replace(
         sample,
-        height=pixels.shape[1],
-        width=pixels.shape[2],
+        height=shown.shape[1],
+        width=shown.shape[2],
         dtype=str(pixels.dtype),
         pixel_size_um=image.pixel_size_um[0] if image.pixel_size_um else 0.0,
+        interval_s=image.interval_s or 0.0,
         sha256=digest,
         pixels_sha256=leakage.pixels_digest(pixels),
     )
-    pixels = scalable(pixels)
-    canvas = fit_to_canvas(pixels, recipe.image_size, recipe.fit)
-    ends = (low.item(), high.item())
-    return _File(facts, canvas, image.bits, ends, near_duplicates.descriptor(pixels))
+    canvas = fit_to_canvas(shown, recipe.image_size, recipe.fit)
+    look = near_duplicates.descriptor(shown)
+    return _File(facts, canvas, bits, (low.item(), high.item()), look, decisions)
 
 
 def _classes(checked: Checked) -> dict[str, ClassSummary]:

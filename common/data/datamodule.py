@@ -24,6 +24,7 @@ from common.data.manifest import Sample
 from common.data.planning import plan_seeds, plan_sources
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
+from common.data.reading import Reading
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, relative, require_positive
 
@@ -61,6 +62,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
     # Ways to name generated files, besides by number; see `generation.pattern_of`.
     namings: ClassVar[dict[str, str]] = {}
+    # What happens to an image between its file and the canvas.
+    reading: Reading = Reading()
     # Set by the command line, see `runs.guard.Guard`.
     loader_timeout_s: float = 300.0
 

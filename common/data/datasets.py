@@ -111,10 +111,15 @@ class PackedDataset(Dataset[Batch]):
             "name": [self.samples[index].name for _, index in keys],
         }
 
-    def mask(self, index: int) -> np.ndarray:
-        """Mask [1, S, S] of an image: 1 where its canvas holds image."""
-        sample, size = self.samples[index], self.pixels.shape[-1]
-        return rectangle_mask(*extent(sample.height, sample.width, size, self.fit), size)
+    @property
+    def size(self) -> int:
+        """Side of the canvas in pixels."""
+        return self.pixels.shape[-1]
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """Rows and columns of the canvas that hold image."""
+        sample = self.samples[index]
+        return extent(sample.height, sample.width, self.size, self.fit)
 
     def _note(self, index: int) -> None:
         worker = get_worker_info()
@@ -122,7 +127,7 @@ class PackedDataset(Dataset[Batch]):
             self.reading[worker.id] = index
 
     def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
-        mask = self.mask(index)
+        mask = rectangle_mask(*self.extent(index), self.size)
         arrays = {"image": self.pixels[index], "mask": mask}
         if self.guides is not None:
             arrays["guide"] = self.guides(index, mask)
@@ -135,7 +140,8 @@ class SeedDataset(Dataset[Batch]):
     Args:
         seeds: one an image; image k is a function of the weights, seed k and label k.
         labels: class indices.
-        masks: [N, 1, H, W] uint8, the part of the canvas that will be kept.
+        extents: rows and columns of the canvas that will be kept, see `canvas.rectangle`.
+        size: side of the canvas in pixels.
         guides: of the images, by number; without them there are none in a batch.
     """
 
@@ -143,10 +149,12 @@ class SeedDataset(Dataset[Batch]):
         self,
         seeds: Sequence[int],
         labels: Sequence[int],
-        masks: np.ndarray,
+        extents: Sequence[tuple[int, int]],
+        size: int,
         guides: Guides | None = None,
     ) -> None:
-        self.seeds, self.labels, self.masks = list(seeds), list(labels), masks
+        self.seeds, self.labels, self.extents = list(seeds), list(labels), list(extents)
+        self.size = size
         self.guides = guides
 
     def __len__(self) -> int:
@@ -154,14 +162,15 @@ class SeedDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once."""
+        masks = [rectangle_mask(*self.extents[index], self.size) for index in indices]
         batch: Batch = {
             "name": [f"{index:06d}" for index in indices],
             "seed": torch.tensor([self.seeds[index] for index in indices]),
             "label": torch.tensor([self.labels[index] for index in indices]),
-            "mask": torch.from_numpy(self.masks[list(indices)]),
+            "mask": torch.from_numpy(np.stack(masks)),
         }
         if self.guides is not None:
-            guides = [self.guides(index, self.masks[index]) for index in indices]
+            guides = [self.guides(index, mask) for index, mask in zip(indices, masks, strict=True)]
             batch["guide"] = torch.from_numpy(np.stack(guides))
         return batch
 
@@ -176,8 +185,8 @@ class SourcedDataset(SeedDataset):
     """
 
     def __init__(self, seeds: Sequence[int], sources: PackedDataset, rows: Sequence[int]) -> None:
-        masks = np.stack([sources.mask(row) for row in rows])
-        super().__init__(seeds, sources.labels[list(rows)].tolist(), masks)
+        extents = [sources.extent(row) for row in rows]
+        super().__init__(seeds, sources.labels[list(rows)].tolist(), extents, sources.size)
         self.sources, self.rows = sources, list(rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:

@@ -11,7 +11,6 @@ The dates lie in a hidden file beside the prepared folder, whose own bytes hold 
 machine. Without that file everything is hashed once.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,27 +19,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.data.manifest import Sample, read_manifest
+from common.data.raw_files import State, digest_of, state_of
 from common.errors import UserError, relative
 from common.storage import whole_file
-
-# Bytes, and nanoseconds of modification and of change; [0, 0, 0] of a file that is not there.
-State = list[int]
-
-
-def state_of(path: Path) -> State:
-    """Size and dates of a file, links followed."""
-    try:
-        status = path.stat()
-    except OSError:
-        return [0, 0, 0]
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def remember(folder: Path, states: Mapping[str, State]) -> None:
     """Keeps the states of the raw files of a prepared folder; where that fails, nothing is lost."""
-    facts = {"prepared": _digest(folder / "dataset.json"), "files": states}
+    facts = {"prepared": digest_of(folder / "dataset.json"), "files": states}
     with suppress(UserError), whole_file(_beside(folder), durable=False) as stream:
         stream.write(json.dumps(facts).encode("ascii"))
+
+
+def states_of(root: Path, samples: Sequence[Sample]) -> dict[str, State]:
+    """States of the files of the samples, by their names below ``root``."""
+    return {name: state_of(root / name) for name in {sample.file for sample in samples}}
 
 
 def is_current(folder: Path, root: Path, samples: Sequence[Sample]) -> bool:
@@ -53,15 +46,15 @@ def is_current(folder: Path, root: Path, samples: Sequence[Sample]) -> bool:
     """
     if not (folder / "dataset.json").is_file():
         return False
-    known, states = _remembered(folder), {s.name: state_of(root / s.name) for s in samples}
+    known, states = _remembered(folder), states_of(root, samples)
     changed = [name for name, state in states.items() if known.get(name) != state]
     if not changed:
         return True
     print(f"new dates on {len(changed)} files of {relative(root)}: comparing them", flush=True)
     try:
-        expected = {row.name: row.sha256 for row in read_manifest(folder / "manifest.csv")}
+        expected = {row.file: row.sha256 for row in read_manifest(folder / "manifest.csv")}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = pool.map(lambda name: _digest(root / name), changed)
+            digests = pool.map(lambda name: digest_of(root / name), changed)
             if any(expected.get(n) != d for n, d in zip(changed, digests, strict=True)):
                 return False
     except (OSError, ValueError, KeyError, TypeError):
@@ -77,11 +70,6 @@ def _beside(folder: Path) -> Path:
 def _remembered(folder: Path) -> dict[str, State]:
     try:
         facts = json.loads(_beside(folder).read_bytes())
-        return facts["files"] if facts["prepared"] == _digest(folder / "dataset.json") else {}
+        return facts["files"] if facts["prepared"] == digest_of(folder / "dataset.json") else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,7 +16,8 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -27,14 +28,15 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from common.data import image_raster, image_tiff
+from common.data.image_decoded import AXES, Image, image_of
 from common.data.image_layout import COPY_AGAIN, Layout, Refused
 from common.data.image_raster import RasterHeader
 from common.data.image_tiff import TiffHeader
+from common.data.listing import find_files, is_below
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
-AXES = "ITZCYX"
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -44,32 +46,10 @@ _MAGIC = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     **dict.fromkeys((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"), "JPEG 2000"),
 }
-_COLOURS = ("red", "green", "blue")
 # What decoders raise on purpose; others are accidents, and their words are about the decoder.
+_OUTSIDE = "lies outside its data folder"
+_UNKNOWN = "is no image of a known kind, whatever its name says"
 _TELLING = (OSError, ValueError, SyntaxError, RuntimeError)
-
-
-@dataclass(frozen=True)
-class Image:
-    """A decoded image.
-
-    Attributes:
-        pixels: native byte order; axes of length one are left out, except Y and X.
-        axes: one letter per dimension of `pixels`, a subset of "ITZCYX" in that order. Colour
-            samples are channels; I counts pages of unknown meaning.
-        pixel_size_um: micrometres per pixel (y, x), from OME-XML, from ImageJ's unit, or from a
-            TIFF resolution in inches or centimetres that gives 0.01 nm to 5 µm; else None. The
-            dots per inch of PNG and JPEG are never taken for it.
-        channel_names: one per channel, or none at all. Colours are red, green, blue; "alpha" comes
-            last.
-        bits: significant bits of a sample.
-    """
-
-    pixels: np.ndarray
-    axes: str
-    pixel_size_um: tuple[float, float] | None
-    channel_names: tuple[str, ...]
-    bits: int
 
 
 @dataclass(frozen=True)
@@ -112,35 +92,73 @@ def read_image(
         UserError: the file is missing, not a regular file, outside `root`, empty, damaged, cut
             short, over a limit, of a kind that is not read, or holds NaN or Inf.
     """
-    path = Path(path)
+    with opened(path, root) as (file, size):
+        return _decoded(*_open(file, size, limits))
+
+
+def count_frames(
+    path: str | Path, root: str | Path | None = None, limits: Limits = DEFAULT_LIMITS
+) -> int:
+    """Moments of time, else pages of unknown meaning, that a file's header tells of; 1 of a still.
+
+    Arguments and errors are those of `read_image`; no pixel is decoded.
+    """
+    with opened(path, root) as (file, size):
+        return _moments(_open(file, size, limits)[1])[1]
+
+
+def read_frames(
+    path: str | Path, root: str | Path | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Image]:
+    """Reads one file moment by moment; arguments and errors are those of `read_image`.
+
+    Pages of unknown meaning count as moments where the file tells of no time. Of a TIFF whose
+    slowest axis is that one, no more than one moment is in memory.
+    """
+    with opened(path, root) as (file, size):
+        header, layout = _open(file, size, limits)
+        letter, count = _moments(layout)
+        if isinstance(header, TiffHeader) and layout.leading[:1] == ((letter, count),):
+            inner, planes = replace(layout, leading=layout.leading[1:]), layout.planes // count
+            for moment in range(count):
+                yield _decoded(header, inner, slice(moment * planes, (moment + 1) * planes))
+            return
+        whole = _decoded(header, layout)
+        if count == 1:
+            yield whole
+            return
+        for pixels in np.moveaxis(whole.pixels, whole.axes.index(letter), 0):
+            yield replace(whole, pixels=pixels, axes=whole.axes.replace(letter, ""))
+
+
+@contextmanager
+def reading(path: Path, root: str | Path | None) -> Iterator[None]:
+    """Whatever goes wrong with a file, or with one that lies outside ``root``, is one sentence.
+
+    Raises:
+        UserError: in place of any error.
+    """
     try:
-        size = _regular_size(path, root)
-        with path.open("rb") as file:
-            return _read(file, size, limits)
+        if root is not None and not is_below(path, Path(os.path.realpath(root))):
+            raise Refused(_OUTSIDE, "copy it into the folder; links out are refused")
+        yield
     except Exception as error:  # decoders raise whatever they stumble over
         raise UserError(Exit.INPUT, relative(path), *_explain(error)) from error
 
 
+@contextmanager
+def opened(path: str | Path, root: str | Path | None) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open, and its size in bytes; errors as of `reading`."""
+    path = Path(path)
+    with reading(path, root):
+        size = _regular_size(path)
+        with path.open("rb") as file:
+            yield file, size
+
+
 def find_images(root: str | Path) -> list[Path]:
-    """Every regular image file below a folder, by suffix, sorted; none of them is opened.
-
-    Left out are hidden and system files, whatever links lead to outside the folder, and linked
-    folders (what they hold inside `root` is found where it lies).
-
-    Raises:
-        UserError: `root` or a folder below it cannot be listed.
-    """
-    home = Path(os.path.realpath(root))
-    try:
-        images = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
-        return sorted(path for path in images if _is_regular(path) and _is_below(path, home))
-    except OSError as error:
-        raise UserError(
-            Exit.INPUT,
-            relative(Path(os.fsdecode(error.filename or root))),
-            f"cannot be listed: {error.strerror}",
-            "give an existing folder that you may read",
-        ) from error
+    """Every image file below a folder, by suffix; see `listing.find_files`."""
+    return find_files(root, SUFFIXES)
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> None:
@@ -228,24 +246,41 @@ def _png_image(pixels: np.ndarray) -> PillowImage.Image:
     )
 
 
-def _read(file: BinaryIO, size: int, limits: Limits) -> Image:
+def _open(file: BinaryIO, size: int, limits: Limits) -> tuple[TiffHeader | RasterHeader, Layout]:
     start = file.read(12)
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "")
     file.seek(0)
     if kind == "TIFF":
         header = image_tiff.read_header(file, limits.max_pages)
-        _check_limits(header, size, limits)
-        planes = image_tiff.read_planes(header)
-        bits = image_tiff.significant_bits(header, planes)
-        return _image(planes, header.layout, header.has_alpha, bits)
-    if kind in ("PNG", "JPEG", "BMP", "GIF"):
+        layout = header.layout
+    elif kind in ("PNG", "JPEG", "BMP", "GIF"):
         header = image_raster.read_header(file, kind, limits.max_pages)
-        _check_limits(header, size, limits)
-        frames = image_raster.read_frames(header)
-        layout = Layout((("T", len(frames)),) if len(frames) > 1 else ())
-        return _image(frames, layout, frames.shape[1] in (2, 4), header.bits)
-    found = f"is a {kind} file" if kind else "is no image of a known kind, whatever its name says"
-    raise Refused(found, "give PNG, JPEG, BMP, GIF or TIFF")
+        layout = Layout((("T", header.shape[0]),) if header.shape[0] > 1 else ())
+    else:
+        found = f"is a {kind} file" if kind else _UNKNOWN
+        raise Refused(found, "give PNG, JPEG, BMP, GIF or TIFF")
+    _check_limits(header, size, limits)
+    return header, layout
+
+
+def _decoded(
+    header: TiffHeader | RasterHeader, layout: Layout, which: slice = slice(None)
+) -> Image:
+    """The planes ``which`` of a file, as ``layout`` orders them."""
+    if isinstance(header, TiffHeader):
+        planes = image_tiff.read_planes(header, which)
+        return image_of(
+            planes, layout, header.has_alpha, image_tiff.significant_bits(header, planes)
+        )
+    frames = image_raster.read_frames(header)
+    return image_of(frames, layout, frames.shape[1] in (2, 4), header.bits)
+
+
+def _moments(layout: Layout) -> tuple[str, int]:
+    """The axis along which a file holds one image after the other, and its length."""
+    lengths = dict(layout.leading)
+    letter = "T" if "T" in lengths else "I"
+    return letter, lengths.get(letter, 1)
 
 
 def _check_limits(header: TiffHeader | RasterHeader, held: int, limits: Limits) -> None:
@@ -272,51 +307,8 @@ def _check_limits(header: TiffHeader | RasterHeader, held: int, limits: Limits) 
         raise Refused(f"is {held} bytes long, far more than its {decoded} of pixels", COPY_AGAIN)
 
 
-def _image(planes: np.ndarray, layout: Layout, has_alpha: bool, bits: int) -> Image:
-    """Brings [planes, samples, Y, X] into the canonical order, colour samples as channels."""
-    planes = planes.astype(planes.dtype.newbyteorder("="), copy=False)
-    _check_finite(planes)
-    opaque = 1.0 if planes.dtype.kind == "f" else max(255, 2**bits - 1)
-    if has_alpha and (planes[:, -1] == opaque).all():
-        planes, has_alpha = planes[:, :-1], False
-    lengths = dict(layout.leading)
-    stored = list(lengths)
-    samples, height, width = planes.shape[1:]
-    pixels = planes.reshape(*lengths.values(), samples, height, width)
-    order = [stored.index(letter) for letter in sorted(stored, key=AXES.index)]
-    pixels = pixels.transpose(*order, -3, -2, -1)
-    channels = lengths["C"] = lengths.get("C", 1) * samples
-    axes = [letter for letter in AXES[:-2] if lengths.get(letter, 1) > 1]
-    pixels = pixels.reshape(*(lengths[letter] for letter in axes), height, width)
-    names = _channel_names(layout.channel_names, channels, samples, has_alpha)
-    size = layout.pixel_size_um
-    return Image(np.ascontiguousarray(pixels), "".join(axes) + "YX", size, names, bits)
-
-
-def _channel_names(
-    written: tuple[str, ...], channels: int, samples: int, has_alpha: bool
-) -> tuple[str, ...]:
-    if len(written) == channels and any(written):
-        return written
-    if channels != samples or samples - has_alpha not in (1, 3) or samples == 1:
-        return ()
-    return (_COLOURS if samples >= 3 else ("grey",)) + ("alpha",) * has_alpha
-
-
-def _check_finite(pixels: np.ndarray) -> None:
-    if pixels.dtype.kind != "f":
-        return
-    bad = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
-    if bad:
-        raise Refused(f"holds {bad} values that are NaN or Inf", "replace them and save it again")
-
-
-def _regular_size(path: Path, root: str | Path | None) -> int:
-    """Bytes of a regular file inside `root`, found without opening it."""
-    if root is not None and not _is_below(path, Path(os.path.realpath(root))):
-        raise Refused(
-            "lies outside its data folder", "copy it into the folder; links out are refused"
-        )
+def _regular_size(path: Path) -> int:
+    """Bytes of a regular file, found without opening it."""
     try:
         status = path.stat()
     except OSError as error:
@@ -343,28 +335,6 @@ def _explain(error: Exception) -> tuple[str, str]:
     lines = str(error).strip().splitlines() if tells else []
     words = f" ({visible(lines[0])[:100]})" if lines else ""
     return f"is damaged or cut short{words}", COPY_AGAIN
-
-
-def _walk(root: str | Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, below, names in os.walk(root, onerror=fail):
-        below[:] = [name for name in below if not name.startswith((".", "__MACOSX"))]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def _is_below(path: Path, home: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(home)
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):  # a link to nowhere or in a circle
-            return False
-        raise
 
 
 def _write(path: Path, save: Callable[[BinaryIO], object]) -> None:

@@ -22,6 +22,12 @@ _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "\\u00B5m"), 1.0),
     **{"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": CM_UM, "m": 1e6},
 }
+_UNITS_S = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec"), 1e-3),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **{"µs": 1e-6, "h": 3600.0, "hour": 3600.0, "d": 86400.0},
+}
 COPY_AGAIN = "copy it again from its source, or remove it"
 SAVE_AGAIN = "save it again as PNG or OME-TIFF, one image a file"
 
@@ -50,12 +56,14 @@ class Layout:
         pixel_size_um: micrometres per pixel (y, x), None where unknown.
         channel_names: as written in the file.
         bits: significant bits as written in the file, 0 where it does not tell.
+        interval_s: seconds from frame to frame, None where it does not tell.
     """
 
     leading: tuple[tuple[str, int], ...]
     pixel_size_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
     bits: int = 0
+    interval_s: float | None = None
 
     @property
     def planes(self) -> int:
@@ -109,6 +117,7 @@ def _from_ome(text: str) -> Layout:
         _ome_pixel_size(pixels.attrib),
         tuple(channel.get("Name", "") for channel in channels),
         int(pixels.get("SignificantBits", 0)),
+        _ome_interval(pixels.attrib),
     )
 
 
@@ -129,6 +138,19 @@ def _ome_pixel_size(pixels: Mapping[str, str]) -> tuple[float, float] | None:
     return _positive(sizes[0] * units[0], sizes[1] * units[1])
 
 
+def _ome_interval(pixels: Mapping[str, str]) -> float | None:
+    unit = _UNITS_S.get(pixels.get("TimeIncrementUnit", "s"), 0.0)
+    return _seconds(pixels.get("TimeIncrement", ""), unit)
+
+
+def _seconds(text: str, unit: float) -> float | None:
+    try:
+        found = float(text) * unit
+    except ValueError:
+        return None
+    return found if 0 < found < math.inf else None
+
+
 def _from_imagej(text: str, page: TiffPage, pages: int) -> Layout:
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     frames, slices, channels = (int(lines.get(k, 1)) for k in ("frames", "slices", "channels"))
@@ -137,7 +159,8 @@ def _from_imagej(text: str, page: TiffPage, pages: int) -> Layout:
     if frames * slices * channels != images:
         leading = [("I", images)]
     unit_um = _UNITS_UM.get(lines.get("unit", "").strip(), 0.0)
-    return Layout(_axes(leading), _pixel_size(page, unit_um))
+    interval = _seconds(lines.get("finterval", ""), _UNITS_S.get(lines.get("tunit", "sec"), 0.0))
+    return Layout(_axes(leading), _pixel_size(page, unit_um), interval_s=interval)
 
 
 def _from_json(text: str, page_values: int, pages: int) -> list[tuple[str, int]]:

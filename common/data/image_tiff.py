@@ -108,25 +108,30 @@ def read_header(file: BinaryIO, max_pages: int) -> TiffHeader:
 
 
 @_complaints_are_damage()
-def read_planes(header: TiffHeader) -> np.ndarray:
+def read_planes(header: TiffHeader, which: slice = slice(None)) -> np.ndarray:
     """Decodes [planes, samples, Y, X] with bright large and indices replaced by their colours.
+
+    All planes, or those of a slice.
 
     1, 2 and 4 bits come spread over 0..255. Colours come as uint8, or as uint16 where the colour
     map has 16 bits, and as one sample where it holds nothing but greys.
     """
-    page = header.pages[0]
-    if header.layout.planes == len(header.pages):
-        planes = np.empty(header.shape, page.dtype)
-        for plane, one in zip(planes, header.pages, strict=True):
+    page, paged = header.pages[0], header.layout.planes == len(header.pages)
+    start, stop, _ = which.indices(header.layout.planes)
+    pages = header.pages[which] if paged else header.pages
+    shape = (stop - start, *header.shape[1:])
+    if paged:
+        planes = np.empty(shape, page.dtype)
+        for plane, one in zip(planes, pages, strict=True):
             array = one.asarray(maxworkers=1)
             plane[...] = np.moveaxis(array, -1, 0) if one.axes == "YXS" else array
     else:
-        header.tiff.filehandle.seek(page.dataoffsets[0])
+        header.tiff.filehandle.seek(page.dataoffsets[0] + start * page.nbytes)
         stored = page.dtype.newbyteorder(header.tiff.byteorder)
-        planes = header.tiff.filehandle.read_array(stored, math.prod(header.shape))
-        planes = planes.reshape(header.shape)
+        planes = header.tiff.filehandle.read_array(stored, math.prod(shape))
+        planes = planes.reshape(shape)
     if _colour(page) == PALETTE:
-        return _colours(planes[:, 0], header.pages)
+        return _colours(planes[:, 0], pages)
     if _colour(page) == WHITE_IS_ZERO:
         planes = _inverted(planes, page.bitspersample)
     if page.bitspersample in (1, 2, 4):

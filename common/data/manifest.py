@@ -15,17 +15,20 @@ class Sample:
     """One image of a data set.
 
     Attributes:
-        name: path below the raw folder, with forward slashes; unique.
+        name: unique: path below the raw folder, with forward slashes, and of a movie's frame its
+            number behind it, as in "a/b.tif#0007".
         group: what must not be split (video, animal, patient, plate, position).
         label: class name, "" where the data set has no classes.
         split: "train", "val", "test", or "" while undecided.
         index: row in the packed pixels of its split.
-        height: rows of the original image in pixels.
-        width: columns of the original image in pixels.
+        height: rows in pixels of the original image, or of what was cut from it.
+        width: columns in pixels.
         dtype: pixel type of the original image.
         pixel_size_um: micrometres per pixel as published, 0 where unknown.
         sha256: of the file.
         pixels_sha256: of the decoded pixels, the same for all eight flips and rotations.
+        frame: position in the movie from 0, -1 of an image that has a file of its own.
+        interval_s: seconds from frame to frame, 0 where unknown.
     """
 
     name: str
@@ -39,11 +42,25 @@ class Sample:
     pixel_size_um: float = 0.0
     sha256: str = ""
     pixels_sha256: str = ""
+    frame: int = -1
+    interval_s: float = 0.0
+
+    @property
+    def file(self) -> str:
+        """Path below the raw folder of the file, or folder, that holds the image."""
+        return self.name.removesuffix(_number(self.frame))
 
     @property
     def alias(self) -> str:
         """Digits of `sha256`: they stand for a file whose name could tell whose image it is."""
-        return self.sha256[:_DIGITS]
+        return f"{self.sha256[:_DIGITS]}{_number(self.frame)}"
+
+
+def frames_of(file: str, group: str, count: int) -> list[Sample]:
+    """The samples of one movie: one a frame, or the file itself where it holds a single image."""
+    if count < 2:
+        return [Sample(file, group)]
+    return [Sample(f"{file}{_number(k)}", group, frame=k) for k in range(count)]
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
@@ -60,6 +77,10 @@ def read_manifest(path: Path) -> list[Sample]:
 def of_split(samples: Sequence[Sample], split: str) -> list[Sample]:
     """The samples of one split, in the order of their packed pixels."""
     return sorted((s for s in samples if s.split == split), key=lambda s: s.index)
+
+
+def _number(frame: int) -> str:
+    return f"#{frame:04d}" if frame >= 0 else ""
 
 
 def _from_row(row: dict[str, str]) -> Sample:

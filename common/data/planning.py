@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.canvas import extent_of_aspect, rectangle_mask
+from common.data.canvas import extent_of_aspect
 from common.data.datasets import PackedDataset, SeedDataset, SourcedDataset
 from common.errors import Exit, UserError
 
@@ -27,7 +27,8 @@ def plan_seeds(facts: dict[str, Any], seeds: Sequence[int], labels: str) -> Seed
         UserError: there is no such class.
     """
     chosen = [_label(facts, seed, labels) for seed in seeds]
-    return SeedDataset(seeds, chosen, np.stack([_mask(facts, seed) for seed in seeds]))
+    size = int(facts["image_size"])
+    return SeedDataset(seeds, chosen, [_extent(facts, seed, size) for seed in seeds], size)
 
 
 def plan_sources(plan: SeedDataset, sources: PackedDataset) -> SourcedDataset:
@@ -57,8 +58,7 @@ def native_shapes(facts: dict[str, Any], plan: SeedDataset) -> list[tuple[int, i
         problem = "needs the sizes of the training images, which this run does not know"
         raise UserError(Exit.USAGE, "--size native", problem, "train again, or leave it out")
     shapes = []
-    for seed, mask in zip(plan.seeds, plan.masks, strict=True):
-        rows, columns = (int(mask[0].any(axis).sum()) for axis in (1, 0))
+    for seed, (rows, columns) in zip(plan.seeds, plan.extents, strict=True):
         size, ratio = _drawn(facts, "log_size", seed, "size"), math.log(columns / rows) / 2
         shapes.append((_pixels(size - ratio), _pixels(size + ratio)))
     return shapes
@@ -85,11 +85,10 @@ def _label(facts: dict[str, Any], seed: int, labels: str) -> int:
     return classes.index(present[chosen])
 
 
-def _mask(facts: dict[str, Any], seed: int) -> np.ndarray:
-    size = int(facts["image_size"])
+def _extent(facts: dict[str, Any], seed: int, size: int) -> tuple[int, int]:
     if facts["fit"] == "squash":
-        return rectangle_mask(size, size, size)
-    return rectangle_mask(*extent_of_aspect(_log_aspect(facts, seed), size), size)
+        return size, size
+    return extent_of_aspect(_log_aspect(facts, seed), size)
 
 
 def _log_aspect(facts: dict[str, Any], seed: int) -> float:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from common.data.archives import extracted, is_archive
 from common.data.canvas import Fit
 from common.data.cards import Card
-from common.data.freshness import is_current, remember
+from common.data.freshness import is_current, remember, states_of
 from common.data.manifest import SPLITS, Sample
 from common.data.npz_input import npz_of, unpack_npz
 from common.data.prepared import Prepared
+from common.data.reading import Reading
 from common.data.splits import SPLIT_FOLDERS
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_folder
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from common.data.datamodule import ImageDataModule
 
 # Raise it when the same files and recipe shall be prepared anew.
-FORMAT = 1
+FORMAT = 2
 _say = partial(print, flush=True)
 
 
@@ -43,6 +44,7 @@ class Recipe:
         test_fraction: share of all images, by group, held out until `evaluate`.
         split_seed: of the split.
         fit: how an image comes onto the canvas, see `canvas`.
+        reading: what happens to an image before that.
     """
 
     experiment: str
@@ -52,11 +54,13 @@ class Recipe:
     test_fraction: float
     split_seed: int
     fit: Fit = "aspect"
+    reading: Reading = field(default_factory=Reading)
 
 
 def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
     """Folder name: experiment and a hash of the recipe and of the listing (names and sizes)."""
-    listing = [(s.name, s.split, s.label, s.group, (root / s.name).stat().st_size) for s in samples]
+    sizes = {name: state[0] for name, state in states_of(root, samples).items()}
+    listing = [(s.name, s.split, s.label, s.group, sizes[s.file]) for s in samples]
     facts = {"format": FORMAT, "recipe": asdict(recipe), "listing": sorted(listing)}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{recipe.experiment}-{digest[:12]}"
@@ -152,12 +156,13 @@ def _announce(verb: str, root: Path, samples: Sequence[Sample]) -> None:
 
 def _passed_over(root: Path, samples: Sequence[Sample]) -> str:
     """Files that are not read, counted by their ending: lost images must not go unseen."""
-    names = {sample.name for sample in samples}
+    names = {sample.file for sample in samples}
+    folders = tuple(f"{name}/" for name in names if (root / name).is_dir())
+    others = (path for path in root.rglob("*") if path.is_file() and path.name[0] != ".")
     found = Counter(
         path.suffix or path.name
-        for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-        if path.relative_to(root).as_posix() not in names
+        for path, name in ((path, path.relative_to(root).as_posix()) for path in others)
+        if name not in names and not name.startswith(folders)
     )
     return ", ".join(f"{count} {visible(suffix)}" for suffix, count in sorted(found.items()))
 
@@ -229,4 +234,5 @@ def _recipe(data: "ImageDataModule") -> Recipe:
         data.test_fraction,
         data.split_seed,
         data.fit,
+        data.reading,
     )

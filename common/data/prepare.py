@@ -1,8 +1,9 @@
 """From a raw folder to a prepared one: check every file, preprocess, split by group, audit, pack.
 
-A prepared folder holds `manifest.csv`, `dataset.json`, `<experiment>-report.json` and one
-`<split>.npy` a split. Its content is a function of the raw files and the recipe alone, so preparing
-twice gives the same bytes; its name carries their hash.
+A prepared folder holds `manifest.csv`, `dataset.json`, `<experiment>-report.json`, one
+`<split>.npy` a split, and `pipeline.csv` where images went through a pipeline. Its content is a
+function of the raw files and the recipe alone, so preparing twice gives the same bytes; its name
+carries their hash.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from common.data.check import Checked, check
 from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe, report_of
 from common.storage import whole_folder
+from common.tables import to_csv
 
 # Pixel sizes of images on the canvas that differ by less than this factor count as one.
 _AGREE = 1.01
@@ -56,11 +58,20 @@ def prepare(
             order = {s: [position[x.name] for x in of_split(indexed, s)] for s in SPLITS}
             storage = scratch.pack(order, recipe.card.window)
         write_manifest(partial / "manifest.csv", indexed)
+        _write_decisions(partial / "pipeline.csv", checked)
         window = packing.window(recipe.card.window, storage, partial / "train.npy")
         _write_facts(partial, recipe, indexed, storage, window, len(checked.bad))
         # The one beside it tells of the next check, which may be of other files.
         shutil.copyfile(report, report_of(partial, recipe.experiment))
     return checked
+
+
+def _write_decisions(path: Path, checked: Checked) -> None:
+    """What the pipeline decided for each image; nothing without one."""
+    rows = sorted(zip((s.name for s in checked.samples), checked.decisions, strict=True))
+    if rows and rows[0][1]:
+        header = ["name", *rows[0][1]]
+        path.write_bytes(to_csv([header, *([name, *found.values()] for name, found in rows)]))
 
 
 def _number(samples: Sequence[Sample]) -> list[Sample]:
@@ -92,6 +103,7 @@ def _write_facts(
         "storage": asdict(storage),
         "window": list(window),
         "fit": recipe.fit,
+        "reading": asdict(recipe.reading),
         "pixel_size_um": pixel_size,
         "canvas_pixel_size_um": _canvas_pixel_size(train, recipe, pixel_size),
         "log_aspect": _mean_and_deviation([np.log(s.width / s.height) for s in train]),

@@ -137,8 +137,7 @@ class CiliaDataModule(ImageDataModule):
             sample_layout(self._known, name, np.random.default_rng([seed, *b"layout"]))
             for seed, name in zip(plan.seeds, names, strict=True)
         ]
-        shapes = [tuple(int(mask.any(axis).sum()) for axis in (2, 1)) for mask in plan.masks]
-        return LayoutGuides(drawn, shapes, names)
+        return LayoutGuides(drawn, plan.extents, names)
 
     def _class_of(self, name: Path) -> str | None:
         """Class by the first folder, or by the second where that names a split."""

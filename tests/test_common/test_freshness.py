@@ -26,7 +26,7 @@ def folder(raw: Path, tmp_path: Path) -> Path:
     """A prepared folder of all files but c, which was bad, with their states beside it."""
     made = tmp_path / "processed/x-1"
     made.mkdir(parents=True)
-    rows = [Sample(f"{n}.png", n, sha256=freshness._digest(raw / f"{n}.png")) for n in "ab"]
+    rows = [Sample(f"{n}.png", n, sha256=freshness.digest_of(raw / f"{n}.png")) for n in "ab"]
     write_manifest(made / "manifest.csv", rows)
     (made / "dataset.json").write_text("{}")
     remember(made, {sample.name: state_of(raw / sample.name) for sample in samples()})
@@ -79,9 +79,9 @@ def test_any_change_of_a_raw_file_is_seen(
 def test_without_a_change_nothing_is_read(
     raw: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = freshness._digest
+    read = freshness.digest_of
     monkeypatch.setattr(
-        freshness, "_digest", lambda path: read(path) if path.parent == folder else 0
+        freshness, "digest_of", lambda path: read(path) if path.parent == folder else 0
     )
     assert is_current(folder, raw, samples())
 

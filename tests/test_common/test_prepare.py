@@ -14,12 +14,13 @@ from PIL import Image as PillowImage
 from common.data import packing
 from common.data.augment import orient
 from common.data.cards import Card
-from common.data.check import check, planes
+from common.data.check import check
 from common.data.image_io import Image, find_images, read_image, write_ome_tiff, write_png
 from common.data.manifest import Sample, read_manifest, write_manifest
 from common.data.preparation import Recipe
 from common.data.prepare import prepare
 from common.data.prepared import Prepared
+from common.data.reading import planes
 from common.errors import Exit, UserError
 from common.preprocess.geometry import fit_to_canvas
 from common.storage import whole_folder

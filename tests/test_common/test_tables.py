@@ -5,7 +5,6 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.data.datasets import SeedDataset
@@ -78,7 +77,7 @@ def generated(tmp_path: Path) -> RunFolder:
 
 @each_text
 def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, text: str) -> None:
-    plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    plan = SeedDataset([7, 8], [1, 0], [(4, 4)] * 2, 4)
     clear_samples(generated, is_global_zero=True)
     for name in ("000000.png", "000001.png"):
         (drawing_folder(generated) / name).write_bytes(name.encode())
@@ -98,7 +97,7 @@ def drawn(folder: RunFolder, pattern: str = "{number:06d}") -> None:
     clear_samples(folder, is_global_zero=True)
     for name in ("000000.png", "000001.png"):
         (drawing_folder(folder) / name).write_bytes(name.encode())
-    plan = SeedDataset([7, 8], [1, 0], np.ones((2, 4, 4), bool))
+    plan = SeedDataset([7, 8], [1, 0], [(4, 4)] * 2, 4)
     made = SampleSet(plan, "data", ["a", "b"], ".png", pattern=pattern)
     write_samples_manifest(folder, made, "ab")
 

@@ -1,0 +1,77 @@
+"""Video files for `movies`: AVI, MP4 and Matroska, through the libraries that PyAV brings."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from common.data.image_decoded import Image
+from common.data.image_io import DEFAULT_LIMITS
+from common.data.image_layout import COPY_AGAIN, Refused
+
+SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
+# Named to the library: left to guess, it would also open playlists that lead to other files.
+_CONTAINERS = (
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (8, b"AVI ", "avi"),
+    (4, b"ftyp", "mp4"),
+)
+_DEEP_GREY = {"gray10le": 10, "gray12le": 12, "gray16le": 16, "gray16be": 16}
+
+
+def count_frames(file: BinaryIO) -> int:
+    """Frames that the container tells of, else those whose packets it holds.
+
+    Raises:
+        Refused: no such container, or one without pictures.
+    """
+    with _stream(file) as stream:
+        return stream.frames or sum(packet.size > 0 for packet in stream.container.demux(stream))
+
+
+def read_frames(file: BinaryIO) -> Iterator[Image]:
+    """Frames in the order of their display: grey as it is, colours as 8-bit red, green and blue.
+
+    A video file tells how fast it is shown, not how fast it was recorded: there is no interval.
+
+    Raises:
+        Refused: as `count_frames`, or another number of frames than the container tells of.
+    """
+    with _stream(file) as stream:
+        count = 0
+        for frame in stream.container.decode(stream):
+            count += 1
+            yield _image(frame)
+        if count < stream.frames:
+            problem = f"tells of {stream.frames} frames, of which {count} can be decoded"
+            raise Refused(problem, COPY_AGAIN)
+
+
+@contextmanager
+def _stream(file: BinaryIO) -> Iterator[av.VideoStream]:
+    start = file.read(12)
+    file.seek(0)
+    known = (name for at, magic, name in _CONTAINERS if start[at:].startswith(magic))
+    kind = next(known, None)
+    if kind is None:
+        raise Refused("is no AVI, MP4 or Matroska video, whatever its name says")
+    with av.open(file, format=kind, metadata_errors="replace") as container:
+        if not container.streams.video:
+            raise Refused("holds no video stream", COPY_AGAIN)
+        stream = container.streams.video[0]
+        if not 0 < stream.width * stream.height <= DEFAULT_LIMITS.max_pixels:
+            raise Refused(f"declares frames of {stream.width} x {stream.height} pixels")
+        # The order in which threads finish must not matter.
+        stream.codec_context.thread_count = 1
+        yield stream
+
+
+def _image(frame: av.VideoFrame) -> Image:
+    if bits := _DEEP_GREY.get(frame.format.name):
+        return Image(frame.to_ndarray(format=frame.format.name), "YX", None, ("grey",), bits)
+    if frame.format.name == "gray":
+        return Image(frame.to_ndarray(), "YX", None, ("grey",), 8)
+    pixels = np.moveaxis(frame.to_ndarray(format="rgb24"), -1, 0)
+    return Image(np.ascontiguousarray(pixels), "CYX", None, ("red", "green", "blue"), 8)

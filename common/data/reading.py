@@ -1,0 +1,80 @@
+"""How planes of a file become one image: channel, projection, and what else is done to it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from common.data.cards import Card
+
+if TYPE_CHECKING:
+    from common.data.image_decoded import Image
+    from common.preprocess.pipeline import Pipeline
+
+Projection = Literal["none", "max", "mean", "middle"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What happens to an image between its file and the canvas.
+
+    Attributes:
+        projection: how a stack of z planes becomes one: "max" (brightest plane at each pixel),
+            "mean", "middle" (the plane half way), or "none", which refuses stacks.
+        channel: name or position of the only channel that is taken, "" for all.
+        pipeline: what is done to the image then; None for nothing.
+    """
+
+    projection: Projection = "none"
+    channel: str = ""
+    pipeline: "Pipeline | None" = None
+
+
+def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.ndarray:
+    """Pixels [C, H, W] with the channels the card names.
+
+    Raises:
+        ValueError: more than one plane, another number of channels, or no such channel; the text
+            says which.
+    """
+    reading = reading or Reading()
+    pixels, axes = image.pixels, image.axes
+    if "Z" in axes and reading.projection != "none":
+        pixels = _projected(pixels, axes.index("Z"), reading.projection)
+        axes = axes.replace("Z", "")
+    for axis in [a for a in axes if a not in "CYX"]:
+        position = axes.index(axis)
+        if pixels.shape[position] != 1:
+            raise ValueError(
+                f"holds {pixels.shape[position]} planes along {axis}; one plane an image is needed"
+            )
+        pixels, axes = pixels.squeeze(position), axes.replace(axis, "")
+    pixels = pixels if "C" in axes else pixels[None]
+    if card.collapse_grey and len(pixels) > 1 and (pixels == pixels[:1]).all():
+        return _of_card(pixels[:1], card)
+    if reading.channel and len(pixels) > 1:
+        pixels = pixels[_position(reading.channel, image.channel_names, len(pixels))][None]
+    return _of_card(pixels, card)
+
+
+def _of_card(pixels: np.ndarray, card: Card) -> np.ndarray:
+    if len(pixels) != len(card.channels):
+        named = f"{len(card.channels)} ({', '.join(card.channels)})"
+        raise ValueError(f"has {len(pixels)} channels; data card {card.name} names {named}")
+    return pixels
+
+
+def _projected(pixels: np.ndarray, axis: int, projection: Projection) -> np.ndarray:
+    if projection == "middle":
+        return pixels.take(pixels.shape[axis] // 2, axis)
+    if projection == "max":
+        return pixels.max(axis)
+    mean = pixels.mean(axis, dtype=np.float64)
+    return (np.rint(mean) if pixels.dtype.kind in "ui" else mean).astype(pixels.dtype)
+
+
+def _position(channel: str, names: tuple[str, ...], count: int) -> int:
+    known = [*(names or ()), *map(str, range(count))]
+    if channel not in known:
+        raise ValueError(f"has no channel {channel}, only {', '.join(known)}")
+    return known.index(channel) if channel in names else int(channel)
