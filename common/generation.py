@@ -39,6 +39,8 @@ SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 NUMBERS = {"number": "{number:06d}"}
 # Below `samples`: images that no table names yet.
 _DRAWING = ".drawing"
+# In that folder: what they are images of.
+_MAKING = "making.txt"
 
 
 @dataclass(frozen=True)
@@ -111,25 +113,45 @@ def drawing_folder(folder: RunFolder) -> Path:
     return folder.samples / _DRAWING
 
 
-def clear_samples(folder: RunFolder, is_global_zero: bool) -> None:
+def clear_samples(folder: RunFolder, is_global_zero: bool, making: str = "") -> None:
     """Removes what an earlier `generate` wrote, and all that was measured or told of it.
 
-    What somebody else put there stays.
+    What somebody else put there stays, and so do images that an interrupted `generate` has drawn
+    if it was making the same.
+
+    Args:
+        folder: of the run.
+        is_global_zero: whether this process is the one that does it.
+        making: all that the images depend on.
     """
     if not is_global_zero:
         return
+    note = drawing_folder(folder) / _MAKING
+    same = note.is_file() and note.read_text(encoding="utf-8") == making
     # Beside the page of the quiz may lie what players have answered.
     for described in (folder.records, folder.quiz):
         described.unlink(missing_ok=True)
     for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
-    shutil.rmtree(drawing_folder(folder), ignore_errors=True)
+    if not same:
+        shutil.rmtree(drawing_folder(folder), ignore_errors=True)
     _clear_named(folder.samples)
     # Last: a table whose images are half gone still names the others.
     for name in (ANNOTATIONS, MANIFEST):
         (folder.samples / name).unlink(missing_ok=True)
-    drawing_folder(folder).mkdir(parents=True)
+    drawing_folder(folder).mkdir(parents=True, exist_ok=True)
+    with whole_file(note) as stream:
+        stream.write(making.encode())
+
+
+def drawn_numbers(folder: RunFolder, suffix: str) -> set[int]:
+    """Numbers of the images that are there already; each file was written whole or not at all."""
+    there = drawing_folder(folder).glob(f"*{suffix}")
+    # Only a power cut leaves an empty one.
+    names = (path.name for path in there if path.stat().st_size)
+    stems = (name.removesuffix(suffix) for name in names)
+    return {int(stem) for stem in stems if stem.isdecimal()}
 
 
 def _clear_named(samples: Path) -> None:
@@ -173,7 +195,8 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
     for drawn, path in moves:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.rename(path)
-    drawing_folder(folder).rmdir()
+    # With the note, and with images beyond those that were asked for this time.
+    shutil.rmtree(drawing_folder(folder))
 
 
 def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 from pytorch_lightning.trainer.states import TrainerFn
 
 from common.callbacks import ImageWriter
+from common.code_version import commit
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data
 from common.errors import Exit, UserError
@@ -108,6 +109,7 @@ class ExperimentTrainer(pl.Trainer):
             changed_settings,
             clear_samples,
             drawing_folder,
+            drawn_numbers,
             pattern_of,
             write_samples_manifest,
         )
@@ -126,15 +128,17 @@ class ExperimentTrainer(pl.Trainer):
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
         writer = ImageWriter(drawing_folder(self.folder), datamodule.facts, file_format, shapes)
-        clear_samples(self.folder, self.is_global_zero)
+        rule = (digest, commit(), seed, labels, settings, size, around_training, writer.suffix)
+        clear_samples(self.folder, self.is_global_zero, repr(rule))
+        datamodule.drawn = drawn_numbers(self.folder, writer.suffix)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
         # The table holds the digest of every file, those of other ranks, too.
         self.strategy.barrier("images are written")
         if self.is_global_zero:
             facts = datamodule.facts
-            rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
-            made = SampleSet(plan, labels, *rule, settings, datamodule.annotations(plan))
+            how = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
+            made = SampleSet(plan, labels, *how, settings, datamodule.annotations(plan))
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(

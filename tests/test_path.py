@@ -16,7 +16,9 @@ import pytest
 import torch
 import yaml
 
+from common.callbacks import ImageWriter
 from common.data.image_io import read_image
+from common.errors import Exit, UserError
 from common.metrics.protocol import read_records
 from common.report import __main__ as report
 from outcome import history, state
@@ -161,6 +163,33 @@ def test_image_k_depends_only_on_seed_k(workspace: Path, experiment: str, cli: C
     assert cli(*generate, "--n", "1", "--seed", "7").code == 0
     (alone,) = pictures(folder).values()
     assert alone == list(made["3"].values())[7]
+
+
+def test_generate_goes_on_where_it_was_killed_and_leaves_the_same_files(
+    workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(workspace, experiment, "first")
+    generate = [experiment, "generate", *at(workspace, "first"), "--n", "11"]
+    assert cli(*generate).code == 0
+    whole, table = pictures(folder), (folder / "samples/manifest.csv").read_bytes()
+    written, write = [], ImageWriter._write
+
+    def dies_after_seven(self: ImageWriter, path: Path, image: np.ndarray) -> None:
+        if len(written) == 7:
+            raise UserError(Exit.STORAGE, path, "has no room", "make some")
+        written.append(path.name)
+        write(self, path, image)
+
+    monkeypatch.setattr(ImageWriter, "_write", dies_after_seven)
+    assert cli(*generate).code == Exit.STORAGE
+    assert not (folder / "samples/manifest.csv").exists()
+    monkeypatch.setattr(
+        ImageWriter, "_write", lambda *args: (written.append(args[1].name), write(*args))
+    )
+    assert cli(*generate).code == 0
+    assert sorted(written) == sorted(whole)
+    assert pictures(folder) == whole
+    assert (folder / "samples/manifest.csv").read_bytes() == table
 
 
 def test_two_processes_generate_the_same_files_and_train(

@@ -111,6 +111,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.prepared: Prepared | None = None
         self.plan: SeedDataset | None = None
+        self.drawn: set[int] = set()
         self._facts: dict[str, Any] = {}
         self._trained_on: list[str] = []
         self._loaders: list[BatchLoader] = []
@@ -313,9 +314,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self._loader("val", "none", shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """What `plan` holds, every rank its share."""
+        """What `plan` holds and is not drawn yet, every rank its share."""
         rank, world = self._rank()
-        mine = range(rank, len(self.plan), world)
+        mine = [k for k in range(len(self.plan)) if k not in self.drawn][rank::world]
         return DataLoader(self.plan, batch_size=self.batch_size, sampler=mine, collate_fn=as_batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
