@@ -280,9 +280,11 @@ class ExperimentCLI(Signposts, LightningCLI):
         def from_card(read: Any) -> Any:
             return lambda card: read(load_card(card or default))
 
+        data = self._datamodule_class
+        deciding = tuple(f"data.{name}" for name in data.channel_arguments)
         links = {
             "image_size": ("data.image_size", None),
-            "num_channels": ("data.card", from_card(lambda card: len(card.channels))),
+            "num_channels": (deciding, lambda *values: len(data.channels_of(*values))),
             "classes": ("data.card", from_card(lambda card: list(card.classes))),
         }
         for name, (source, compute) in links.items():

@@ -6,12 +6,13 @@ thing that it finds.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.code_version import commit
 from common.data.canvas import crop_to_mask, extent, rectangle_mask
+from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.data.reading import planes
@@ -70,11 +71,17 @@ def generated_images(
     Raises:
         UserError: a file is missing or is not what was written.
     """
+    card = shown_card(data)
     for row in rows:
         image = read_image(sample_file(folder, row), root=folder.samples)
-        unit = grey_to_unit(planes(image, data.card), data.facts["window"])
+        unit = grey_to_unit(planes(image, card), data.facts["window"])
         canvas = fit_to_canvas(unit, data.facts["image_size"], data.facts["fit"])
         yield _seen(data, row["name"], row["label"], canvas, unit.shape[1:])
+
+
+def shown_card(data: ImageDataModule) -> Card:
+    """The data's card, as if its files had the channels that generated images have."""
+    return replace(data.card, channels=tuple(data.facts["channels"]))
 
 
 def evaluation_context(

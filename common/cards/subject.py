@@ -18,6 +18,7 @@ from common.errors import Exit, UserError, relative, visible
 from common.generation import MANIFEST, read_samples_manifest
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting, read_config
+from common.run_images import shown_card
 from common.runs.checkpoints import images_in, load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
 
@@ -124,7 +125,7 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
         parameters=sum(value.numel() for value in checkpoint["state_dict"].values()),
         trained_with=str(checkpoint.get("pytorch-lightning_version", "unknown")),
         records=records,
-        samples=read_samples(folder, data.card, data.facts["classes"]),
+        samples=read_samples(folder, shown_card(data), data.facts["classes"]),
         commit=commit(),
         versions=versions(_PACKAGES),
     )

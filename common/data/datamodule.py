@@ -2,13 +2,9 @@
 
 import hashlib
 import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
@@ -18,25 +14,20 @@ from common import PROJECT
 from common.data.augment import check_policy
 from common.data.canvas import Fit
 from common.data.cards import Card, card_file, load_card
-from common.data.datasets import Batch, Guides, SeedDataset, SourcedDataset, as_batch
+from common.data.datasets import Batch, SeedDataset, SourcedDataset, as_batch
+from common.data.experiment_data import ExperimentData
 from common.data.loader import BatchLoader, start_worker
-from common.data.manifest import Sample
 from common.data.planning import plan_seeds, plan_sources
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
-from common.data.reading import Reading
 from common.data.sampler import EpochSampler
 from common.errors import Exit, UserError, relative, require_positive
 
-if TYPE_CHECKING:
-    from common.utility.task import Task, Training
 
-
-class ImageDataModule(pl.LightningDataModule, ABC):
+class ImageDataModule(ExperimentData):
     """Images of one data set on square canvases, split by group.
 
-    An experiment says where its images and labels are (`scan`), how to make stand-ins for them
-    (`simulate`) and what a biologist measures (`measure`). Everything else is here.
+    What an experiment says of its data is in `ExperimentData`. Everything else is here.
 
     Args:
         root: raw folder, an archive of one, or a folder that is prepared already. Without it the
@@ -57,13 +48,6 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         seed: of the run; linked to ``seed_everything``.
     """
 
-    default_card: ClassVar[str]
-    # Files of the experiment's folder that decide what `simulate` writes.
-    simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
-    # Ways to name generated files, besides by number; see `generation.pattern_of`.
-    namings: ClassVar[dict[str, str]] = {}
-    # What happens to an image between its file and the canvas.
-    reading: Reading = Reading()
     # Set by the command line, see `runs.guard.Guard`.
     loader_timeout_s: float = 300.0
 
@@ -116,51 +100,6 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self._trained_on: list[str] = []
         self._loaders: list[BatchLoader] = []
 
-    # What an experiment provides.
-
-    @abstractmethod
-    def scan(self, root: Path) -> list[Sample]:
-        """Every image below the raw folder with its group and label; reads no pixels."""
-
-    @abstractmethod
-    def simulate(self, root: Path) -> None:
-        """Writes a stand-in for the real data, in its layout, with ground truth."""
-
-    def measure(self, image: np.ndarray) -> dict[str, float]:
-        """Named biological scalars of one image, float32 [C, H, W] in [0, 1] of the window."""
-        return {}
-
-    def checks(self, label: str, measured: Mapping[str, float]) -> dict[str, bool]:
-        """Whether what was measured of an image is what its class stands for, by name of a check.
-
-        Args:
-            label: class of the image.
-            measured: of `measure`, NaN where something could not be measured.
-        """
-        return {}
-
-    def guides(self, split: str) -> Guides | None:
-        """What the images of a split are made from besides label and mask; None for nothing."""
-        return None
-
-    def guide_facts(self) -> dict[str, Any]:
-        """What guides of images to come are drawn from, as plain numbers; empty without guides."""
-        return {}
-
-    def annotations(self, plan: SeedDataset) -> list[tuple[int, str, float, float]]:
-        """What generated images are told to show where: number, structure, x and y.
-
-        Args:
-            plan: of `plan_generation`. Places are shares of the image's width and height.
-        """
-        return []
-
-    def task(self, training: "Training", device: torch.device) -> "Task | None":
-        """What these images are wanted for, as a judge of others; None where nothing is named."""
-        return None
-
-    # What the verbs use.
-
     @property
     def experiment(self) -> str:
         """Name of the experiment's folder."""
@@ -179,6 +118,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Of the simulated raw folder; another simulator, number or size gives another name."""
         what = f"{self.simulated_images}x{self.simulated_size}px"
         return f"{self.experiment}-simulated-{what}-{self.simulator_sha256[:8]}"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of prepared and generated images."""
+        return self.channels_of(*(getattr(self, name) for name in self.channel_arguments))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -218,7 +162,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                     "prepare the raw images again",
                 )
         expected = {
-            "channels": list(self.card.channels),
+            "channels": list(self.channels),
             "classes": list(self.card.classes),
             "image_size": self.image_size,
             "fit": self.fit,

@@ -45,6 +45,7 @@ class Recipe:
         split_seed: of the split.
         fit: how an image comes onto the canvas, see `canvas`.
         reading: what happens to an image before that.
+        channels: names of the channels that it has then; () for those of the card.
     """
 
     experiment: str
@@ -55,6 +56,7 @@ class Recipe:
     split_seed: int
     fit: Fit = "aspect"
     reading: Reading = field(default_factory=Reading)
+    channels: tuple[str, ...] = ()
 
 
 def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
@@ -235,4 +237,5 @@ def _recipe(data: "ImageDataModule") -> Recipe:
         data.split_seed,
         data.fit,
         data.reading,
+        data.channels,
     )

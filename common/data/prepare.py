@@ -97,7 +97,7 @@ def _write_facts(
     facts: dict[str, Any] = {
         "experiment": recipe.experiment,
         "card": recipe.card.name,
-        "channels": list(recipe.card.channels),
+        "channels": list(recipe.channels or recipe.card.channels),
         "classes": list(recipe.card.classes),
         "image_size": recipe.image_size,
         "storage": asdict(storage),

@@ -50,7 +50,8 @@ def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.nda
             )
         pixels, axes = pixels.squeeze(position), axes.replace(axis, "")
     pixels = pixels if "C" in axes else pixels[None]
-    if card.collapse_grey and len(pixels) > 1 and (pixels == pixels[:1]).all():
+    several = len(pixels) not in (1, len(card.channels))
+    if card.collapse_grey and several and (pixels == pixels[:1]).all():
         return _of_card(pixels[:1], card)
     if reading.channel and len(pixels) > 1:
         pixels = pixels[_position(reading.channel, image.channel_names, len(pixels))][None]

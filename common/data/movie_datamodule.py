@@ -1,0 +1,63 @@
+"""Data modules of experiments whose raw files are movies."""
+
+from pathlib import Path
+from typing import Any
+
+from common.data.cards import Card
+from common.data.datamodule import ImageDataModule
+from common.data.manifest import Sample, frames_of
+from common.data.reading import Projection, Reading
+from common.data.splits import group_of
+from common.errors import UserError
+from common.preprocess.pipeline import Pipeline
+
+
+class MovieDataModule(ImageDataModule):
+    """Frames of movies, each of them an image; a movie is a group.
+
+    Args:
+        projection: how a stack of z planes becomes one image, see `Reading`.
+        channel: name or position of the only channel that is taken of files with several.
+        pipeline: what is done to each frame, see `Pipeline`.
+        kwargs: as for `ImageDataModule`.
+    """
+
+    channel_arguments = ("card", "pipeline")
+
+    def __init__(
+        self,
+        projection: Projection = "max",
+        channel: str = "",
+        pipeline: Pipeline = Pipeline(),  # noqa: B008 - frozen
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pipeline = pipeline
+        self.reading = Reading(projection, channel, pipeline)
+
+    @classmethod
+    def channels_of(cls, card: Card | str | None, pipeline: Pipeline) -> tuple[str, ...]:
+        """Those of the card, and what the pipeline makes of them."""
+        return pipeline.channels(super().channels_of(card))
+
+    def scan(self, root: Path) -> list[Sample]:
+        """All frames of all movies below a folder.
+
+        A movie of several moments is a group. Images that have a file each are grouped by the
+        card's `group`. A file whose header cannot be read counts as one image, which is found bad
+        when it is read.
+        """
+        # Image libraries are imported only where something has to be read.
+        from common.data.movies import count_frames, find_movies
+
+        samples: list[Sample] = []
+        for path in find_movies(root):
+            name = path.relative_to(root).as_posix()
+            try:
+                count = count_frames(path, root)
+            except UserError:
+                count = 1
+            rule = self.card.group if count == 1 else None
+            group = group_of(name, rule, self.card.derivative_suffixes)
+            samples += frames_of(name, group, count)
+        return samples
