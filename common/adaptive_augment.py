@@ -8,8 +8,8 @@ Section 2.2). `AdaptiveProbability` finds the probability; a fixed one of 1 with
 
 A policy is one step or several joined by "+", applied in this order:
 
-- ``flip``: along x, y, both or none. ``turn``: by 0, 90, 180 or 270 degrees, where sides differ by
-  0 or 180.
+- ``flip``: mirrored along x or not. ``turn``: by 0, 90, 180 or 270 degrees, where sides differ by
+  0 or 180. The two together give all orientations of a square.
 - ``translate``: by whole pixels, up to 1/8 of each side, reflected at the border.
 - ``affine``: rotation up to 15 degrees and, apart from it, scale 0.9 to 1.1; bicubic, reflected.
 - ``brightness``: adds N(0, 0.2). ``contrast``: times 2^N(0, 0.5) about the mean of the image.
@@ -164,9 +164,8 @@ class _Draws:
 
 
 def _flip(x: Tensor, draws: _Draws, _: Tensor) -> Tensor:
-    active, axes = draws.active(), draws.one_of(4)
-    x = torch.where(active & (axes % 2 == 1), x.flip(-1), x)
-    return torch.where(active & (axes >= 2), x.flip(-2), x)
+    mirrored = draws.active() & (draws.one_of(2) == 1)
+    return torch.where(mirrored, x.flip(-1), x)
 
 
 def _turn(x: Tensor, draws: _Draws, _: Tensor) -> Tensor:
@@ -200,7 +199,7 @@ def _brightness(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
 
 def _contrast(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
     active, factor = draws.active(), draws.normal(_CONTRAST).exp2()
-    values = graded.sum() * x[0, 0].numel()
+    values = graded.sum().clamp(min=1) * x[0, 0].numel()
     mean = torch.where(graded, x, 0).sum((1, 2, 3, 4), keepdim=True) / values
     changed = mean + (x - mean) * factor.to(x.dtype)
     return torch.where(active & graded, changed, x)

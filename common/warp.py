@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels.precision import accumulation_dtype
+
 # How torch's operator numbers its options.
 _BICUBIC, _REFLECTION = 2, 2
 
@@ -37,15 +39,18 @@ def rotated_and_scaled(x: Tensor, angle: Tensor, scale: Tensor) -> Tensor:
         angle: radians [B]; above 0 turns what points right (+x) towards the bottom (+y).
         scale: factors [B]; above 1 enlarges.
     """
-    half = torch.tensor([(side - 1) / 2 for side in x.shape[-2:]], device=x.device)
-    rows, columns = (torch.arange(2 * h + 1, device=x.device) - h for h in half)
-    cosine, sine = ((f(angle) / scale)[:, None, None] for f in (torch.cos, torch.sin))
-    row, column = rows[:, None], columns[None]
+    height, width = ((side - 1) / 2 for side in x.shape[-2:])
+    kind = accumulation_dtype(x)
+    row, column = (
+        torch.linspace(-half, half, side, dtype=kind, device=x.device)
+        for half, side in zip((height, width), x.shape[-2:], strict=True)
+    )
+    cosine, sine = ((f(angle) / scale).to(kind)[:, None, None] for f in (torch.cos, torch.sin))
     # Where each pixel of the result comes from; torch wants it in [-1, 1].
-    from_column = (cosine * column + sine * row) / half[1]
-    from_row = (cosine * row - sine * column) / half[0]
+    from_column = (cosine * column + sine * row[:, None]) / width
+    from_row = (cosine * row[:, None] - sine * column) / height
     grid = torch.stack([from_column, from_row], dim=-1)
-    return _Warp.apply(x.to(grid.dtype), grid).to(x.dtype)
+    return _Warp.apply(x.to(kind), grid).to(x.dtype)
 
 
 class _Warp(torch.autograd.Function):

@@ -160,7 +160,7 @@ class SynthesisBlock(nn.Module):
         for layer, w, plane in zip(self.layers, styles.unbind(1), planes, strict=False):
             x = layer(x, w, plane)
         part = self.to_image(x, styles[:, -1])
-        return x, part if image is None else upsample2d(image, self.taps) + part
+        return x, part if image is None else upsample2d(image, self.taps.float()) + part
 
 
 class StyleLayer(nn.Module):
@@ -185,7 +185,7 @@ class StyleLayer(nn.Module):
             noise,
             up=self.up,
             padding=1,
-            resample_filter=self.taps,
+            resample_filter=None if self.taps is None else self.taps.float(),
             strength=self.strength,
             b=self.bias,
         )
