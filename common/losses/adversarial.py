@@ -1,0 +1,92 @@
+"""Losses of generator and discriminator on logits; large logits mean real.
+
+Logits are one number an image [B] or maps of pixels [B, 1, H, W]. Every loss is a mean over all of
+them, taken in float32 (float64 stays) whatever autocast has made of the logits.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.precision import accumulation_dtype
+
+Loss = Literal["non_saturating", "hinge", "wasserstein", "relativistic"]
+
+
+def discriminator_loss(kind: Loss, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """What the discriminator minimises.
+
+    - ``non_saturating``: softplus(-r) + softplus(f), Goodfellow et al. 2014, Eq. 1.
+    - ``hinge``: max(0, 1 - r) + max(0, 1 + f), Lim and Ye 2017.
+    - ``wasserstein``: f - r, Arjovsky et al. 2017; needs a bound such as `interpolation_penalty`.
+    - ``relativistic``: softplus(f - r) of pairs, Jolicoeur-Martineau 2019, as in Huang et al. 2024.
+
+    Args:
+        kind: one of the above.
+        real_logits: r, of real images.
+        fake_logits: f, of generated images; a pair is what stands at one place of the two.
+
+    Returns:
+        The loss, a number.
+
+    Raises:
+        ValueError: unknown ``kind``, or pairs of logits that differ in shape.
+    """
+    real, fake = _wide(real_logits), _wide(fake_logits)
+    match kind:
+        case "non_saturating":
+            return F.softplus(-real).mean() + F.softplus(fake).mean()
+        case "hinge":
+            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        case "wasserstein":
+            return fake.mean() - real.mean()
+        case "relativistic":
+            return F.softplus(-_difference(real, fake)).mean()
+    raise _unknown(kind)
+
+
+def generator_loss(kind: Loss, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+    """What the generator minimises; sources as in `discriminator_loss`.
+
+    - ``non_saturating``: softplus(-f), Goodfellow et al. 2014, Section 3.
+    - ``hinge``, ``wasserstein``: -f.
+    - ``relativistic``: softplus(r - f) of pairs.
+
+    Args:
+        kind: one of the above.
+        fake_logits: f, of generated images.
+        real_logits: r, of real images; only ``relativistic`` looks at them.
+
+    Returns:
+        The loss, a number.
+
+    Raises:
+        ValueError: unknown ``kind``, or pairs of logits that are missing or differ in shape.
+    """
+    fake = _wide(fake_logits)
+    match kind:
+        case "non_saturating":
+            return F.softplus(-fake).mean()
+        case "hinge" | "wasserstein":
+            return -fake.mean()
+        case "relativistic":
+            if real_logits is None:
+                raise ValueError("the relativistic loss compares pairs; give real_logits")
+            return F.softplus(_difference(_wide(real_logits), fake)).mean()
+    raise _unknown(kind)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(accumulation_dtype(logits))
+
+
+def _difference(real: Tensor, fake: Tensor) -> Tensor:
+    # Broadcast, [B] and [B, 1] would be B * B pairs without a word.
+    if real.shape != fake.shape:
+        raise ValueError(f"logits {list(real.shape)} and {list(fake.shape)} make no pairs")
+    return real - fake
+
+
+def _unknown(kind: str) -> ValueError:
+    return ValueError(f"{kind!r} is no loss; choose one of {', '.join(Loss.__args__)}")
