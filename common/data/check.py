@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Images in memory at once, whatever the size of the data set.
 _WINDOW = 64
+_FULL = 65535
 
 
 @dataclass
@@ -189,7 +190,8 @@ def _file(
     shown, bits, decisions = scalable(pixels), image.bits, {}
     if recipe.reading.pipeline:
         pipeline = recipe.reading.pipeline
-        shown, decisions = pipeline.apply(pixels, start or pipeline.begin(pixels))
+        done = pipeline.apply(pixels, start or pipeline.begin(pixels))
+        shown, decisions = _sixteen_bits(done.image), asdict(done.found)
         bits = 16
     facts = replace(
         sample,
@@ -204,6 +206,10 @@ def _file(
     canvas = fit_to_canvas(shown, recipe.image_size, recipe.fit)
     look = near_duplicates.descriptor(shown)
     return _File(facts, canvas, bits, (low.item(), high.item()), look, decisions)
+
+
+def _sixteen_bits(image: np.ndarray) -> np.ndarray:
+    return np.rint(image * _FULL).astype(np.uint16)
 
 
 def _classes(checked: Checked) -> dict[str, ClassSummary]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class ImageDataModule(ExperimentData):
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the channels of prepared and generated images."""
-        return self.channels_of(*(getattr(self, name) for name in self.channel_arguments))
+        return self.channels_of(*(attrgetter(name)(self) for name in self.channel_arguments))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from common.data.manifest import Sample, frames_of
 from common.data.reading import Projection, Reading
 from common.data.splits import group_of
 from common.errors import UserError
-from common.preprocess.pipeline import Pipeline
+from common.preprocess.pipeline import Output, Pipeline
 
 
 class MovieDataModule(ImageDataModule):
@@ -22,7 +22,7 @@ class MovieDataModule(ImageDataModule):
         kwargs: as for `ImageDataModule`.
     """
 
-    channel_arguments = ("card", "pipeline")
+    channel_arguments = ("card", "pipeline.output")
 
     def __init__(
         self,
@@ -36,9 +36,10 @@ class MovieDataModule(ImageDataModule):
         self.reading = Reading(projection, channel, pipeline)
 
     @classmethod
-    def channels_of(cls, card: Card | str | None, pipeline: Pipeline) -> tuple[str, ...]:
-        """Those of the card, and what the pipeline makes of them."""
-        return pipeline.channels(super().channels_of(card))
+    def channels_of(cls, card: Card | str | None, output: Output) -> tuple[str, ...]:
+        """Those of the card, or what the pipeline puts in their place or beside them."""
+        made = {"image": (), "image+mask": ("mask",)}.get(output)
+        return (output,) if made is None else (*super().channels_of(card), *made)
 
     def scan(self, root: Path) -> list[Sample]:
         """All frames of all movies below a folder.

@@ -1,0 +1,215 @@
+"""Generative adversarial network of mitochondria from few frames."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from common.adaptive_augment import AdaptiveProbability, Augment
+from common.data.datasets import Batch
+from common.errors import require_positive
+from common.losses.adversarial import Loss, discriminator_loss, generator_loss
+from common.losses.penalties import gradient_square, interpolation_penalty, lazy_weight
+from common.optimizers import adam
+from common.sample_distance import SampleDistance
+from common.sampling import Sampler, seeded_noise
+from experiments.mitogan.health import CriticHealth
+from experiments.mitogan.networks import Backbone, discriminator, generator
+
+# Probability of augmentation that means: as much as the discriminator overfits.
+ADAPTIVE = -1.0
+
+
+class MitoGAN(pl.LightningModule):
+    """Generator and discriminator, and the game they play.
+
+    Each step shows the discriminator one batch of frames and one of samples, both augmented alike;
+    every ``critic_steps`` steps the generator follows. The recommended small-data preset is the
+    default: style backbone, R1 penalty, and augmentation that grows with the overfitting of the
+    discriminator (Karras et al. 2020, limited data).
+
+    Args:
+        image_size: side of the canvas in pixels, a power of two.
+        num_channels: of the image; a mask may be the last one.
+        backbone: "style" (StyleGAN2), "residual" (R3GAN) or "dcgan".
+        latent_dim: of z.
+        width: channels at full resolution, doubled at each halving.
+        max_width: most channels anywhere.
+        loss: "non_saturating", "hinge", "wasserstein" or "relativistic".
+        g_lr: of the generator's Adam.
+        d_lr: of the discriminator's.
+        beta1: of both.
+        beta2: of both.
+        r1_weight: gamma of the squared gradient at frames; the loss holds gamma / 2 of it.
+        r2_weight: the same at samples.
+        interpolation_weight: of the gradient penalty between frames and samples (WGAN-GP).
+        penalty_every: steps from one penalty to the next, whose weight grows as much.
+        critic_steps: steps of the discriminator for one of the generator.
+        augment: policy of `Augment` for what the discriminator sees.
+        augment_prob: of each of its steps; -1 follows the discriminator's overfitting.
+        adaptive_images: frames in which that probability can go from 0 to 1.
+        mixing_prob: of images with the styles of two z, of the style backbone.
+        truncation: below 1 samples are more typical and less different.
+        val_extractor: of the features that validation compares samples by.
+        val_samples: how many samples.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        num_channels: int = 1,
+        backbone: Backbone = "style",
+        latent_dim: int = 128,
+        width: int = 32,
+        max_width: int = 256,
+        loss: Loss = "non_saturating",
+        g_lr: float = 2e-3,
+        d_lr: float = 2e-3,
+        beta1: float = 0.0,
+        beta2: float = 0.99,
+        r1_weight: float = 1.0,
+        r2_weight: float = 0.0,
+        interpolation_weight: float = 0.0,
+        penalty_every: int = 4,
+        critic_steps: int = 1,
+        augment: str = "microscopy",
+        augment_prob: float = ADAPTIVE,
+        adaptive_images: int = 100_000,
+        mixing_prob: float = 0.9,
+        truncation: float = 1.0,
+        val_extractor: str = "efficientnet-lite0",
+        val_samples: int = 200,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        require_positive(
+            "model", latent_dim=latent_dim, width=width, penalty_every=penalty_every, g_lr=g_lr,
+            d_lr=d_lr, critic_steps=critic_steps, adaptive_images=adaptive_images,
+        )  # fmt: skip
+        shape = (image_size, num_channels)
+        self.automatic_optimization = False
+        self.generator = generator(backbone, *shape, latent_dim, width, max_width, mixing_prob)
+        normalised = interpolation_weight == 0
+        self.discriminator = discriminator(backbone, *shape, width, max_width, normalised)
+        self.augment = Augment(augment)
+        self.adaptive = AdaptiveProbability(images=adaptive_images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the discriminator, and of the generator where it is its turn."""
+        real, step = batch["image"], self._step(batch)
+        g_optimizer, d_optimizer = self.optimizers()
+        terms = self.discriminator_terms(real, step)
+        self._descend(d_optimizer, terms["d_loss"])
+        if step % self.hparams.critic_steps == 0:
+            terms["g_loss"] = self.generator_term(real)
+            self._descend(g_optimizer, terms["g_loss"])
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+
+    def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Tensor]:
+        """What is logged of one step of the discriminator, each a number.
+
+        Args:
+            real: frames [B, C, S, S] in [-1, 1].
+            step: counted from 0; decides whether there is a penalty.
+        """
+        hparams, probability = self.hparams, self._probability()
+        with torch.no_grad():
+            fake = self.generator(self._noise(real), None)
+        real, fake = self.augment(real, probability), self.augment(fake, probability)
+        weight = lazy_weight(step, hparams.penalty_every)
+        real.requires_grad_(weight > 0 and hparams.r1_weight > 0)
+        fake.requires_grad_(weight > 0 and hparams.r2_weight > 0)
+        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        self.adaptive.update(real_logits)
+        loss = discriminator_loss(hparams.loss, real_logits, fake_logits)
+        terms = {"augment_prob": probability, "real_sign": real_logits.sign().mean()}
+        terms |= {"real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+        if real.requires_grad:
+            terms["r1"] = gradient_square(real_logits, real)
+            loss = loss + weight * hparams.r1_weight / 2 * terms["r1"]
+        if fake.requires_grad:
+            terms["r2"] = gradient_square(fake_logits, fake)
+            loss = loss + weight * hparams.r2_weight / 2 * terms["r2"]
+        if weight and hparams.interpolation_weight:
+            terms["interpolation"] = interpolation_penalty(self.discriminator, real, fake)
+            loss = loss + weight * hparams.interpolation_weight * terms["interpolation"]
+        return terms | {"d_loss": loss}
+
+    def generator_term(self, real: Tensor) -> Tensor:
+        """Loss of the generator; frames [B, C, S, S] are what the relativistic one compares to."""
+        probability = self._probability()
+        fake = self.augment(self.generator(self._noise(real), None), probability)
+        real_logits = None
+        if self.hparams.loss == "relativistic":
+            with torch.no_grad():
+                real_logits = self.discriminator(self.augment(real, probability))
+        return generator_loss(self.hparams.loss, self.discriminator(fake), real_logits)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Both losses on frames that were not trained on, without augmentation or penalty."""
+        real = batch["image"]
+        fake = self.generator(self._noise(real), None)
+        logits = self.discriminator(real), self.discriminator(fake)
+        terms = {
+            "d_loss": discriminator_loss(self.hparams.loss, *logits),
+            "g_loss": generator_loss(self.hparams.loss, *reversed(logits)),
+            "real_logit": logits[0].mean(),
+            "fake_logit": logits[1].mean(),
+        }
+        values = {f"val/{name}": value for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(real), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Samples: image k is a function of the weights and seed k."""
+        return {**batch, "image": self.sampler(batch)()}
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The generator, and z and its noise by seed."""
+        dims = (self.hparams.latent_dim, self.generator.noise_values)
+        z, noise = seeded_noise(batch["seed"], sum(dims)).split(dims, 1)
+        inputs = {"z": z, "noise": noise} if self.generator.noise_values else {"z": z}
+        return Sampler(self.decode, inputs)
+
+    def decode(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Image [B, C, S, S] in [-1, 1] of standard normal numbers.
+
+        Args:
+            z: [B, latent_dim].
+            noise: [B, noise_values], of the style backbone.
+        """
+        return self.generator(z, noise, self.hparams.truncation).clamp(-1, 1)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Measures samples at every validation, and watches the critic."""
+        return [
+            SampleDistance(self.hparams.val_extractor, self.hparams.val_samples),
+            CriticHealth(),
+        ]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for each of the two."""
+        betas, fused = (self.hparams.beta1, self.hparams.beta2), self.trainer.fused_optimizers
+        return [
+            adam(self.generator.parameters(), self.hparams.g_lr, betas, fused),
+            adam(self.discriminator.parameters(), self.hparams.d_lr, betas, fused),
+        ]
+
+    def _descend(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def _noise(self, real: Tensor) -> Tensor:
+        return torch.randn(len(real), self.hparams.latent_dim, device=real.device)
+
+    def _probability(self) -> Tensor:
+        fixed = self.hparams.augment_prob
+        # A copy: the buffer changes in place while a graph may hold it.
+        adaptive = self.adaptive.probability.clone()
+        return adaptive if fixed == ADAPTIVE else torch.full_like(adaptive, fixed)
+
+    def _step(self, batch: Batch) -> int:
+        """Counted from 0 by images, so that a resumed run has the same."""
+        return self.trainer.images_seen // (len(batch["image"]) * self.trainer.world_size) - 1
