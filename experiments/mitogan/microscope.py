@@ -14,7 +14,7 @@ from experiments.mitogan.motion import WIDTH_UM
 
 # Photons a pixel at the ridge of a usual tubule, for each level of noise. The levels are assumed;
 # "high" is that of live cells in weak light, where thresholds alone begin to fail.
-PHOTONS = {"low": (400.0, 1200.0), "middle": (70.0, 180.0), "high": (20.0, 40.0)}
+PHOTONS = {"low": (400.0, 1200.0), "middle": (50.0, 150.0), "high": (12.0, 30.0)}
 # Standard deviation of the Gaussian nearest to a widefield PSF: 0.225 wavelength / NA (Zhang et al.
 # 2007, table 1), from 0.51 µm with NA 1.2 to 0.61 µm with NA 0.9, plus some aberration.
 PSF_UM = (0.095, 0.16)
@@ -22,7 +22,7 @@ PSF_UM = (0.095, 0.16)
 # what makers set; real mitochondria videos show 100 to 300).
 _READ_NOISE, _GAIN, _OFFSET = (1.0, 1.8), (0.5, 2.2), (95.0, 300.0)
 # In units of a usual tubule's ridge; assumed from real images.
-_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.02, 0.12), (0.05, 0.3), (0.005, 0.06), (0.15, 0.45)
+_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.03, 0.2), (0.1, 0.45), (0.005, 0.06), (0.15, 0.45)
 # Blur of the haze, of the glow, and of what lies out of plane in blurs of the PSF.
 _HAZE_UM, _GLOW_UM, _OUT_OF_PLANE = 0.7, (0.7, 1.3), (2.0, 3.5)
 # Share of light that is left at the darkest corner is 1 minus this.

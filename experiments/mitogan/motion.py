@@ -14,7 +14,7 @@ from experiments.mitogan.network import STEP_UM, Network
 WIDTH_UM, PEARL_UM = (0.34, 0.46), (0.92, 1.43)
 _PEARLING_S, _PEARLING = (15.0, 27.0), (0.01, 0.22)
 # Cells in which pearling was induced: how many, and which share of their tubules; assumed.
-_INDUCED, _INDUCED_SHARE = 0.25, (0.5, 0.9)
+_INDUCED, _INDUCED_SHARE = 0.2, (0.3, 0.85)
 # A pearl's radius over the mean is 1 plus this, a neck's 1 minus this; assumed.
 _BULGE = (0.35, 0.55)
 # Largest change of length of a tubule: Mitochondrial_Pearling, figure 1.

@@ -6,6 +6,7 @@ apart; an attachment says that two vertices are one place.
 
 import math
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from experiments.mitogan.cell import Cell
 STEP_UM = 0.08
 # Length of tubules over area of cytoplasm, 1/µm; with tubules of 0.4 µm it covers a fifth to a half
 # of the cytoplasm, hence the foreground fractions of 0.16 to 0.21 of tight crops of real cells.
-DENSITY = (0.75, 1.35)
+DENSITY = (0.7, 1.5)
 # Curvature: correlation length in µm; assumed so that tubules look as wavy as real ones.
 _CORRELATION_UM = 0.4
 # How often a tip that meets a tubule fuses with it; else it passes over or under. Assumed.
@@ -24,9 +25,13 @@ _FUSES, _BRANCH_FUSES = 0.3, 0.6
 _DONUT_UM = (0.36, 0.7)
 # Sides of the cells of the grid in which tips look for tubules.
 _GRID_UM = 0.2
-_TIP, _BLIND = 14, 12
-# Turn per µm away from the nucleus and the outline.
-_WALL = 3.0
+# Vertices between junctions; vertices in which a tip that has left or crossed one sees no tubule;
+# places that a new tubule looks at.
+_APART, _BLIND, _TRIES = 7, 12, 5
+# Turn per µm away from the nucleus and the outline, and away from a tubule at one side of the tip;
+# how far and at which angles a tip looks for one, µm and radians. Assumed.
+_WALL, _AVOID = 3.0, 4.0
+_SIGHT_UM, _SIGHT = 0.45, 0.7
 
 
 class _Style(NamedTuple):
@@ -46,7 +51,7 @@ class _Style(NamedTuple):
 
 # Single mitochondria of mammalian cells are up to 25 µm long, branches included.
 _TANGLE = _Style("around", 0.7, 1.9, (2, 10), 0.07)
-_RADIAL = _Style("outward", 1.0, 1.5, (2.5, 15), 0.2)
+_RADIAL = _Style("outward", 1.1, 1.5, (2.5, 15), 0.16)
 _BUNDLE = _Style("along", 2.5, 0.9, (3, 16), 0.3)
 _PIECE = _Style("around", 0.2, 1.2, (0.7, 2.2), 0.4)
 _BRANCH = _Style("outward", 0.8, 1.1, (0.8, 4), 0.0)
@@ -78,14 +83,14 @@ def grow_network(rng: np.random.Generator, cell: Cell) -> Network:
     """Fills a cell with tubules up to a length per area drawn from `DENSITY`."""
     growth = _Growth(rng, cell)
     wanted = rng.uniform(*DENSITY) * (cell.area(1) - cell.area(0))
-    tangle, piece = rng.uniform(0.3, 0.55), rng.uniform(0.05, 0.3)
+    tangle, piece = rng.uniform(0.25, 0.5), rng.uniform(0.03, 0.18)
     style = _BUNDLE if cell.elongated else _RADIAL
     kinds = ((_TANGLE, tangle), (style, 1 - tangle - piece), (_PIECE, piece))
     for kind, share in kinds:
         _grow_kind(growth, kind, share * 0.8 * wanted)
     for _ in range(rng.poisson(0.012 * wanted) + int(rng.random() < 0.4)):
         growth.add_ring(rng.uniform(*_DONUT_UM))
-    for _ in range(rng.poisson(rng.uniform(0.02, 0.12) * wanted)):
+    for _ in range(rng.poisson(rng.uniform(0.02, 0.1) * wanted)):
         growth.add_walk(_PIECE, rng.uniform(*_DOT_UM))
     while growth.length < wanted:
         growth.add_branch()
@@ -96,7 +101,7 @@ def _grow_kind(growth: "_Growth", style: _Style, wanted: float) -> None:
     goal = growth.length + wanted
     while growth.length < goal:
         low, high = style.length
-        growth.add_walk(style, low + (high - low) * growth.rng.random() ** 2)
+        growth.add_walk(style, low + (high - low) * growth.rng.random() ** 1.3)
 
 
 @dataclass
@@ -122,8 +127,7 @@ class _Growth:
 
     def add_walk(self, style: _Style, length: float) -> None:
         """A tubule that starts anywhere, more likely near the nucleus."""
-        depth = min(0.04 + self.rng.exponential(style.depth), 0.9)
-        x, y = self.cell.point(depth, self.rng.uniform(0, 2 * np.pi))
+        x, y = self._start(style.depth)
         heading = self.rng.uniform(0, 2 * np.pi)
         if style.pull == "outward":
             heading = math.atan2(y, x) + self.rng.normal(0, 0.6)
@@ -133,7 +137,7 @@ class _Growth:
         """A tubule that leaves another one sideways, not beside another junction."""
         root = int(self.rng.integers(len(self.xy)))
         taken = [v for pair in self.attachments for v in pair]
-        free = all(abs(root - v) >= _TIP // 2 for v in [*taken, *self.starts, len(self.xy) - 1])
+        free = all(abs(root - v) >= _APART for v in [*taken, *self.starts, len(self.xy) - 1])
         if not free:
             return
         side = self.rng.choice((-1, 1)) * self.rng.uniform(0.8, 1.6)
@@ -146,14 +150,24 @@ class _Growth:
 
     def add_ring(self, radius: float) -> None:
         """A donut: a closed, slightly oval tubule."""
-        depth = min(0.1 + self.rng.exponential(0.35), 0.85)
-        x, y = self.cell.point(depth, self.rng.uniform(0, 2 * np.pi))
+        x, y = self._start(_PIECE.depth)
         angles = np.linspace(0, 2 * np.pi, math.ceil(2 * np.pi * radius / STEP_UM) + 1)
         radii = radius * (1 + self.rng.uniform(0, 0.15) * np.cos(2 * angles + 2 * self.rng.random()))
         ring = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
         first = len(self.xy)
         self._keep(list(map(tuple, ring.tolist())), (angles + np.pi / 2).tolist())
         self.attachments.append((len(self.xy) - 1, first))
+
+    def _start(self, depth: float) -> tuple[float, float]:
+        """A place of some mean depth, with luck one that is not crowded."""
+        for _ in range(_TRIES):
+            drawn = min(0.04 + self.rng.exponential(depth), 0.87)
+            x, y = self.cell.point(drawn, self.rng.uniform(0, 2 * np.pi))
+            column, row = _place(x, y)
+            around = product(range(column - 1, column + 2), range(row - 1, row + 2))
+            if not any(place in self.grid for place in around):
+                break
+        return x, y
 
     def _walk(
         self,
@@ -171,7 +185,10 @@ class _Growth:
         met = None
         for step in range(steps):
             bend = keep * bend + noise[step]
-            heading += STEP_UM * (bend + self._pull(style, x, y, heading))
+            turn = bend + self._pull(style, x, y, heading)
+            if blind <= 0:
+                turn += _AVOID * self._crowding(x, y, heading)
+            heading += STEP_UM * turn
             x, y = x + STEP_UM * math.cos(heading), y + STEP_UM * math.sin(heading)
             if not 0.0 < self.cell.depth(x, y) < 0.97:
                 break
@@ -194,7 +211,7 @@ class _Growth:
     def _pull(self, style: _Style, x: float, y: float, heading: float) -> float:
         """Turn per µm towards the style's direction, and off nucleus and outline."""
         outward, depth = math.atan2(y, x), self.cell.depth(x, y)
-        if depth < 0.06 or depth > 0.88:
+        if depth < 0.06 or (depth > 0.85 and style.pull != "outward"):
             away = outward if depth < 0.06 else outward + np.pi
             turn = math.sin(2 * (outward + np.pi / 2 - heading))
             return _WALL * (turn + 0.7 * math.sin(away - heading))
@@ -202,6 +219,14 @@ class _Growth:
             return style.strength * math.sin(outward - heading)
         target = outward + np.pi / 2 if style.pull == "around" else self.cell.axis
         return style.strength * math.sin(2 * (target - heading))
+
+    def _crowding(self, x: float, y: float, heading: float) -> int:
+        """Where tubules are ahead: 1 at smaller angles only, -1 at larger ones only, else 0."""
+        seen = [
+            _place(x + _SIGHT_UM * math.cos(angle), y + _SIGHT_UM * math.sin(angle)) in self.grid
+            for angle in (heading - _SIGHT, heading + _SIGHT)
+        ]
+        return seen[0] - seen[1]
 
     def _keep(self, xy: list[tuple[float, float]], headings: list[float]) -> None:
         first = len(self.xy)
