@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from skimage.filters import threshold_otsu, threshold_triangle
+from skimage.filters import threshold_otsu
 from skimage.measure import euler_number
 from skimage.morphology import remove_small_holes, remove_small_objects, skeletonize
 
+from experiments.mitogan.pearls import pearl_spacing
 from experiments.mitogan.skeletons import Branch, branch_points, branches, end_points, pruned
 
 # Unit of each number without a pixel size; with one, px become µm.
@@ -25,12 +26,14 @@ UNITS = {
 # Below this an image shows nothing of a network.
 _SMALLEST = 16
 # Blur before thresholds in pixels: least, most, and per unit of noise over contrast.
-_BLUR, _BLUR_PER_NOISE = (0.7, 1.2), 12.0
+_BLUR, _BLUR_PER_NOISE = (0.6, 1.6), 12.0
 # Share of the threshold above the background that grey values must pass, and of the ridges' own
 # that curvature must: chosen on 120 simulated frames.
-_GREY_SHARE, _RIDGE_SHARE = 0.8, 0.15
+_GREY_SHARE, _RIDGE_SHARE = 0.8, 0.25
 # Objects and holes of fewer pixels are noise.
-_LEAST_OBJECT, _LEAST_HOLE = 5, 3
+_LEAST_OBJECT, _LEAST_HOLE = 5, 5
+# Branches shorter than this many widths plus pixels are the mask's rough border.
+_SPUR, _SPUR_PX = 0.5, 1.0
 
 
 def units(pixel_size_um: float | None = None) -> dict[str, str]:
@@ -49,7 +52,7 @@ def measure(image: np.ndarray, pixel_size_um: float | None = None) -> dict[str, 
         The keys of `UNITS`, lengths in the units of `units`:
 
         * ``foreground_fraction``: share of the image that is mitochondria.
-        * ``tubule_width``: area over length of the skeleton, tips counted as half discs.
+        * ``tubule_width``: mean over the skeleton, as wide as the light looks at the threshold.
         * ``skeleton_length``: of all branches together.
         * ``branch_points``, ``end_points``, ``components``, ``loops``: of the skeleton and the mask
           that one sees: tubules that cross are joined.
@@ -63,12 +66,12 @@ def measure(image: np.ndarray, pixel_size_um: float | None = None) -> dict[str, 
     if not mask.any():
         nothing = {k: 0.0 if u == "count" else float("nan") for k, u in UNITS.items()}
         return nothing | {"foreground_fraction": 0.0, "skeleton_length": 0.0}
-    skeleton = skeletonize(mask)
-    rough = mask.sum() / max(skeleton.sum(), 1)
-    skeleton = pruned(skeleton, 0.5 * rough + 1)
+    rough = skeletonize(mask)
+    width = tubule_width(mask, rough)
+    skeleton = pruned(rough, _SPUR * width + _SPUR_PX)
     found = branches(skeleton)
     scale = pixel_size_um or 1.0
-    width = tubule_width(mask, found)
+    light = ndimage.gaussian_filter(np.maximum(pixels - np.percentile(pixels, 10), 0), _BLUR[0])
     return {
         "foreground_fraction": float(mask.mean()),
         "tubule_width": scale * width,
@@ -78,15 +81,17 @@ def measure(image: np.ndarray, pixel_size_um: float | None = None) -> dict[str, 
         "components": float(components(mask)),
         "loops": float(loops(mask)),
         "tortuosity": tortuosity(found, 2 * width),
-        "pearl_spacing": 0.0,
+        "pearl_spacing": scale * pearl_spacing(light, found, width),
     }
 
 
 def segment(pixels: np.ndarray) -> np.ndarray:
     """Where mitochondria are: brighter than a threshold, and no valley between two of them.
 
-    The threshold is the lower one of Otsu's and the triangle's, which do not fail for the same
-    images. Where the surface curves upwards in every direction, the light is a neighbour's.
+    The threshold is eight tenths of Otsu's, counted from the background. Where grey values do not
+    bend down in any direction, the light is haze or a neighbour's. On simulated frames the lower
+    one of Otsu's and the triangle's threshold alone takes in haze (Dice 0.68 to 0.75 where this
+    reaches 0.81 to 0.87).
 
     Args:
         pixels: [H, W], any positive scale.
@@ -119,17 +124,16 @@ def noise(pixels: np.ndarray) -> float:
     return float(np.median(np.abs(response))) / (6 * 0.6745)
 
 
-def tubule_width(mask: np.ndarray, found: Sequence[Branch]) -> float:
-    """Area over length in pixels; tips reach half a width beyond the skeleton's ends.
+def tubule_width(mask: np.ndarray, skeleton: np.ndarray) -> float:
+    """Mean width in pixels: twice the distance from the skeleton to the border, less one pixel.
 
-    Args:
-        mask: bool [H, W].
-        found: branches of its skeleton.
+    A bar of w rows of pixels, w odd, gives w; bool [H, W] both, NaN without a skeleton.
     """
-    length = skeleton_length(found)
-    if length <= 0:
+    if not skeleton.any():
         return float("nan")
-    return float(mask.sum()) / length
+    # Outside the image it is as inside: a tubule that is cut by the border is not thinner there.
+    away = ndimage.distance_transform_edt(np.pad(mask, 8, mode="edge"))[8:-8, 8:-8]
+    return 2 * float(away[skeleton].mean()) - 1
 
 
 def skeleton_length(found: Sequence[Branch]) -> float:

@@ -107,9 +107,7 @@ def draw_cell(rng: np.random.Generator, field_um: float) -> tuple[Cell, np.ndarr
     largest = field_um * (1 - 2 * _MARGIN)
     extent = np.ptp(Cell(radius=radius, nucleus=(0.1, 0.1), **shape).curve(1.0), axis=0).max()
     radius *= min(1.0, largest / extent)
-    cell = Cell(
-        radius=radius, nucleus=(radius * share * aspect, radius * share / aspect), **shape
-    )
+    cell = Cell(radius=radius, nucleus=(radius * share * aspect, radius * share / aspect), **shape)
     curve = cell.curve(1.0)
     low, high = -curve.min(0), field_um - curve.max(0)
     centre = low + (high - low) * rng.uniform(0.3, 0.7, 2)

@@ -1,4 +1,4 @@
-"""One microscope and one stained cell: what differs from video to video, and how a frame is taken."""
+"""The microscope and the stain of one video, and how a frame is taken."""
 
 from dataclasses import dataclass
 

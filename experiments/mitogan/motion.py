@@ -238,9 +238,7 @@ def _long_enough(visible: np.ndarray, tubules: np.ndarray) -> np.ndarray:
     return visible & (np.bincount(piece)[piece] >= _SHORTEST)
 
 
-def _memory(
-    rng: np.random.Generator, frames: int, count: int, interval_s: float
-) -> np.ndarray:
+def _memory(rng: np.random.Generator, frames: int, count: int, interval_s: float) -> np.ndarray:
     """Stationary Gaussian sequences of variance 1 that forget within `_MEMORY_S` [T, count]."""
     keep = np.exp(-interval_s / _MEMORY_S)
     drawn = rng.standard_normal((frames, count))

@@ -152,7 +152,9 @@ class _Growth:
         """A donut: a closed, slightly oval tubule."""
         x, y = self._start(_PIECE.depth)
         angles = np.linspace(0, 2 * np.pi, math.ceil(2 * np.pi * radius / STEP_UM) + 1)
-        radii = radius * (1 + self.rng.uniform(0, 0.15) * np.cos(2 * angles + 2 * self.rng.random()))
+        radii = radius * (
+            1 + self.rng.uniform(0, 0.15) * np.cos(2 * angles + 2 * self.rng.random())
+        )
         ring = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
         first = len(self.xy)
         self._keep(list(map(tuple, ring.tolist())), (angles + np.pi / 2).tolist())

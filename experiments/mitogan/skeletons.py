@@ -1,5 +1,6 @@
 """Skeletons as graphs: branch points, end points, and the branches between them as paths."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ _STEPS = (*_CIRCLE[::2], *_CIRCLE[1::2])
 _EIGHT = np.ones((3, 3), int)
 # Paths are averaged over this many pixels, which takes the staircase out of their length.
 _SMOOTHING = 5
+# Arms begin at most this far from their branch point.
+_BESIDE = 3.2
 
 
 class Branch(NamedTuple):
@@ -20,23 +23,15 @@ class Branch(NamedTuple):
 
     Attributes:
         path: y, x in pixels along it [N, 2], smoothed; ends lie on the branch point or end point.
-        tips: how many of its ends are end points; 0 also for a closed one.
+        length: along the path, pixels.
+        chord: straight from end to end, pixels.
         closed: whether it runs back into itself without a branch point.
     """
 
     path: np.ndarray
-    tips: int
+    length: float
+    chord: float
     closed: bool
-
-    @property
-    def length(self) -> float:
-        """Along the path, pixels."""
-        return float(np.linalg.norm(np.diff(self.path, axis=0), axis=1).sum())
-
-    @property
-    def chord(self) -> float:
-        """Straight from end to end, pixels."""
-        return float(np.linalg.norm(self.path[-1] - self.path[0]))
 
 
 def branch_points(skeleton: np.ndarray) -> np.ndarray:
@@ -45,10 +40,8 @@ def branch_points(skeleton: np.ndarray) -> np.ndarray:
     Args:
         skeleton: bool [H, W], lines one pixel wide.
     """
-    names, count = ndimage.label(_junctions(skeleton), _EIGHT)
-    if not count:
-        return np.zeros((0, 2))
-    return np.array(ndimage.center_of_mass(names > 0, names, range(1, count + 1)))
+    pieces = _pieces(_junctions(skeleton))
+    return np.array([np.mean(piece, axis=0) for piece in pieces]).reshape(-1, 2)
 
 
 def end_points(skeleton: np.ndarray) -> np.ndarray:
@@ -62,21 +55,25 @@ def branches(skeleton: np.ndarray) -> list[Branch]:
     Args:
         skeleton: bool [H, W], lines one pixel wide.
     """
+    pieces = [_ordered(piece) for piece in _pieces(_arms(skeleton))]
+    if not pieces:
+        return []
+    first, last = (np.array([piece[end] for piece in pieces], float) for end in (0, -1))
+    tips = end_points(skeleton)
+    # A line that ends nowhere and whose ends touch is a ring.
+    rings = (np.abs(first - last).max(1) <= 1) & ~_among(first, tips)
     nodes = branch_points(skeleton)
-    ends = set(map(tuple, end_points(skeleton).tolist()))
-    names, count = ndimage.label(_arms(skeleton), _EIGHT)
+    starts, stops = _nearest(first, nodes), _nearest(last, nodes)
     found = []
-    pixels = np.argwhere(names)
-    for piece in _grouped(pixels, names[names > 0], count):
-        path = _ordered(piece)
-        tips = len({path[0], path[-1]} & ends)
-        closed = len(path) > 6 and _touch(path[0], path[-1]) and not tips
-        points = np.array(path, float)
-        points = _smoothed(np.concatenate([points, points[:1]]) if closed else points)
+    for piece, ring, start, stop in zip(pieces, rings.tolist(), starts, stops, strict=True):
+        closed = ring and len(piece) > 6
+        path = _smoothed(np.array([*piece, piece[0]] if closed else piece, float))
         if not closed:
-            points = _extended(points, nodes)
-        if len(points) > 1:
-            found.append(Branch(points, tips, closed))
+            path = np.concatenate([start, path, stop])
+        if len(path) > 1:
+            step = np.diff(path, axis=0)
+            length = float(np.sqrt((step**2).sum(1)).sum())
+            found.append(Branch(path, length, math.dist(path[0], path[-1]), closed))
     return found
 
 
@@ -123,10 +120,14 @@ def _neighbours(skeleton: np.ndarray) -> np.ndarray:
     return np.stack([padded[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in _CIRCLE])
 
 
-def _grouped(pixels: np.ndarray, names: np.ndarray, count: int) -> list[list[tuple[int, int]]]:
-    order = np.argsort(names, kind="stable")
-    starts = np.searchsorted(names[order], np.arange(2, count + 1))
-    return [list(map(tuple, group.tolist())) for group in np.split(pixels[order], starts) if count]
+def _pieces(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Pixels y, x of each set of touching pixels."""
+    names, count = ndimage.label(mask, _EIGHT)
+    pixels = np.argwhere(names)
+    order = np.argsort(names[tuple(pixels.T)], kind="stable")
+    sorted_pixels = list(map(tuple, pixels[order].tolist()))
+    bounds = np.cumsum(np.bincount(names.ravel(), minlength=count + 1)[1:]).tolist()
+    return [sorted_pixels[a:b] for a, b in zip([0, *bounds], bounds, strict=False)]
 
 
 def _ordered(piece: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -145,26 +146,24 @@ def _ordered(piece: list[tuple[int, int]]) -> list[tuple[int, int]]:
         left.remove(at)
 
 
-def _touch(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= 1
-
-
 def _smoothed(points: np.ndarray) -> np.ndarray:
     """Averaged along the path; ends stay where they are."""
     if len(points) < 3:
         return points
-    smooth = ndimage.uniform_filter1d(points, min(_SMOOTHING, len(points)), axis=0, mode="nearest")
+    smooth = ndimage.uniform_filter1d(points, _SMOOTHING, axis=0, mode="nearest")
     smooth[[0, -1]] = points[[0, -1]]
     return smooth
 
 
-def _extended(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    """With its ends on the branch points beside them."""
+def _among(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return (points[:, None] == others[None]).all(-1).any(1)
+
+
+def _nearest(points: np.ndarray, nodes: np.ndarray) -> list[np.ndarray]:
+    """The branch point beside each point [1, 2], or none [0, 2]."""
     if len(nodes) == 0:
-        return points
-    for _ in range(2):
-        away = np.linalg.norm(nodes - points[-1], axis=1)
-        if away.min() < 3.2:
-            points = np.concatenate([points, nodes[[np.argmin(away)]]])
-        points = points[::-1]
-    return points
+        return [nodes] * len(points)
+    away = np.linalg.norm(points[:, None] - nodes[None], axis=-1)
+    best = np.argmin(away, axis=1).tolist()
+    beside = (away.min(1) < _BESIDE).tolist()
+    return [nodes[b : b + near] for b, near in zip(best, beside, strict=True)]
