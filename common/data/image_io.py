@@ -196,6 +196,7 @@ def write_ome_tiff(
     axes: str,
     pixel_size_um: tuple[float, float] | None = None,
     channel_names: tuple[str, ...] = (),
+    interval_s: float | None = None,
 ) -> None:
     """Writes an OME-TIFF with deflate compression, as BigTIFF where 4 GiB may not suffice.
 
@@ -207,6 +208,7 @@ def write_ome_tiff(
         axes: a subset of "TZCYX" in that order, with Y and X.
         pixel_size_um: micrometres per pixel (y, x).
         channel_names: one per channel, or none.
+        interval_s: seconds between the frames along T.
 
     Raises:
         UserError: the file cannot be written.
@@ -226,6 +228,8 @@ def write_ome_tiff(
         for axis, size in zip("YX", pixel_size_um, strict=True):
             metadata[f"PhysicalSize{axis}"] = float(size)
             metadata[f"PhysicalSize{axis}Unit"] = "µm"
+    if interval_s is not None:
+        metadata |= {"TimeIncrement": float(interval_s), "TimeIncrementUnit": "s"}
     if channel_names:
         metadata["Channel"] = {"Name": list(channel_names)}
     options = {"photometric": "minisblack", "compression": "zlib", "metadata": metadata}
