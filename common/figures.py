@@ -5,7 +5,8 @@ The folder `figures` of a run holds
 - `classes.png`: a column for each class; above, validation images, below, generated ones;
 - `class_swap.png`: a row for each seed; nothing but the class changes along it;
 - `latent_map.svg`: validation images by the first two principal components of the model's own
-  features, coloured by class, where the model has an encoder.
+  features, coloured by class, where the model has an encoder;
+- what the module's ``draw`` adds, which is called with the folder, the data, a number and a seed.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ _SIDE, _MARGIN, _LEGEND = 480, 12, 170
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 
 
-@torch.no_grad()
 def write_figures(
     folder: RunFolder, model: pl.LightningModule, data: ImageDataModule, count: int, seed: int
 ) -> list[str]:
@@ -49,18 +49,30 @@ def write_figures(
         Names of the files.
 
     Raises:
-        UserError: the data have no classes.
+        UserError: the data have no classes, and the model draws nothing of its own.
     """
-    present = [name for name in data.classes if data.facts["counts"]["train"].get(name)]
-    if not present:
+    folder.figures.mkdir(parents=True, exist_ok=True)
+    drawn = _of_classes(folder, model, data, count, seed)
+    if hasattr(model, "draw"):
+        drawn += model.draw(folder.figures, data, count, seed)
+    if not drawn:
         problem = "has no classes to compare"
         raise UserError(Exit.USAGE, data.card.name, problem, "look at the run's previews instead")
+    return drawn
+
+
+@torch.no_grad()
+def _of_classes(
+    folder: RunFolder, model: pl.LightningModule, data: ImageDataModule, count: int, seed: int
+) -> list[str]:
+    present = [name for name in data.classes if data.facts["counts"]["train"].get(name)]
+    if not present:
+        return []
     made = np.stack([_made(model, data, name, count, seed) for name in present])  # [K, N, C, S, S]
     real = np.stack([_real(data, name, count) for name in present])
     columns = len(present)
     swap = image_grid(made.swapaxes(0, 1).reshape(-1, *made.shape[2:]), columns)
     both = np.concatenate([real, made], 1).swapaxes(0, 1)
-    folder.figures.mkdir(parents=True, exist_ok=True)
     write_png(folder.figures / SWAP, swap)
     write_png(folder.figures / CLASSES, image_grid(both.reshape(-1, *made.shape[2:]), columns))
     if not hasattr(model, "embed"):

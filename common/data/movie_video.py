@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -10,6 +11,7 @@ import numpy as np
 from common.data.image_decoded import Image
 from common.data.image_io import DEFAULT_LIMITS
 from common.data.image_layout import COPY_AGAIN, Refused
+from common.storage import whole_file
 
 SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
 # Named to the library: left to guess, it would also open playlists that lead to other files.
@@ -47,6 +49,28 @@ def read_frames(file: BinaryIO) -> Iterator[Image]:
         if count < stream.frames:
             problem = f"tells of {stream.frames} frames, of which {count} can be decoded"
             raise Refused(problem, COPY_AGAIN)
+
+
+def write_video(path: Path, frames: np.ndarray, rate: int) -> None:
+    """Writes grey frames as MPEG-4, which loses detail: to look at, not to measure.
+
+    Args:
+        path: of the MP4; an existing file is replaced at once or not at all.
+        frames: uint8 [T, H, W]; sides are made even by repeating the last row or column.
+        rate: frames a second.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:])], mode="edge")
+    with whole_file(path, parents=True) as file, av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *even.shape[1:], "yuv420p"
+        # Quality 2 of 31: the best that is not the largest.
+        stream.codec_context.qmin = stream.codec_context.qmax = 2
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Generative adversarial network of mitochondria from few frames."""
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,6 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from common.adaptive_augment import AdaptiveProbability, Augment
+from common.data.datamodule import ImageDataModule
 from common.data.datasets import Batch
 from common.errors import require_positive
 from common.losses.adversarial import Loss, discriminator_loss, generator_loss
@@ -180,6 +182,12 @@ class MitoGAN(pl.LightningModule):
             noise: [B, noise_values], of the style backbone.
         """
         return self.generator(z, noise, self.hparams.truncation).clamp(-1, 1)
+
+    def draw(self, folder: Path, data: ImageDataModule, count: int, seed: int) -> list[str]:
+        """Figures of what the discriminator looks at and of the latent space; see `pictures`."""
+        from experiments.mitogan.pictures import draw
+
+        return draw(folder, self, data, count, seed)
 
     def configure_callbacks(self) -> list[Callback]:
         """Measures samples at every validation, and watches the critic."""
