@@ -68,10 +68,6 @@ def test_the_planted_feature_ranks_first(
     found = interpret.surrogate(features, names, logits, groups)
     assert next(iter(found.importance)) == "tubule_width"
     assert found.r2 > 0.5 and found.correlation["tubule_width"] < -0.5
-    without = [name for name in names if name != "tubule_width"]
-    columns = [names.index(name) for name in without]
-    poorer = interpret.surrogate(features[:, columns], without, logits, groups)
-    assert poorer.r2 < found.r2
 
 
 @pytest.mark.parametrize("method", interpret.METHODS)
