@@ -1,0 +1,150 @@
+"""Videos, sequences and single frames in, images of one pipeline out."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.data.image_io import write_ome_tiff, write_png
+from common.data.prepared import Prepared
+from common.preprocess.pipeline import Pipeline
+from experiments.mitogan.datamodule import MitoDataModule
+from running import ROOT, Cli, refuses, smoke
+
+REAL = ROOT.parent / "shared/data/real/mitogan"
+ON_REAL = pytest.mark.skipif(not REAL.is_dir(), reason="no real images here")
+
+
+def frame(seed: int, size: int = 40) -> np.ndarray:
+    """A bright line on a dark, noisy ground, elsewhere in each frame."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(200, 5, (size, size))
+    row = int(rng.integers(5, size - 8))
+    image[row : row + 3, 4:-4] += 300
+    return image.clip(0).astype(np.uint16)
+
+
+def prepared(root: Path, workspace: Path, **arguments: object) -> Prepared:
+    settings = {"image_size": 32, "val_fraction": 0.3, **arguments}
+    data = MitoDataModule(root=str(root), workspace=str(workspace), **settings)
+    data.prepare_data()
+    data.setup("fit")
+    return data.prepared
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    for video in range(5):
+        frames = np.stack([frame(10 * video + k) for k in range(4)])
+        write_ome_tiff(root / f"v{video}.ome.tif", frames, "TYX", (0.1, 0.1))
+    return root
+
+
+def test_no_video_is_in_two_splits_and_every_frame_is_there(videos: Path, tmp_path: Path) -> None:
+    found = prepared(videos, tmp_path / "w").manifest
+    assert len(found) == 20 and {s.frame for s in found} == {0, 1, 2, 3}
+    splits = {s.group: {x.split for x in found if x.group == s.group} for s in found}
+    assert set(splits) == {f"v{k}" for k in range(5)}
+    assert all(len(of_video) == 1 for of_video in splits.values())
+    assert {s.split for s in found} == {"train", "val", "test"}
+    assert {s.pixel_size_um for s in found} == {0.1}
+
+
+def test_preparing_movies_twice_gives_the_same_bytes(videos: Path, tmp_path: Path) -> None:
+    folders = [prepared(videos, tmp_path / name).folder for name in ("one", "two")]
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+    with (folders[0] / "pipeline.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 20 and {"name", "top", "shift_x", "noise_sigma"} <= set(rows[0])
+
+
+def test_another_pipeline_is_another_data_set(videos: Path, tmp_path: Path) -> None:
+    first = prepared(videos, tmp_path).folder
+    second = prepared(videos, tmp_path, pipeline=Pipeline(laplacian=0)).folder
+    assert first != second
+    assert (first / "train.npy").read_bytes() != (second / "train.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("output", "channels"),
+    [
+        ("image", ["mitochondria"]),
+        ("mask", ["mask"]),
+        ("skeleton", ["skeleton"]),
+        ("image+mask", ["mitochondria", "mask"]),
+    ],
+)
+def test_the_pipeline_decides_the_channels(
+    videos: Path, tmp_path: Path, output: str, channels: list[str]
+) -> None:
+    threshold = "none" if output == "image" else "otsu"
+    found = prepared(videos, tmp_path, pipeline=Pipeline(threshold=threshold, output=output))
+    assert found.facts["channels"] == channels
+    pixels = found.dataset("train").pixels
+    assert pixels.shape[1] == len(channels) and pixels.dtype == np.uint16
+    if output != "image":
+        assert set(np.unique(pixels[:, -1])) == {0, 65535}
+
+
+def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> None:
+    names = [f"cell{c}_h{k}_w{3 * k}.png" for c in range(3) for k in range(4)]
+    names += [f"movie{m}/frame_{k:03d}.png" for m in range(2) for k in range(3)]
+    for seed, name in enumerate(names):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(tmp_path / "raw" / name, frame(seed))
+    groups = {s.name: s.group for s in prepared(tmp_path / "raw", tmp_path).manifest}
+    assert groups["cell1_h2_w6.png"] == "cell1"
+    assert groups["movie0/frame_002.png"] == "movie0/frame"
+    assert len(set(groups.values())) == 5
+
+
+def test_a_movie_that_ends_too_early_is_named_and_the_others_are_taken(
+    videos: Path, tmp_path: Path
+) -> None:
+    path = videos / "v3.ome.tif"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(Exception, match=r"v3\.ome\.tif: .*cut short"):
+        prepared(videos, tmp_path)
+    assert len(prepared(videos, tmp_path, skip_bad=1).manifest) == 16
+
+
+def test_frames_of_one_video_that_differ_in_size_are_refused(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline()
+    start = pipeline.begin(frame(0)[None])
+    with pytest.raises(Exception, match="split the video"):
+        pipeline.apply(frame(0, 36)[None], start)
+
+
+@ON_REAL
+def test_fifty_real_crops_train_with_their_cells_as_groups(tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(REAL / "cbmi_mito_lowsnr", tmp_path / "raw")
+    where = ["--workspace", tmp_path, "--data.root", tmp_path / "raw", "--run", "real"]
+    result = cli("mitogan", "fit", *smoke("mitogan"), *where)
+    assert result.code == 0, result.err
+    (folder,) = (tmp_path / "data/processed").glob("mitogan-*/")
+    samples = Prepared.open(folder).manifest
+    assert len(samples) == 50 and {s.group for s in samples} == {"001t01", "cell0", "cell8"}
+
+
+@ON_REAL
+def test_a_mixed_folder_is_told_file_by_file(tmp_path: Path, cli: Cli) -> None:
+    where = ["--workspace", tmp_path, "--data.root", REAL]
+    result = cli("mitogan", "check", *smoke("mitogan"), *where)
+    refuses(result, 3)
+    for told in (
+        "mitograph_Temp_sgi_depth.tif",
+        "keeps a volume in one page",
+        "hela-cells.tif",
+        "has 3 channels",
+    ):
+        assert told in result.out + result.err
+    green = ["--data.channel", "1", "--skip-bad", "1"]
+    result = cli("mitogan", "check", *smoke("mitogan"), *where, *green)
+    assert result.code == 0, result.err
+    assert "1 bad image was skipped" in result.out
