@@ -22,7 +22,7 @@ PSF_UM = (0.095, 0.16)
 # what makers set; real mitochondria videos show 100 to 300).
 _READ_NOISE, _GAIN, _OFFSET = (1.0, 1.8), (0.5, 2.2), (95.0, 300.0)
 # In units of a usual tubule's ridge; assumed from real images.
-_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.03, 0.2), (0.1, 0.45), (0.005, 0.06), (0.15, 0.45)
+_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.02, 0.15), (0.1, 0.4), (0.005, 0.06), (0.08, 0.3)
 # Blur of the haze, of the glow, and of what lies out of plane in blurs of the PSF.
 _HAZE_UM, _GLOW_UM, _OUT_OF_PLANE = 0.7, (0.7, 1.3), (2.0, 3.5)
 # Share of light that is left at the darkest corner is 1 minus this.

@@ -276,13 +276,13 @@ def test_the_mask_is_where_a_lonely_tubule_is_half_as_bright_as_on_its_axis() ->
         scene = draw_scene(still(drawn), microscope(), np.array([20.0, 20.3]), 0)
         half = scene.light > 0.5 * np.percentile(scene.light[scene.skeleton], 70)
         dice = 2 * np.sum(half & scene.mask) / (half.sum() + scene.mask.sum())
-        assert dice > 0.96
+        assert dice > 0.97
         assert np.isclose(scene.light.max(), 1, atol=0.05)
         length = scene.truth["skeleton_length_um"]
         assert np.isclose(length, 59 * STEP_UM)
         area, width = scene.mask.sum() * PIXEL_SIZE_UM**2, scene.truth["apparent_width_um"]
-        # Its ends are half discs.
-        assert np.isclose(area, length * width - (1 - np.pi / 4) * width**2, rtol=0.05)
+        # Its ends are half discs, somewhat shortened by the blur.
+        assert np.isclose(area, length * width - (1 - np.pi / 4) * width**2, rtol=0.07)
 
 
 def test_where_tubules_cross_their_light_adds_up() -> None:
