@@ -28,7 +28,7 @@ _SMALLEST = 16
 # Blur before thresholds in pixels: least, most, and per unit of noise over contrast.
 _BLUR, _BLUR_PER_NOISE = (0.6, 1.6), 12.0
 # Blur before curvature in widths of a tubule and at most in pixels, and share of Otsu threshold of
-# the curvature that a mitochondrion must pass: chosen, as the other blur, on 240 simulated frames.
+# the curvature that a mitochondrion must pass: chosen, as the other blur, on 80 simulated frames.
 _RIDGE_BLUR, _MOST_BLUR, _RIDGE_SHARE = 0.22, 2.0, 0.2
 # Objects and holes of fewer pixels are noise.
 _LEAST_OBJECT, _LEAST_HOLE = 5, 5

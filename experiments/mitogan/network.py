@@ -14,7 +14,7 @@ import numpy as np
 from experiments.mitogan.cell import Cell
 
 STEP_UM = 0.08
-# Length of tubules over area of cytoplasm, 1/µm; with tubules of 0.4 µm it covers a fifth to a half
+# Length of tubules over area of cytoplasm, 1/µm; with tubules of 0.4 µm it covers a quarter to a half
 # of the cytoplasm, hence the foreground fractions of 0.16 to 0.21 of tight crops of real cells.
 DENSITY = (0.55, 1.25)
 # Curvature: correlation length in µm; assumed so that tubules look as wavy as real ones.

@@ -27,7 +27,7 @@ from experiments.mitogan.microscope import (
     ridge,
     shifted,
 )
-from experiments.mitogan.motion import Motion, draw_motion
+from experiments.mitogan.motion import Motion, State, draw_motion
 from experiments.mitogan.network import STEP_UM, grow_network
 from experiments.mitogan.topology import topology
 
@@ -213,8 +213,9 @@ def draw_scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame
     pixel, size, network = microscope.pixel_size_um, microscope.size, motion.network
     state = motion.at(frame)
     known = topology(network, state)
-    # Tips are round.
-    reach = np.minimum(known.from_end / state.radii, 1)
+    pieces = np.cumsum((np.diff(network.tubules, prepend=0) > 0) | ~state.visible)
+    tips = _tip_lengths(state, known.from_end, pieces)
+    reach = np.minimum(known.from_end / tips, 1)
     radii = state.radii * np.sqrt(np.maximum(1 - (1 - reach) ** 2, 0.02))
     xy, radii = centre + state.points / pixel, radii / pixel
     usual = ridge(float(np.median(motion.radii)) / pixel, microscope.psf_um / pixel)
@@ -222,9 +223,8 @@ def draw_scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame
     weight = STEP_UM / pixel / usual
     light = microscope.light_of(xy, radii, weight * state.brightness * state.visible)
     halves = microscope.half_width(radii)
-    inner = state.visible & (known.from_end > state.radii - STEP_UM / 2)
+    inner = state.visible & (known.from_end > tips - STEP_UM / 2)
     mask = painted_discs(xy[inner], halves[inner], size)
-    pieces = np.cumsum((np.diff(network.tubules, prepend=0) > 0) | ~state.visible)
     skeleton = skeletonize(drawn_lines(xy[state.visible], pieces[state.visible], size))
     seen = 2 * pixel * halves[inner]
     pearling = motion.pearling(frame)
@@ -243,6 +243,13 @@ def draw_scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame
         "fusions": motion.events(frame, False),
     }
     return Scene(light, mask, skeleton, truth)
+
+
+def _tip_lengths(state: State, from_end: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """How far from its ends each vertex's piece is thinner, µm [V]: tips are half balls."""
+    halves = np.zeros(pieces[-1] + 1)
+    np.maximum.at(halves, pieces[state.visible], from_end[state.visible])
+    return np.minimum(state.radii, np.maximum(halves, STEP_UM)[pieces])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -285,6 +285,15 @@ def test_the_mask_is_where_a_lonely_tubule_is_half_as_bright_as_on_its_axis() ->
         assert np.isclose(area, length * width - (1 - np.pi / 4) * width**2, rtol=0.07)
 
 
+def test_a_dot_shorter_than_it_is_wide_is_seen_too() -> None:
+    scene = draw_scene(
+        still(network([line(0, 0, 1, 0, 5)])), microscope(), np.array([20.0, 20.0]), 0
+    )
+    rows, columns = np.nonzero(scene.mask)
+    assert 8 < len(rows) < 25 and np.ptp(rows) <= 4 and np.ptp(columns) <= 7
+    assert scene.light[20, 21] > 0.4
+
+
 def test_where_tubules_cross_their_light_adds_up() -> None:
     drawn = network([line(0, 2, 1, 0, 50), line(2, 0, 0, 1, 50)])
     scene = draw_scene(still(drawn), microscope(), np.array([30.0, 30.0]), 0)
