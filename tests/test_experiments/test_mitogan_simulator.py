@@ -294,6 +294,17 @@ def test_a_dot_shorter_than_it_is_wide_is_seen_too() -> None:
     assert scene.light[20, 21] > 0.4
 
 
+def test_the_light_of_a_tubule_does_not_depend_on_the_pixel_size() -> None:
+    drawn = still(network([line(0, 0, 0.8, 0.6, 60)]))
+    fine = replace(microscope(192), pixel_size_um=PIXEL_SIZE_UM / 2, glow=(0.3, 0.8))
+    coarse = replace(microscope(96), glow=(0.3, 0.8))
+    scene = draw_scene(drawn, coarse, np.array([25.0, 25.0]), 0)
+    light = draw_scene(drawn, fine, np.array([50.5, 50.5]), 0).light
+    binned = light.reshape(96, 2, 96, 2).mean((1, 3))
+    np.testing.assert_allclose(binned, scene.light, atol=0.05)
+    assert np.isclose(binned.sum(), scene.light.sum(), rtol=0.01)
+
+
 def test_where_tubules_cross_their_light_adds_up() -> None:
     drawn = network([line(0, 2, 1, 0, 50), line(2, 0, 0, 1, 50)])
     scene = draw_scene(still(drawn), microscope(), np.array([30.0, 30.0]), 0)
@@ -314,6 +325,26 @@ def test_noise_is_that_of_photons_and_of_the_camera(noise: str) -> None:
         assert abs(residual.mean()) < 0.05 * camera.gain * np.sqrt(electrons)
         # Rounding adds a twelfth.
         assert np.isclose(residual.var(), camera.gain**2 * electrons + 1 / 12, rtol=0.03)
+
+
+def test_bleaching_takes_stain_and_leaves_background_and_offset() -> None:
+    camera = draw_microscope(np.random.default_rng(2), 48, PIXEL_SIZE_UM, "middle")
+    light = np.random.default_rng(0).random((48, 48))
+    for stain in (1.0, 0.4):
+        quanta = camera.photons * (stain * light + camera.background) * camera.lamp
+        expected = camera.offset + camera.gain * quanta
+        np.testing.assert_allclose(camera.expected(light, stain), expected, rtol=1e-5)
+    assert 0.6 < camera.lamp.min() < camera.lamp.max() <= 1
+
+
+def test_the_signal_of_a_video_falls_as_its_stain_does(videos: list[Video]) -> None:
+    for video in videos:
+        light = [
+            clean[mask].mean() - np.median(clean)
+            for clean, mask in zip(video.clean, video.mask, strict=True)
+        ]
+        stain = video.truth["stain"]
+        assert np.isclose(light[-1] / light[0], stain[-1] / stain[0], rtol=0.15)
 
 
 def test_no_tubule_lies_in_the_nucleus_and_most_lie_around_it() -> None:
