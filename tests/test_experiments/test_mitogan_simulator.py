@@ -402,6 +402,19 @@ def test_the_cell_stays_in_the_field_with_its_void_in_the_middle(videos: list[Vi
             assert abs(rows.mean() - cy) < 20 and abs(columns.mean() - cx) < 20
 
 
+def test_drift_moves_the_cell_and_never_out_of_the_field() -> None:
+    ways = []
+    for k in range(4):
+        video = draw_video(np.random.default_rng([12, k]), 90, 56)
+        border = np.ones((56, 56), bool)
+        border[1:-1, 1:-1] = False
+        assert not video.mask[:, border].any()
+        ways.append(np.linalg.norm(video.centres[-1] - video.centres[0]))
+        steps = np.linalg.norm(np.diff(video.centres, axis=0), axis=1)
+        assert steps.max() < 1.5
+    assert max(ways) > 2
+
+
 def test_numbers_of_a_frame_fit_its_mask_and_skeleton(videos: list[Video]) -> None:
     for video in videos:
         truth = video.truth
