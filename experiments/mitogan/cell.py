@@ -16,8 +16,8 @@ _FIELD_SHARE, _LARGEST_UM = (0.36, 0.43), 20.0
 _ELONGATED = 0.3
 # Semi-axes of the nucleus in shares of the mean radius; voids of real cells, read off by eye.
 _NUCLEUS, _NUCLEUS_ASPECT = (0.36, 0.48), (1.1, 1.45)
-# What a cell keeps from the border of its field, so that stage drift does not cut it.
-_MARGIN = 0.035
+# What a cell keeps from the border of its field: tubules wobble, and are half a width wide.
+_MARGIN_UM = 0.6
 _CIRCLE = np.arange(180) * (2 * np.pi / 180)
 
 
@@ -104,12 +104,12 @@ def draw_cell(rng: np.random.Generator, field_um: float) -> tuple[Cell, np.ndarr
         "stretch": float(stretch),
         "nucleus_angle": rng.uniform(0, np.pi),
     }
-    largest = field_um * (1 - 2 * _MARGIN)
+    largest = field_um - 2 * _MARGIN_UM
     extent = np.ptp(Cell(radius=radius, nucleus=(0.1, 0.1), **shape).curve(1.0), axis=0).max()
     radius *= min(1.0, largest / extent)
     cell = Cell(radius=radius, nucleus=(radius * share * aspect, radius * share / aspect), **shape)
     curve = cell.curve(1.0)
-    low, high = -curve.min(0), field_um - curve.max(0)
+    low, high = _MARGIN_UM - curve.min(0), field_um - _MARGIN_UM - curve.max(0)
     centre = low + (high - low) * rng.uniform(0.3, 0.7, 2)
     return cell, centre, np.minimum(centre - low, high - centre)
 

@@ -22,7 +22,7 @@ PSF_UM = (0.095, 0.16)
 # what makers set; real mitochondria videos show 100 to 300).
 _READ_NOISE, _GAIN, _OFFSET = (1.0, 1.8), (0.5, 2.2), (95.0, 300.0)
 # In units of a usual tubule's ridge; assumed from real images.
-_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.03, 0.2), (0.1, 0.45), (0.005, 0.06), (0.15, 0.45)
+_HAZE, _GLOW, _BACKGROUND, _FRAGMENTS = (0.02, 0.15), (0.1, 0.4), (0.005, 0.06), (0.08, 0.3)
 # Blur of the haze, of the glow, and of what lies out of plane in blurs of the PSF.
 _HAZE_UM, _GLOW_UM, _OUT_OF_PLANE = 0.7, (0.7, 1.3), (2.0, 3.5)
 # Share of light that is left at the darkest corner is 1 minus this.
@@ -93,17 +93,6 @@ class Microscope:
         return quantise((self.offset + self.gain * self.photons * noisy) / _TOP, bits=16)
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What is not in focus: haze of the cell's plasm and fragments out of plane [size, size]."""
-
-    light: np.ndarray
-
-    def at(self, drift: np.ndarray) -> np.ndarray:
-        """Moved by a drift of x, y in pixels [2]."""
-        return ndimage.shift(self.light, drift[::-1], order=1, mode="nearest")
-
-
 def draw_microscope(
     rng: np.random.Generator, size: int, pixel_size_um: float, noise: str
 ) -> Microscope:
@@ -124,14 +113,17 @@ def draw_microscope(
 
 def draw_surroundings(
     rng: np.random.Generator, microscope: Microscope, cell: Cell, centre: np.ndarray
-) -> Surroundings:
-    """Draws haze, brightest beside the nucleus, and fragments over the nucleus.
+) -> np.ndarray:
+    """Draws what is not in focus: haze, brightest beside the nucleus, and fragments over it.
 
     Args:
         rng: source of everything that varies.
         microscope: that looks.
         cell: that is seen.
         centre: of the cell in the first frame, x, y in pixels [2].
+
+    Returns:
+        Light in ridges of a usual tubule [size, size].
     """
     size, pixel = microscope.size, microscope.pixel_size_um
     haze = np.zeros((size, size), np.float32)
@@ -144,7 +136,12 @@ def draw_surroundings(
     light = rng.uniform(*_HAZE) * haze
     for _ in range(rng.poisson(5)):
         light += rng.uniform(*_FRAGMENTS) * _fragment(rng, microscope, cell, centre)
-    return Surroundings(light)
+    return light
+
+
+def shifted(light: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """An image [H, W] moved by x, y in pixels [2]; its border fills what comes into view."""
+    return ndimage.shift(light, drift[::-1], order=1, mode="nearest")
 
 
 def ridge(radius: float, sigma: float) -> float:

@@ -14,9 +14,9 @@ import numpy as np
 from experiments.mitogan.cell import Cell
 
 STEP_UM = 0.08
-# Length of tubules over area of cytoplasm, 1/µm; with tubules of 0.4 µm it covers a fifth to a half
-# of the cytoplasm, hence the foreground fractions of 0.16 to 0.21 of tight crops of real cells.
-DENSITY = (0.7, 1.5)
+# Length of tubules over area of cytoplasm, 1/µm: tubules of 0.4 µm cover a quarter to a half of the
+# cytoplasm, hence the foreground fractions of 0.16 to 0.21 of tight crops of real cells.
+DENSITY = (0.55, 1.25)
 # Curvature: correlation length in µm; assumed so that tubules look as wavy as real ones.
 _CORRELATION_UM = 0.4
 # How often a tip that meets a tubule fuses with it; else it passes over or under. Assumed.
@@ -28,6 +28,8 @@ _GRID_UM = 0.2
 # Vertices between junctions; vertices in which a tip that has left or crossed one sees no tubule;
 # places that a new tubule looks at.
 _APART, _BLIND, _TRIES = 7, 12, 5
+# Branches that are tried for one µm of tubule; many find no free place.
+_ATTEMPTS = 8
 # Turn per µm away from the nucleus and the outline, and away from a tubule at one side of the tip;
 # how far and at which angles a tip looks for one, µm and radians. Assumed.
 _WALL, _AVOID = 3.0, 4.0
@@ -92,8 +94,9 @@ def grow_network(rng: np.random.Generator, cell: Cell) -> Network:
         growth.add_ring(rng.uniform(*_DONUT_UM))
     for _ in range(rng.poisson(rng.uniform(0.02, 0.1) * wanted)):
         growth.add_walk(_PIECE, rng.uniform(*_DOT_UM))
-    while growth.length < wanted:
-        growth.add_branch()
+    for _ in range(round(_ATTEMPTS * wanted)):
+        if growth.length < wanted:
+            growth.add_branch()
     return growth.network()
 
 

@@ -16,7 +16,7 @@ _PERIODS, _LEAST_PERIODS = (1.7, 4.5), 1.8
 _SLOW = 1.6
 # What makes a branch pearled: autocorrelation at its period and least before it, and standard
 # deviation of the logarithm of its brightness; and which share of a network's length must be.
-# Chosen on 150 simulated cells, half of them with induced pearls.
+# Chosen on 300 simulated frames, half of them with induced pearls.
 _AGREES, _OPPOSES, _CONTRAST = 0.3, -0.2, 0.12
 _LEAST_SHARE = 0.05
 

@@ -25,9 +25,10 @@ from experiments.mitogan.microscope import (
     draw_microscope,
     draw_surroundings,
     ridge,
+    shifted,
 )
-from experiments.mitogan.motion import Motion, draw_motion
-from experiments.mitogan.network import grow_network
+from experiments.mitogan.motion import Motion, State, draw_motion
+from experiments.mitogan.network import STEP_UM, grow_network
 from experiments.mitogan.topology import topology
 
 # Of an oblique light-sheet microscope; recalled, the original gives none.
@@ -128,8 +129,8 @@ def draw_video(
     stain = rng.uniform(*_STAIN) * (1 - rng.uniform(*BLEACHED)) ** np.linspace(0, 1, frames)
     taken = []
     for k in range(frames):
-        scene = _scene(motion, microscope, first + drift[k], k)
-        clean = microscope.expected(scene.light + surroundings.at(drift[k]), stain[k])
+        scene = draw_scene(motion, microscope, first + drift[k], k)
+        clean = microscope.expected(scene.light + shifted(surroundings, drift[k]), stain[k])
         truth = scene.truth | {"stain": stain[k]}
         taken.append((microscope.photograph(clean, rng), clean, scene.mask, scene.skeleton, truth))
     photos, cleans, masks, skeletons, truths = zip(*taken, strict=True)
@@ -191,28 +192,39 @@ def simulate(
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
+    """Tubules in one frame: light, mask and skeleton [H, W] as of `Video`, and numbers."""
+
     light: np.ndarray
     mask: np.ndarray
     skeleton: np.ndarray
     truth: dict[str, float]
 
 
-def _scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame: int) -> _Scene:
-    """Light, mask, skeleton and numbers of the tubules around a centre x, y in pixels [2]."""
+def draw_scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame: int) -> Scene:
+    """Shows the tubules of one frame, without haze, noise or bleaching.
+
+    Args:
+        motion: of the tubules.
+        microscope: that looks.
+        centre: of the cell, x, y in pixels [2].
+        frame: number of the frame.
+    """
     pixel, size, network = microscope.pixel_size_um, microscope.size, motion.network
     state = motion.at(frame)
     known = topology(network, state)
-    # Tips are round.
-    reach = np.minimum(known.from_end / state.radii, 1)
+    pieces = np.cumsum((np.diff(network.tubules, prepend=0) > 0) | ~state.visible)
+    tips = _tip_lengths(state, known.from_end, pieces)
+    reach = np.minimum(known.from_end / tips, 1)
     radii = state.radii * np.sqrt(np.maximum(1 - (1 - reach) ** 2, 0.02))
     xy, radii = centre + state.points / pixel, radii / pixel
     usual = ridge(float(np.median(motion.radii)) / pixel, microscope.psf_um / pixel)
-    light = microscope.light_of(xy, radii, state.brightness * state.visible / usual)
+    # Each vertex stands for one step of its tubule.
+    weight = STEP_UM / pixel / usual
+    light = microscope.light_of(xy, radii, weight * state.brightness * state.visible)
     halves = microscope.half_width(radii)
-    inner = state.visible & (reach >= 1)
+    inner = state.visible & (known.from_end > tips - STEP_UM / 2)
     mask = painted_discs(xy[inner], halves[inner], size)
-    pieces = np.cumsum(np.diff(network.tubules, prepend=0) | ~state.visible)
     skeleton = skeletonize(drawn_lines(xy[state.visible], pieces[state.visible], size))
     seen = 2 * pixel * halves[inner]
     pearling = motion.pearling(frame)
@@ -230,7 +242,14 @@ def _scene(motion: Motion, microscope: Microscope, centre: np.ndarray, frame: in
         "fissions": motion.events(frame, True),
         "fusions": motion.events(frame, False),
     }
-    return _Scene(light, mask, skeleton, truth)
+    return Scene(light, mask, skeleton, truth)
+
+
+def _tip_lengths(state: State, from_end: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """How far from its ends each vertex's piece is thinner, µm [V]: tips are half balls."""
+    halves = np.zeros(pieces[-1] + 1)
+    np.maximum.at(halves, pieces[state.visible], from_end[state.visible])
+    return np.minimum(state.radii, np.maximum(halves, STEP_UM)[pieces])
 
 
 def _mean(values: np.ndarray) -> float:

@@ -34,13 +34,18 @@ class Branch(NamedTuple):
     closed: bool
 
 
-def branch_points(skeleton: np.ndarray) -> np.ndarray:
+def branch_points(skeleton: np.ndarray, reach: int = 0) -> np.ndarray:
     """Where three or more arms meet [B, 2], y, x in pixels; one for those that touch.
 
     Args:
         skeleton: bool [H, W], lines one pixel wide.
+        reach: pixels by which each is widened before: where two tubules cross, their skeleton often
+            has two branch points of three arms, less than a width apart.
     """
-    pieces = _pieces(_junctions(skeleton))
+    spots = _junctions(skeleton)
+    if reach:
+        spots = ndimage.binary_dilation(spots, _EIGHT, iterations=reach)
+    pieces = _pieces(spots)
     return np.array([np.mean(piece, axis=0) for piece in pieces]).reshape(-1, 2)
 
 

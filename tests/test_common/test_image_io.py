@@ -80,6 +80,14 @@ def test_a_written_ome_tiff_comes_back_here_and_in_tifffile(
         assert tiff.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
 
 
+def test_a_written_ome_tiff_says_how_far_its_frames_are_apart(tmp_path: Path) -> None:
+    for axes, shape in (("TYX", (3, 8, 9)), ("TCYX", (3, 2, 8, 9))):
+        write_ome_tiff(tmp_path / axes, np.zeros(shape, np.uint16), axes, interval_s=2.5)
+        with tifffile.TiffFile(tmp_path / axes) as tiff:
+            written = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+        assert (written["TimeIncrement"], written["TimeIncrementUnit"]) == (2.5, "s")
+
+
 def test_the_same_pixels_make_the_same_ome_tiff(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_ome_tiff(tmp_path / name, np.eye(8, dtype=np.uint8), "YX", (0.5, 0.5))
