@@ -19,7 +19,10 @@ class MitoDataModule(MovieDataModule):
     """
 
     default_card = "mito_videos"
-    simulator_files = ("simulator.py",)
+    simulator_files = (
+        *("simulator.py", "cell.py", "tubules.py", "motion.py", "topology.py", "imaging.py"),
+        "microscope.py",
+    )
 
     def __init__(self, simulated_frames: int = 30, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from experiments.mitogan.network import STEP_UM, Network
+from experiments.mitogan.tubules import STEP_UM, Network
 
 # Mean diameter of the tubules of a cell in µm, and spacing of the pearls of one in µm, seconds that
 # pearling lasts, share of tubules that pearl within ten minutes: Mitochondrial_Pearling, figure 1.

@@ -28,8 +28,8 @@ from experiments.mitogan.microscope import (
     shifted,
 )
 from experiments.mitogan.motion import Motion, State, draw_motion
-from experiments.mitogan.network import STEP_UM, grow_network
 from experiments.mitogan.topology import topology
+from experiments.mitogan.tubules import STEP_UM, grow_network
 
 # Of an oblique light-sheet microscope; recalled, the original gives none.
 PIXEL_SIZE_UM = 0.1

@@ -7,7 +7,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from experiments.mitogan.motion import State
-from experiments.mitogan.network import STEP_UM, Network
+from experiments.mitogan.tubules import STEP_UM, Network
 
 
 class Topology(NamedTuple):

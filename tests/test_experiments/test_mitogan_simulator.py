@@ -28,7 +28,6 @@ from experiments.mitogan.motion import (
     State,
     draw_motion,
 )
-from experiments.mitogan.network import STEP_UM, Network, grow_network
 from experiments.mitogan.simulator import (
     NOISES,
     PIXEL_SIZE_UM,
@@ -39,6 +38,7 @@ from experiments.mitogan.simulator import (
     simulate,
 )
 from experiments.mitogan.topology import Topology, topology
+from experiments.mitogan.tubules import STEP_UM, Network, grow_network
 
 Lines = list[list[tuple[float, float]]]
 
