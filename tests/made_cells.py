@@ -43,15 +43,15 @@ def cell(
     turned = angle + rng.normal(0, 1.0, tubules)
     length = rng.integers(round(0.5 * radius), round(2.2 * radius), tubules)
     lines = np.zeros(shape, np.float32)
-    for step in range(int(length.max()) * 2):
-        turned += rng.normal(0, 0.12, tubules)
-        place = place + 0.5 * np.stack([np.sin(turned), np.cos(turned)], 1)
+    for step in range(int(length.max())):
+        turned += rng.normal(0, 0.17, tubules)
+        place = place + np.stack([np.sin(turned), np.cos(turned)], 1)
         outside = (((place - centre) / axes) ** 2).sum(1) > 1
         row, column = np.rint(place).astype(int).T
         inside = (row >= 0) & (column >= 0) & (row < shape[0]) & (column < shape[1])
-        shown = outside & inside & (step < 2 * length)
+        shown = outside & inside & (step < length)
         lines[row[shown], column[shown]] = 1
-    mask = ndimage.distance_transform_edt(lines == 0) <= 1.5
+    mask = ndimage.binary_dilation(lines > 0, np.ones((3, 3)))
     haze = gaussian_blur(mask.astype(np.float32), radius / 2)
     clean = 0.06 + 0.5 * gaussian_blur(mask.astype(np.float32), 1.2) + 0.25 * haze
     shade = vignetting(shape, rng.uniform(0, 0.2), rng.uniform(0, 6))

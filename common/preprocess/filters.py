@@ -101,4 +101,5 @@ def top_hat(image: np.ndarray, radius_px: float) -> np.ndarray:
 
 
 def _laplacian(image: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_laplace(image, LAPLACIAN_SIGMA_PX, axes=(1, 2), mode="reflect")
+    # Cut off at the usual four sigma, the kernel would still see a ten-thousandth of flat areas.
+    return ndimage.gaussian_laplace(image, LAPLACIAN_SIGMA_PX, axes=(1, 2), truncate=7.0)

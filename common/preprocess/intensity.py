@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 from skimage.registration import phase_cross_correlation
 
 from common.preprocess.boxes import as_float
@@ -12,6 +11,9 @@ from common.preprocess.filters import without_hot_pixels
 
 # A frame without light is not multiplied into noise.
 MOST_BLEACHING = 10.0
+# Percentile that is called background, and blur before it is taken, pixels: unblurred it would be
+# one of the noise.
+_BACKGROUND, _BACKGROUND_BLUR_PX = 20, 2.0
 # Blur before two frames are compared, pixels: noise correlates with nothing, structures stay.
 _DRIFT_BLUR_PX = 1.0
 
@@ -20,7 +22,7 @@ class Light(NamedTuple):
     """How bright a frame is.
 
     Attributes:
-        background: median grey level of what is dark in each channel [C].
+        background: grey level of the darkest fifth of each channel [C].
         signal: mean of each channel above that [C].
     """
 
@@ -47,9 +49,14 @@ def percentile_normalise(image: np.ndarray, low: float, high: float) -> np.ndarr
 
 
 def light_of(image: np.ndarray) -> Light:
-    """Measures the channels of [C, H, W]; dark is what Otsu 1979 puts below its threshold."""
-    planes = without_hot_pixels(image)
-    background = np.array([np.median(plane[plane <= threshold_otsu(plane)]) for plane in planes])
+    """Measures the channels of [C, H, W].
+
+    What bleaches to a share of itself above an offset does so at every percentile: which of them
+    is called background has no influence on `bleach_factors`.
+    """
+    blur = (0, _BACKGROUND_BLUR_PX, _BACKGROUND_BLUR_PX)
+    planes = ndimage.gaussian_filter(without_hot_pixels(image), blur)
+    background = np.percentile(planes, _BACKGROUND, axis=(1, 2)).astype(np.float64)
     return Light(background, planes.mean((1, 2), dtype=np.float64) - background)
 
 

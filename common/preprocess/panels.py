@@ -19,12 +19,11 @@ _MIDDLE = (0.3, 0.7)
 _WIDEST_LINE_PX = 8
 # Least step on both sides of a line, in standard errors of the mean of what scatters along it.
 _LEAST_STEP = 6.0
-# A line and an empty corner scatter less than this share of the noise of the XY panel,
-_FLAT = 0.5
-# a line also than this share of the grey levels in use, which lossy compression leaves of one.
-_FLAT_RANGE = 0.015
-# A strip is so many times noisier than an empty corner.
-_FULL = 2.0
+# A line scatters less than this share of the noise of the XY panel, or than this share of the grey
+# levels in use, which lossy compression leaves of it.
+_LINE_OF_NOISE, _LINE_OF_RANGE = 0.5, 0.015
+# Shares of the grey levels in use below which an empty corner scatters, above which a strip does.
+_EMPTY_OF_RANGE, _FULL_OF_RANGE = 0.008, 0.01
 # Lines that are tried with each other, the clearest first.
 _TRIED = 8
 # Below it a strip has no room for content.
@@ -40,10 +39,17 @@ class _Line(NamedTuple):
 
 
 class _Scatter(NamedTuple):
-    """Standard deviations of single pixels: of noise, and up to which a line is of one level."""
+    """Standard deviations of pixels.
 
-    noise: float
+    Attributes:
+        line: up to which a line counts as of one level.
+        empty: up to which a corner counts as empty.
+        full: from which on a strip shows something.
+    """
+
     line: float
+    empty: float
+    full: float
 
 
 def xy_panel(image: np.ndarray) -> Box | None:
@@ -58,9 +64,10 @@ def xy_panel(image: np.ndarray) -> Box | None:
     plane = as_float(image).mean(0)
     if min(plane.shape) < _SMALLEST_PX:
         return None
+    scatter = _scatter(plane)
     best, box = 0.0, None
     for up, back in product((1, -1), (1, -1)):
-        clearness, top, left = _corner(plane[::up, ::back])
+        clearness, top, left = _corner(plane[::up, ::back], scatter)
         if clearness > best:
             height, width = plane.shape[0] - top, plane.shape[1] - left
             best = clearness
@@ -68,9 +75,8 @@ def xy_panel(image: np.ndarray) -> Box | None:
     return box
 
 
-def _corner(plane: np.ndarray) -> tuple[float, int, int]:
+def _corner(plane: np.ndarray, scatter: _Scatter) -> tuple[float, int, int]:
     """How clear the lines are that leave a strip above and one to the left; the panel's corner."""
-    scatter = _scatter(plane)
     best = (0.0, 0, 0)
     for row, column in product(_lines(plane, scatter.line), _lines(plane.T, scatter.line)):
         clearness = min(row.step, column.step)
@@ -82,12 +88,12 @@ def _corner(plane: np.ndarray) -> tuple[float, int, int]:
 def _is_preview(plane: np.ndarray, row: _Line, column: _Line, scatter: _Scatter) -> bool:
     across = plane[row.start : row.stop, column.stop :]
     down = plane[row.stop :, column.start : column.stop]
-    corner = plane[: row.start, : column.start]
+    corner = plane[: row.start, : column.start].std()
     above, beside = plane[: row.start, column.stop :], plane[row.stop :, : column.start]
     lines = max(across.std(), down.std()) <= scatter.line
     one_level = abs(np.median(across) - np.median(down)) <= 2 * scatter.line
-    empty = corner.std() <= _FLAT * scatter.noise
-    full = min(_noise(above), _noise(beside)) > _FULL * _noise(corner)
+    empty = corner <= scatter.empty
+    full = min(above.std(), beside.std()) > scatter.full
     return bool(lines and one_level and empty and full)
 
 
@@ -102,21 +108,18 @@ def _lines(plane: np.ndarray, flat: float) -> list[_Line]:
     sizes = np.concatenate([[0], np.abs(steps.mean(1)) / error])
     found = [
         _Line(start, start + wide, float(min(sizes[start], sizes[start + wide])))
-        for start in range(first, last)
-        for wide in range(1, _WIDEST_LINE_PX + 1)
-        if min(sizes[start], sizes[start + wide]) > _LEAST_STEP
+        for start in (first + np.flatnonzero(sizes[first:last] > _LEAST_STEP)).tolist()
+        for wide in (1 + np.flatnonzero(sizes[start + 1 :] > _LEAST_STEP)).tolist()
+        if wide <= _WIDEST_LINE_PX
     ]
     level = [line for line in found if middle[line.start : line.stop].std() <= flat]
     return sorted(level, key=lambda line: -line.step)[:_TRIED]
 
 
 def _scatter(plane: np.ndarray) -> _Scatter:
-    noise = _noise(plane[tuple(slice(*(round(s * n) for s in _MIDDLE)) for n in plane.shape)])
-    low, high = np.percentile(plane, (1, 99))
-    line = max(_FLAT * noise, _FLAT_RANGE * (high - low), np.finfo(np.float32).tiny)
-    return _Scatter(noise, float(line))
-
-
-def _noise(part: np.ndarray) -> float:
-    """From the differences of neighbouring rows, in which structures nearly vanish."""
-    return float(np.median(np.diff(part, axis=0).std(1)) / np.sqrt(2))
+    middle = plane[tuple(slice(*(round(s * length) for s in _MIDDLE)) for length in plane.shape)]
+    # Neighbouring rows differ by noise alone, nearly.
+    noise = np.median(np.diff(middle, axis=0).std(1)) / np.sqrt(2)
+    levels = max(np.percentile(plane, 99) - plane.min(), np.finfo(np.float32).tiny)
+    line = max(_LINE_OF_NOISE * noise, _LINE_OF_RANGE * levels)
+    return _Scatter(line, _EMPTY_OF_RANGE * levels, _FULL_OF_RANGE * levels)

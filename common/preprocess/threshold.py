@@ -10,16 +10,18 @@ from skimage.morphology import remove_small_objects, skeletonize
 from common.preprocess.boxes import as_float
 
 Rule = Literal["otsu", "triangle", "minimum"]
+# Of a histogram.
+_MOST_BINS = 256
 
 
 def otsu(plane: np.ndarray) -> float:
     """The grey level that splits [H, W] into the two classes of least variance (Otsu 1979)."""
-    return float(threshold_otsu(as_float(plane)))
+    return float(threshold_otsu(as_float(plane), _bins(plane)))
 
 
 def triangle(plane: np.ndarray) -> float:
     """The grey level of [H, W] where the histogram bends off its peak (Zack et al. 1977)."""
-    return float(threshold_triangle(as_float(plane)))
+    return float(threshold_triangle(as_float(plane), _bins(plane)))
 
 
 def minimum_of_both(plane: np.ndarray) -> float:
@@ -46,6 +48,18 @@ def mask_of(plane: np.ndarray, rule: Rule, min_size_px: int) -> tuple[np.ndarray
 def skeleton(mask: np.ndarray) -> np.ndarray:
     """Centre lines of a mask [H, W], one pixel wide (Zhang and Suen 1984)."""
     return skeletonize(mask)
+
+
+def _bins(plane: np.ndarray) -> int:
+    """Number of bins that hold equally many grey levels each.
+
+    More bins than levels would leave every other one empty, and the triangle would end there.
+    """
+    levels = np.unique(as_float(plane))
+    if len(levels) < 2:
+        return 1
+    count = round(float(levels[-1] - levels[0]) / float(np.diff(levels).min())) + 1
+    return -(-count // -(-count // _MOST_BINS))
 
 
 _RULES: dict[Rule, Callable[[np.ndarray], float]] = {

@@ -27,6 +27,9 @@ def preview(frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Bo
     Returns:
         The picture [C, H', W'] of the type of the frame, and the box of the frame in it.
     """
+    # Built with the strips above and to the right; half of the pictures the other way round.
+    up, back = rng.choice((1, -1), 2)
+    frame = frame[:, ::up, ::back]
     height, width = frame.shape[1:]
     shares = rng.uniform(SMALLEST_STRIP, LARGEST_STRIP, 2)
     depths = [max(round(s / (1 - s) * n), 4) for s, n in zip(shares, (height, width), strict=True)]
@@ -43,7 +46,8 @@ def preview(frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Bo
     whole[:, : depths[0], :width] = above
     whole[:, depths[0] + line :, width + line :] = beside
     whole[:, depths[0] + line :, :width] = frame
-    return _turned(whole, Box(depths[0] + line, 0, height, width), rng)
+    box = Box(0 if up < 0 else depths[0] + line, 0 if back > 0 else depths[1] + line, height, width)
+    return np.ascontiguousarray(whole[:, ::up, ::back]), box
 
 
 def _level(frame: np.ndarray, rng: np.random.Generator) -> float:
@@ -66,12 +70,3 @@ def _sheared(strip: np.ndarray, most: int) -> np.ndarray:
     source = np.arange(height)[:, None] - np.rint(np.linspace(0, most, depth)).astype(int)
     moved = np.take_along_axis(strip, np.clip(source, 0, None)[None], axis=1)
     return np.where(source >= 0, moved, 0).astype(strip.dtype)
-
-
-def _turned(whole: np.ndarray, box: Box, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
-    """Half of the pictures upside down, half of them mirrored."""
-    if rng.random() < 0.5:
-        whole, box = whole[:, ::-1], box._replace(top=whole.shape[1] - box.bottom)
-    if rng.random() < 0.5:
-        whole, box = whole[:, :, ::-1], box._replace(left=whole.shape[2] - box.right)
-    return np.ascontiguousarray(whole), box
