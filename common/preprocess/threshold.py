@@ -10,18 +10,19 @@ from skimage.morphology import remove_small_objects, skeletonize
 from common.preprocess.boxes import as_float
 
 Rule = Literal["otsu", "triangle", "minimum"]
-# Of a histogram.
-_MOST_BINS = 256
+# Of the histograms. Coarse for the triangle: it ends at the first gap beside the peak, as between
+# pixels that are exactly 0 after clipping and those just above.
+_OTSU_BINS, _TRIANGLE_BINS = 256, 64
 
 
 def otsu(plane: np.ndarray) -> float:
     """The grey level that splits [H, W] into the two classes of least variance (Otsu 1979)."""
-    return float(threshold_otsu(as_float(plane), _bins(plane)))
+    return float(threshold_otsu(as_float(plane), _bins(plane, _OTSU_BINS)))
 
 
 def triangle(plane: np.ndarray) -> float:
     """The grey level of [H, W] where the histogram bends off its peak (Zack et al. 1977)."""
-    return float(threshold_triangle(as_float(plane), _bins(plane)))
+    return float(threshold_triangle(as_float(plane), _bins(plane, _TRIANGLE_BINS)))
 
 
 def minimum_of_both(plane: np.ndarray) -> float:
@@ -50,16 +51,16 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     return skeletonize(mask)
 
 
-def _bins(plane: np.ndarray) -> int:
-    """Number of bins that hold equally many grey levels each.
+def _bins(plane: np.ndarray, most: int) -> int:
+    """Number of bins that hold equally many grey levels each; more would leave some of them empty.
 
-    More bins than levels would leave every other one empty, and the triangle would end there.
+    Integers often have few levels; floats have so many that it is `most`.
     """
     levels = np.unique(as_float(plane))
     if len(levels) < 2:
         return 1
     count = round(float(levels[-1] - levels[0]) / float(np.diff(levels).min())) + 1
-    return -(-count // -(-count // _MOST_BINS))
+    return -(-count // -(-count // most))
 
 
 _RULES: dict[Rule, Callable[[np.ndarray], float]] = {
