@@ -91,10 +91,9 @@ def _is_preview(plane: np.ndarray, row: _Line, column: _Line, scatter: _Scatter)
     corner = plane[: row.start, : column.start].std()
     above, beside = plane[: row.start, column.stop :], plane[row.stop :, : column.start]
     lines = max(across.std(), down.std()) <= scatter.line
-    one_level = abs(np.median(across) - np.median(down)) <= 2 * scatter.line
     empty = corner <= scatter.empty
     full = min(above.std(), beside.std()) > scatter.full
-    return bool(lines and one_level and empty and full)
+    return bool(lines and empty and full)
 
 
 def _lines(plane: np.ndarray, flat: float) -> list[_Line]:

@@ -37,10 +37,11 @@ def test_the_busiest_box_holds_the_centre_of_the_cell_and_stays_in_the_image() -
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_busiest_box_is_centred_on_what_is_smaller_than_it(dtype: type) -> None:
-    image = np.zeros((3, 100, 140), dtype)
-    image[:, 60:71, 30:41] = 200
+    # Noise moves the peak of a window that is flat.
+    image = np.random.default_rng(0).integers(0, 20, (3, 100, 140)).astype(dtype)
+    image[:, 60:71, 30:41] += 200
     box = busiest_box(image, 0.4)
-    assert abs(box.top + 20 - 65.5) <= 1 and abs(box.left + 20 - 35.5) <= 1
+    assert abs(box.top + 20 - 65.5) <= 3 and abs(box.left + 20 - 35.5) <= 3
 
 
 def test_the_busiest_box_of_a_blank_image_or_of_all_of_it_is_in_the_middle() -> None:

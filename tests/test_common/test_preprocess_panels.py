@@ -23,7 +23,7 @@ def content(rng: np.random.Generator) -> np.ndarray:
 
 
 def ordinary(kind: int, rng: np.random.Generator) -> np.ndarray:
-    """A frame with what resembles a preview: edges, fibres, bars, dead lines, tiles."""
+    """A frame with what resembles a preview: edges, fibres, tiles, bars, dead and drawn lines."""
     shape = tuple(rng.integers(120, 320, 2).tolist())
     clean = cell(rng, shape, int(rng.integers(5, 90))).clean.copy()
     row, column = (round(rng.uniform(0.06, 0.3) * length) for length in shape)
@@ -40,9 +40,16 @@ def ordinary(kind: int, rng: np.random.Generator) -> np.ndarray:
     if kind == 4:
         image[:, :row] = 0
         image[:, :, -column:] = 0
-    if kind == 5:
-        image[:, row : row + 3] = 0
-        image[:, :, -column - 3 : -column] = 0
+    if kind in (5, 6, 7):
+        image[:, row : row + 3] = image.max() if kind > 5 else 0
+        image[:, :, -column - 3 : -column] = image.max() if kind > 5 else 0
+    if kind == 6:
+        image[:, :row] = 0
+        image[:, :, -column:] = 0
+    if kind == 7:
+        # A rectangle drawn around the cell, and a legend.
+        image[:, row : row + 3, : shape[1] // 5] = image[:, :3, : shape[1] // 5]
+        image[:, :row, -column:] = 0
     return image
 
 
@@ -66,7 +73,7 @@ def test_the_xy_panel_of_previews_is_found_within_two_pixels() -> None:
 
 def test_no_ordinary_frame_is_taken_for_a_preview() -> None:
     for k in range(COUNT):
-        assert xy_panel(ordinary(k % 6, np.random.default_rng([SEED, k, 1]))) is None
+        assert xy_panel(ordinary(k % 8, np.random.default_rng([SEED, k, 1]))) is None
 
 
 @pytest.mark.parametrize("image", [np.zeros((1, 200, 200), np.uint8), np.ones((2, 20, 20))])
