@@ -52,6 +52,7 @@ def test_the_busiest_box_of_a_blank_image_or_of_all_of_it_is_in_the_middle() -> 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_percentiles_become_zero_and_one_in_each_channel(dtype: type) -> None:
     image = np.stack([np.arange(101), 2 * np.arange(101), np.full(101, 7)])[:, None].astype(dtype)
+    image[2, 0, 50] = 90  # Beyond the percentiles.
     scaled = percentile_normalise(image, 10, 90)
     assert scaled.dtype == np.float32
     expected = np.clip((np.arange(101) - 10) / 80, 0, 1)
