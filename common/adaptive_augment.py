@@ -203,7 +203,7 @@ def _brightness(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
 
 def _contrast(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
     active, factor = draws.active(), draws.normal(_CONTRAST).exp2()
-    values = graded.sum().clamp(min=1) * x[0, 0].numel()
+    values = graded.sum() * x[0, 0].numel()
     mean = torch.where(graded, x, 0).sum((1, 2, 3, 4), keepdim=True) / values
     changed = mean + (x - mean) * factor.to(x.dtype)
     return torch.where(active & graded, changed, x)
