@@ -124,7 +124,11 @@ class AdaptiveProbability(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor) -> None:
-        """Counts logits [B] or [B, 1, H, W] of augmented real images, never of generated ones."""
+        """Counts logits [B] or [B, 1, H, W] of augmented real images, never of generated ones.
+
+        The relativistic loss leaves the zero of the logits open, so that their sign means nothing:
+        take the mean logit of generated images from them first.
+        """
         signs = real_logits.to(self.signs).sign().reshape(len(real_logits), -1).mean(1)
         signs, seen = sum_over_ranks(torch.stack([signs.sum(), signs.new_tensor(len(signs))]))
         signs, seen = self.signs + signs, self.seen + seen
@@ -199,7 +203,7 @@ def _brightness(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
 
 def _contrast(x: Tensor, draws: _Draws, graded: Tensor) -> Tensor:
     active, factor = draws.active(), draws.normal(_CONTRAST).exp2()
-    values = graded.sum().clamp(min=1) * x[0, 0].numel()
+    values = graded.sum() * x[0, 0].numel()
     mean = torch.where(graded, x, 0).sum((1, 2, 3, 4), keepdim=True) / values
     changed = mean + (x - mean) * factor.to(x.dtype)
     return torch.where(active & graded, changed, x)

@@ -99,8 +99,7 @@ class PathLengthPenalty(nn.Module):
                 torch.stack([lengths.sum(), lengths.new_tensor(len(lengths))])
             )
             self.mean.lerp_((total / count).to(self.mean), _NEWEST)
-        # A copy: the next batch changes the mean in place.
-        return (lengths - self.mean.clone()).square().mean()
+        return (lengths - self.mean).square().mean()
 
 
 def lazy_weight(step: int, every: int) -> float:

@@ -91,7 +91,7 @@ class EqualizedConv(nn.Module):
             y = F.conv2d(x, self.weight * self.scale, padding=padding)
         else:
             # The padding of filter and kernel together; a 1 x 1 kernel can do with fewer pixels.
-            more = [(len(TAPS) - 1) // 2 + padding, (len(TAPS) - 2) // 2 + padding] * 2
+            more = padding + (len(TAPS) - self.down) // 2
             sparse = self.down if kernel == 1 else 1
             x = upfirdn2d(x, self.taps.float(), down=sparse, padding=more)
             y = F.conv2d(x, self.weight * self.scale, stride=self.down // sparse)

@@ -207,6 +207,14 @@ def test_autocast_leaves_styles_and_images_in_single_precision(
     assert (image - exact).abs().max() < 0.05 * exact.std()
 
 
+def test_styles_start_from_one() -> None:
+    fresh = SynthesisNetwork(32, CHANNELS, STYLE, WIDTHS)
+    for block in fresh.blocks:
+        for layer in (*block.layers, block.to_image):
+            styles = layer.affine(torch.zeros(2, STYLE))
+            assert torch.equal(styles, torch.ones_like(styles))
+
+
 def test_layers_keep_the_variance_of_what_they_get() -> None:
     x = torch.randn(64, 32, 16, 16)
     linear = EqualizedLinear(400, 300, "lrelu")(torch.randn(200, 400))
