@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare train generate evaluate utility judge quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare pipeline-figure train generate evaluate utility judge quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -46,6 +46,9 @@ check-data: $(READY) known ## look at every file and the split of EXP's data (DA
 
 prepare: $(READY) known ## check, preprocess, split and pack the data of EXP (DATA=folder, .zip, .tar or .npz)
 	@$(CLI) prepare --config $(or $(config),$(default_config)) $(data) $(ARGS)
+
+pipeline-figure: $(READY) known ## what EXP's pipeline does to one raw image, stage by stage (ARGS="--image NAME")
+	@$(CLI) pipeline --config $(or $(config),$(default_config)) $(data) $(ARGS)
 
 train: $(READY) known $(BUILT) ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
 	@$(CLI) fit $(if $(RESUME),--resume $(RESUME:1=true) $(if $(config),--config $(config)),--config \

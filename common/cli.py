@@ -122,6 +122,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             },
             "check": {"model", "datamodule"},
             "prepare": {"model", "datamodule"},
+            "pipeline": {"model", "datamodule"},
             "generate": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from common.callbacks import ImageWriter
 from common.code_version import commit
 from common.data.datamodule import ImageDataModule
-from common.data.preparation import check_data
+from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
@@ -72,6 +72,18 @@ class ExperimentTrainer(pl.Trainer):
             datamodule: whose data.
         """
         check_data(datamodule)
+
+    def pipeline(
+        self, model: pl.LightningModule, datamodule: ImageDataModule, image: str = ""
+    ) -> None:
+        """Draws what the pipeline of the data does to one image, stage by stage.
+
+        Args:
+            model: not used; the configuration is the same for all verbs.
+            datamodule: whose raw images are read.
+            image: as in the manifest, such as "video.tif#0007"; the first one without it.
+        """
+        draw_pipeline_of(datamodule, image)
 
     def generate(
         self,

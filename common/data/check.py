@@ -26,11 +26,12 @@ from common.data.packing import Ledger, scalable
 from common.data.preparation import Recipe
 from common.data.raw_files import State, digest_of
 from common.data.reading import planes
-from common.errors import UserError
+from common.errors import Exit, UserError, relative
 from common.preprocess.geometry import fit_to_canvas
+from common.preprocess.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from common.preprocess.pipeline import Start
+    from common.preprocess.chain import Fitted, Start
 
 # Images in memory at once, whatever the size of the data set.
 _WINDOW = 64
@@ -98,6 +99,31 @@ def check(
     training = [k for k, sample in enumerate(checked.samples) if sample.split == "train"]
     ledger.storage(training, recipe.card.window)
     return checked
+
+
+def stages_of(root: Path, sample: Sample, recipe: Recipe) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and image of every stage of the recipe's pipeline, see `Pipeline.stages`.
+
+    Args:
+        root: raw folder.
+        sample: a frame, or an image with a file of its own.
+        recipe: with a pipeline.
+
+    Raises:
+        UserError: the file cannot be read, or does not hold the frame as a card's image.
+    """
+    path, pipeline = root / sample.file, recipe.reading.pipeline
+    still = sample.frame < 0
+    frames = iter([read_still(path, root)]) if still else read_frames(path, root)
+    try:
+        first = planes(next(frames), recipe.card, recipe.reading)
+        later = next(islice(frames, sample.frame - 1, None)) if sample.frame > 0 else None
+        frame = first if later is None else planes(later, recipe.card, recipe.reading)
+    except ValueError as error:
+        remedy = "choose another image, or see --data.channel and --data.projection"
+        raise UserError(Exit.INPUT, relative(path), str(error), remedy) from error
+    fit = partial(fit_to_canvas, size=recipe.image_size, fit=recipe.fit)
+    return pipeline.stages(frame, pipeline.begin(first), fit)
 
 
 @dataclass(frozen=True)
@@ -187,29 +213,36 @@ def _file(
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise ValueError(f"is blank: every pixel is {low}")
-    shown, bits, decisions = scalable(pixels), image.bits, {}
+    fit = partial(fit_to_canvas, size=recipe.image_size, fit=recipe.fit)
     if recipe.reading.pipeline:
-        pipeline = recipe.reading.pipeline
-        done = pipeline.apply(pixels, start or pipeline.begin(pixels))
-        shown, decisions = _sixteen_bits(done.image), asdict(done.found)
-        bits = 16
+        shown, shape, decisions = _piped(pixels, recipe.reading.pipeline, start, fit)
+        canvas, bits = shown, 16
+    else:
+        shown, shape, decisions = scalable(pixels), pixels.shape[1:], {}
+        canvas, bits = fit(shown), image.bits
     facts = replace(
         sample,
-        height=shown.shape[1],
-        width=shown.shape[2],
+        height=shape[0],
+        width=shape[1],
         dtype=str(pixels.dtype),
         pixel_size_um=image.pixel_size_um[0] if image.pixel_size_um else 0.0,
         interval_s=image.interval_s or 0.0,
         sha256=digest,
         pixels_sha256=leakage.pixels_digest(pixels),
     )
-    canvas = fit_to_canvas(shown, recipe.image_size, recipe.fit)
     look = near_duplicates.descriptor(shown)
     return _File(facts, canvas, bits, (low.item(), high.item()), look, decisions)
 
 
-def _sixteen_bits(image: np.ndarray) -> np.ndarray:
-    return np.rint(image * _FULL).astype(np.uint16)
+def _piped(
+    pixels: np.ndarray, pipeline: Pipeline, start: "Start | None", fit: "Fitted"
+) -> tuple[np.ndarray, tuple[int, int], dict[str, float]]:
+    """Canvas of uint16, rows and columns of what was kept, and what was decided."""
+    done = pipeline.apply(pixels, start or pipeline.begin(pixels), fit)
+    if done.image.min() == done.image.max():
+        raise ValueError("shows nothing that is left by the pipeline")
+    canvas = np.rint(done.image * _FULL).astype(np.uint16)
+    return canvas, (done.found.height, done.found.width), asdict(done.found)
 
 
 def _classes(checked: Checked) -> dict[str, ClassSummary]:

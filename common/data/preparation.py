@@ -64,6 +64,8 @@ def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
     sizes = {name: state[0] for name, state in states_of(root, samples).items()}
     listing = [(s.name, s.split, s.label, s.group, sizes[s.file]) for s in samples]
     facts = {"format": FORMAT, "recipe": asdict(recipe), "listing": sorted(listing)}
+    if recipe.reading.pipeline:
+        facts["pipeline"] = recipe.reading.pipeline.digest
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{recipe.experiment}-{digest[:12]}"
 
@@ -120,6 +122,37 @@ def check_data(data: "ImageDataModule") -> None:
     _say(f"data: {len(checked.samples)} images can be used ({relative(report)})")
     if checked.bad:
         _say(_skipped(len(checked.bad), report))
+
+
+def draw_pipeline_of(data: "ImageDataModule", name: str) -> None:
+    """Draws what the pipeline does to one image, as `<experiment>-pipeline.png` beside the report.
+
+    Args:
+        data: whose raw images are read.
+        name: of an image, as in the manifest; "" for the first one.
+
+    Raises:
+        UserError: the data have no pipeline, no such image, or it cannot be read.
+    """
+    pipeline = data.reading.pipeline
+    if pipeline is None:
+        problem, remedy = "has no pipeline", "choose an experiment with --data.pipeline"
+        raise UserError(Exit.USAGE, data.experiment, problem, remedy)
+    if data.root is None:
+        _ensure_simulated(data)
+    root = _raw_root(data)
+    samples = sorted(_scan(data, root), key=lambda sample: (sample.file, sample.frame))
+    chosen = next((sample for sample in samples if sample.name == (name or samples[0].name)), None)
+    if chosen is None:
+        remedy = f"name one as the manifest does, such as {samples[0].name}"
+        raise UserError(Exit.USAGE, f"--image {name}", "is no image of the data", remedy)
+    # Image libraries are imported only where something has to be read.
+    from common.data.check import stages_of
+    from common.pipeline_figure import draw_pipeline
+
+    path = _processed(data) / f"{data.experiment}-pipeline.png"
+    draw_pipeline(stages_of(root, chosen, _recipe(data)), path)
+    _say(f"pipeline: {relative(path)} ({chosen.name})")
 
 
 def summary(prepared: Prepared) -> str:

@@ -33,6 +33,8 @@ class Reading:
 def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.ndarray:
     """Pixels [C, H, W] with the channels the card names.
 
+    Of several channels of which all but one are blank, that one is taken.
+
     Raises:
         ValueError: more than one plane, another number of channels, or no such channel; the text
             says which.
@@ -53,6 +55,10 @@ def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.nda
     several = len(pixels) not in (1, len(card.channels))
     if card.collapse_grey and several and (pixels == pixels[:1]).all():
         return _of_card(pixels[:1], card)
+    shown = [k for k, plane in enumerate(pixels) if plane.min() < plane.max()]
+    if several and len(shown) == 1:
+        # Grey levels that somebody has coloured.
+        return _of_card(pixels[shown], card)
     if reading.channel and len(pixels) > 1:
         pixels = pixels[_position(reading.channel, image.channel_names, len(pixels))][None]
     return _of_card(pixels, card)

@@ -1,89 +1,28 @@
 """From a raw fluorescence frame to an image for a model, by settings that have a digest.
 
 Panel, bleaching, drift, zoom, Laplacian, non-local means, top-hat, percentiles, threshold,
-skeleton: always in this order, each of them off or on.
+skeleton: always in this order, each of them off or on. What does it is in `chain`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from common.errors import Exit, UserError
-from common.preprocess import filters, intensity
-from common.preprocess.boxes import Box, as_float, crop, whole
-from common.preprocess.panels import xy_panel
-from common.preprocess.threshold import Rule, mask_of, skeleton
-from common.preprocess.zoom import busiest_box
+
+if TYPE_CHECKING:
+    from common.preprocess.chain import Fitted, Processed, Start
 
 # Of what a frame becomes under the same settings.
 VERSION = 1
 Panel = Literal["auto", "none"]
-Threshold = Literal["none", "otsu", "triangle", "minimum"]
+Rule = Literal["otsu", "triangle", "minimum"]
+Threshold = Literal["none", Rule]
 Output = Literal["image", "mask", "skeleton", "image+mask"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the frames of one video share.
-
-    Attributes:
-        shape: C, H, W of its frames.
-        panel: box of the XY panel in a frame.
-        zoom: box of what is kept, in the panel.
-        reference: the panel of the first frame.
-        light: how bright that is.
-    """
-
-    shape: tuple[int, ...]
-    panel: Box
-    zoom: Box
-    reference: np.ndarray
-    light: intensity.Light
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was decided for one frame, as columns of a table.
-
-    Attributes:
-        top: first row of the raw frame that is kept, where nothing drifted.
-        left: first column of it.
-        height: rows kept.
-        width: columns kept.
-        shift_y: pixels by which the frame was moved down.
-        shift_x: pixels by which it was moved to the right.
-        bleach_factor: on what lies above the background, mean over channels.
-        noise_sigma: of the kept pixels before they are sharpened, in grey levels, mean over
-            channels; NaN where nothing is denoised.
-        threshold: in the normalised image; NaN where there is none.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    shift_y: int = 0
-    shift_x: int = 0
-    bleach_factor: float = 1.0
-    noise_sigma: float = float("nan")
-    threshold: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Processed:
-    """One frame after the pipeline.
-
-    Attributes:
-        image: float32 [C', H, W] in [0, 1].
-        found: what was decided for it.
-    """
-
-    image: np.ndarray
-    found: Found
 
 
 @dataclass(frozen=True)
@@ -132,108 +71,43 @@ class Pipeline:
         told = json.dumps({**plain, "version": VERSION}, sort_keys=True)
         return hashlib.sha256(told.encode("ascii")).hexdigest()
 
-    def begin(self, first_frame: np.ndarray) -> Start:
+    def begin(self, first_frame: np.ndarray) -> "Start":
         """Decides what all frames of a video share.
 
         Args:
             first_frame: grey values [C, H, W] of uint8, uint16 or float32.
         """
-        panel = xy_panel(first_frame) if self.panel == "auto" else None
-        panel = panel or whole(first_frame)
-        reference = crop(first_frame, panel).copy()
-        zoom = busiest_box(reference, self.zoom) if self.zoom else whole(reference)
-        light = intensity.light_of(reference)
-        return Start(first_frame.shape, panel, zoom, reference, light)
+        from common.preprocess import chain
 
-    def apply(self, frame: np.ndarray, start: Start) -> Processed:
+        return chain.begin(self, first_frame)
+
+    def apply(self, frame: np.ndarray, start: "Start", fit: "Fitted | None" = None) -> "Processed":
         """Takes one frame through the pipeline.
 
         Args:
             frame: grey values [C, H, W] of the type of the first frame.
             start: what `begin` made of the first frame of its video.
+            fit: brings the image to the size of a canvas before it is normalised, so that masks
+                have two values and skeletons lines of one pixel there.
 
         Raises:
             UserError: the frame is not of the size of the first.
         """
-        notes: dict[str, Any] = {}
-        made = dict(self._run(frame, start, notes))
-        parts = {
-            "image": ["percentiles"],
-            "mask": ["threshold"],
-            "skeleton": ["skeleton"],
-            "image+mask": ["percentiles", "threshold"],
-        }[self.output]
-        image = np.concatenate([made[part] for part in parts])
-        box = (start.panel.top + start.zoom.top, start.panel.left + start.zoom.left)
-        return Processed(image, Found(*box, *start.zoom[2:], **notes))
+        from common.preprocess import chain
 
-    def stages(self, frame: np.ndarray, start: Start) -> Iterator[tuple[str, np.ndarray]]:
+        return chain.apply(self, frame, start, fit)
+
+    def stages(
+        self, frame: np.ndarray, start: "Start", fit: "Fitted | None" = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the name and the image [C, H, W] of a frame as it comes, then of every stage.
 
         Stages that are off are left out. Images have the units of the frame up to "percentiles",
-        from there on they are in [0, 1].
+        from there on they are in [0, 1]. Arguments are those of `apply`.
         """
-        return self._run(frame, start, {})
+        from common.preprocess import chain
 
-    def _run(
-        self, frame: np.ndarray, start: Start, notes: dict[str, Any]
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        if frame.shape != start.shape:
-            problem = f"is of shape {frame.shape}, the first one of its video of {start.shape}"
-            raise UserError(Exit.INPUT, "frame", problem, "split the video where its size changes")
-        yield "raw", frame
-        image = frame
-        for name, made in self._placed(image, start, notes):
-            image = made
-            yield name, image
-        for name, made in self._filtered(as_float(image), notes):
-            image = made
-            yield name, image
-        image = intensity.percentile_normalise(image, *self.percentiles)
-        yield "percentiles", image
-        if self.threshold != "none":
-            mask, notes["threshold"] = mask_of(image.mean(0), self.threshold, self.min_size_px)
-            yield "threshold", as_float(mask[None])
-            if self.output == "skeleton":
-                yield "skeleton", as_float(skeleton(mask)[None])
-
-    def _placed(
-        self, image: np.ndarray, start: Start, notes: dict[str, Any]
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """What makes the frames of a video comparable."""
-        if start.panel != whole(image):
-            image = crop(image, start.panel)
-            yield "panel", image
-        if self.bleach:
-            light = intensity.light_of(image)
-            notes["bleach_factor"] = float(intensity.bleach_factors(light, start.light).mean())
-            image = intensity.bleach_correct(image, light, start.light)
-            yield "bleach", image
-        if self.drift:
-            notes["shift_y"], notes["shift_x"] = intensity.drift(image, start.reference)
-            image = intensity.shifted(image, (notes["shift_y"], notes["shift_x"]))
-            yield "drift", image
-        if start.zoom != whole(image):
-            image = crop(image, start.zoom)
-            yield "zoom", image
-
-    def _filtered(
-        self, image: np.ndarray, notes: dict[str, Any]
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """What makes structures stand out."""
-        # Sharpened noise is no longer white; before, it can be measured.
-        sigma = filters.noise_sigma(image) if self.denoise else None
-        if self.laplacian:
-            image = filters.laplacian_sharpen(image, self.laplacian)
-            yield "laplacian", image
-        if sigma is not None:
-            notes["noise_sigma"] = float(sigma.mean())
-            sigma = sigma * filters.noise_gain(self.laplacian)
-            image = filters.denoise(image, self.denoise, sigma)
-            yield "non-local means", image
-        if self.top_hat_px:
-            image = filters.top_hat(image, self.top_hat_px)
-            yield "top-hat", image
+        return chain.stages(self, frame, start, fit)
 
 
 def _allowed(settings: Pipeline) -> dict[str, tuple[bool, str]]:

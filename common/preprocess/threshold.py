@@ -1,15 +1,14 @@
 """From grey levels to masks, and from masks to skeletons."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.morphology import remove_small_objects, skeletonize
 
 from common.preprocess.boxes import as_float
+from common.preprocess.pipeline import Rule
 
-Rule = Literal["otsu", "triangle", "minimum"]
 # Of the histograms. Coarse for the triangle: it ends at the first gap beside the peak, as between
 # pixels that are exactly 0 after clipping and those just above.
 _OTSU_BINS, _TRIANGLE_BINS = 256, 64

@@ -265,6 +265,13 @@ def test_one_channel_is_taken_by_name_or_position() -> None:
         planes(image, CARD)
 
 
+def test_coloured_grey_levels_are_one_channel() -> None:
+    blank = np.zeros_like(FRAMES[0])
+    image = decoded(np.stack([blank, FRAMES[0], blank]), "CYX")
+    np.testing.assert_array_equal(planes(image, CARD)[0], FRAMES[0])
+    np.testing.assert_array_equal(planes(image, CARD, Reading(channel="0"))[0], FRAMES[0])
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images here")
 @pytest.mark.parametrize(
     ("name", "frames", "axes", "size_um", "interval_s"),

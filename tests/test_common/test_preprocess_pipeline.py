@@ -9,7 +9,8 @@ import pytest
 from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.pipeline_figure import draw_pipeline
-from common.preprocess.pipeline import Found, Pipeline
+from common.preprocess.chain import Found
+from common.preprocess.pipeline import Pipeline
 from common.preprocess.threshold import mask_of
 from common.simulate.previews import preview
 from made_cells import cell, contrast_to_noise, dice, photographed

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.image_io import write_ome_tiff, write_png
+from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.data.prepared import Prepared
 from common.preprocess.pipeline import Pipeline
 from experiments.mitogan.datamodule import MitoDataModule
@@ -37,6 +37,7 @@ def prepared(root: Path, workspace: Path, **arguments: object) -> Prepared:
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
     root = tmp_path / "raw"
+    root.mkdir()
     for video in range(5):
         frames = np.stack([frame(10 * video + k) for k in range(4)])
         write_ome_tiff(root / f"v{video}.ome.tif", frames, "TYX", (0.1, 0.1))
@@ -107,7 +108,7 @@ def test_a_movie_that_ends_too_early_is_named_and_the_others_are_taken(
 ) -> None:
     path = videos / "v3.ome.tif"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(Exception, match=r"v3\.ome\.tif: .*cut short"):
+    with pytest.raises(Exception, match=r"v3\.ome\.tif has a chain of pages that leads nowhere"):
         prepared(videos, tmp_path)
     assert len(prepared(videos, tmp_path, skip_bad=1).manifest) == 16
 
@@ -119,6 +120,23 @@ def test_frames_of_one_video_that_differ_in_size_are_refused(
     start = pipeline.begin(frame(0)[None])
     with pytest.raises(Exception, match="split the video"):
         pipeline.apply(frame(0, 36)[None], start)
+
+
+def test_the_pipeline_of_a_frame_is_drawn(videos: Path, tmp_path: Path, cli: Cli) -> None:
+    where = ["--workspace", tmp_path, "--data.root", videos]
+    result = cli("mitogan", "pipeline", *smoke("mitogan"), *where, "--image", "v1.ome.tif#0002")
+    assert result.code == 0, result.err
+    path = tmp_path / "data/processed/mitogan-pipeline.png"
+    assert read_image(path).pixels.shape[2] > 1000 and "v1.ome.tif#0002" in result.out
+    before = path.read_bytes()
+    assert cli("mitogan", "pipeline", *smoke("mitogan"), *where).code == 0
+    assert path.read_bytes() != before
+    wrong = cli("mitogan", "pipeline", *smoke("mitogan"), *where, "--image", "v9.tif")
+    refuses(wrong, 2, "--image v9.tif: is no image of the data")
+    write_ome_tiff(videos / "a.ome.tif", np.stack([frame(0), frame(1)]), "CYX")
+    refuses(cli("mitogan", "pipeline", *smoke("mitogan"), *where), 3, "has 2 channels")
+    none = cli("cilia_cvae", "pipeline", *smoke("cilia_cvae"), *where)
+    refuses(none, 2, "cilia_cvae: has no pipeline")
 
 
 @ON_REAL
