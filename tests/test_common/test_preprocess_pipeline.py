@@ -150,6 +150,12 @@ def test_the_digest_tells_every_setting_and_nothing_else() -> None:
     assert len(Pipeline().digest) == 64
 
 
+def test_the_digest_tells_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Pipeline().digest
+    monkeypatch.setattr("common.preprocess.pipeline.VERSION", -1)
+    assert Pipeline().digest != before
+
+
 def test_settings_are_read_from_yaml() -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--pipeline", type=Pipeline)
