@@ -43,6 +43,9 @@ class Pipeline:
         min_size_px: areas of the mask of fewer pixels are removed.
         output: "image" has the channels of the frame; "mask" and "skeleton" have one; in
             "image+mask" the mask is one more.
+
+    Raises:
+        UserError: a setting is out of its range, or a threshold is given without use or missing.
     """
 
     panel: Panel = "auto"

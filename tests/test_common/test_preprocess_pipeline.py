@@ -151,6 +151,12 @@ def test_the_digest_tells_every_setting_and_nothing_else() -> None:
     assert len(Pipeline().digest) == 64
 
 
+def test_the_digest_tells_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Pipeline().digest
+    monkeypatch.setattr("common.preprocess.pipeline.VERSION", -1)
+    assert Pipeline().digest != before
+
+
 def test_settings_are_read_from_yaml() -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--pipeline", type=Pipeline)
@@ -193,9 +199,9 @@ def test_the_figure_shows_every_stage_above_its_histogram(tmp_path: Path) -> Non
         sizes.append((tmp_path / "figures" / f"{name}.png").read_bytes())
     assert sizes[0] == sizes[1]
     pixels = read_image(tmp_path / "figures" / "one.png").pixels.reshape(-1, 432, 2904)
-    # A column of ink for each of the eleven stages, above and below.
+    # A picture below the title and a histogram below that, for each of the eleven stages.
     for part in np.array_split(pixels[0], 11, axis=1):
-        assert part[:290].std() > 10 and part[290:].std() > 10
+        assert part[80:230].std() > 10 and part[290:].std() > 10
 
 
 def test_a_figure_of_one_blank_stage_is_drawn(tmp_path: Path) -> None:
