@@ -56,11 +56,12 @@ class Sample:
         return f"{self.sha256[:_DIGITS]}{_number(self.frame)}"
 
 
-def frames_of(file: str, group: str, count: int) -> list[Sample]:
+def frames_of(file: str, group: str, count: int, split: str = "") -> list[Sample]:
     """The samples of one movie: one a frame, or the file itself where it holds a single image."""
     if count < 2:
-        return [Sample(file, group)]
-    return [Sample(f"{file}{_number(k)}", group, frame=k) for k in range(count)]
+        return [Sample(file, group, split=split)]
+    numbers = range(count)
+    return [Sample(f"{file}{_number(k)}", group, split=split, frame=k) for k in numbers]
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:

@@ -7,7 +7,7 @@ from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
 from common.data.manifest import Sample, frames_of
 from common.data.reading import Projection, Reading
-from common.data.splits import group_of
+from common.data.splits import SPLIT_FOLDERS, group_of
 from common.errors import UserError
 from common.preprocess.pipeline import Output, Pipeline
 
@@ -45,8 +45,8 @@ class MovieDataModule(ImageDataModule):
         """All frames of all movies below a folder.
 
         A movie of several moments is a group. Images that have a file each are grouped by the
-        card's `group`. A file whose header cannot be read counts as one image, which is found bad
-        when it is read.
+        card's `group`. Folders such as `train` and `test` are a split that came with the data. A
+        file whose header cannot be read counts as one image, which is found bad when it is read.
         """
         # Image libraries are imported only where something has to be read.
         from common.data.movies import count_frames, find_movies
@@ -60,5 +60,6 @@ class MovieDataModule(ImageDataModule):
                 count = 1
             rule = self.card.group if count == 1 else None
             group = group_of(name, rule, self.card.derivative_suffixes)
-            samples += frames_of(name, group, count)
+            split = SPLIT_FOLDERS.get(name.split("/")[0].lower(), "") if "/" in name else ""
+            samples += frames_of(name, group, count, split)
         return samples

@@ -1,9 +1,11 @@
 """Frames of fluorescence videos of mitochondria."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt
 
 from common.data.movie_datamodule import MovieDataModule
 from common.errors import require_positive
@@ -15,6 +17,8 @@ class MitoDataModule(MovieDataModule):
 
     Args:
         simulated_frames: of one simulated video.
+        simulated_test: frames of further simulated videos, which are the test split; 0 takes it
+            from the others, by video.
         kwargs: as for `MovieDataModule`.
     """
 
@@ -24,22 +28,31 @@ class MitoDataModule(MovieDataModule):
         "microscope.py",
     )
 
-    def __init__(self, simulated_frames: int = 30, **kwargs: Any) -> None:
+    def __init__(
+        self, simulated_frames: int = 30, simulated_test: NonNegativeInt = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         require_positive("data", simulated_frames=simulated_frames)
         self.simulated_frames = simulated_frames
+        self.simulated_test = simulated_test
 
     @property
     def simulated_name(self) -> str:
-        """Also tells how many frames make a video."""
-        return f"{super().simulated_name}-{self.simulated_frames}t"
+        """Also tells how many frames make a video, and how many are the test split."""
+        held_out = f"-{self.simulated_test}test" if self.simulated_test else ""
+        return f"{super().simulated_name}-{self.simulated_frames}t{held_out}"
 
     def simulate(self, root: Path) -> None:
         """Writes simulated videos, with their ground truth in `tables` and `ground_truth`."""
         from experiments.mitogan.simulator import simulate
 
-        frames = self.simulated_frames
-        simulate(root, self.simulated_images, 0, self.simulated_size, frames_per_video=frames)
+        count, frames = self.simulated_images, self.simulated_frames
+        how = {"seed": 0, "mean_size": self.simulated_size, "frames_per_video": frames}
+        if not self.simulated_test:
+            simulate(root, count, **how)
+            return
+        simulate(root / "train", count, **how)
+        simulate(root / "test", self.simulated_test, **how, first=math.ceil(count / frames))
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Foreground, width, length, branches, ends, components and loops; see `biology`."""

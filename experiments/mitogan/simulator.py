@@ -154,6 +154,7 @@ def simulate(
     mean_size: int = 256,
     frames_per_video: int = 30,
     noise: str = "mixed",
+    first: int = 0,
 ) -> None:
     """Writes a data set of videos; video v depends on (seed, v) alone.
 
@@ -167,6 +168,7 @@ def simulate(
         mean_size: mean side of a frame in pixels; videos differ by up to an eighth.
         frames_per_video: of each video but the last.
         noise: one of `NOISES`, or "mixed" for a level drawn for each video.
+        first: number of the first video.
 
     Raises:
         UserError: as `draw_video`.
@@ -174,12 +176,12 @@ def simulate(
     rows = []
     (root / "ground_truth").mkdir(parents=True, exist_ok=True)
     for number in range(math.ceil(num_frames / frames_per_video)):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([seed, first + number])
         level = str(rng.choice(NOISES)) if noise == "mixed" else noise
         size = round(mean_size * rng.uniform(7 / 8, 9 / 8))
         frames = min(frames_per_video, num_frames - number * frames_per_video)
         video = draw_video(rng, frames, size, level)
-        name = f"cell_{number + 1:03d}"
+        name = f"cell_{first + number + 1:03d}"
         pixel = (video.pixel_size_um, video.pixel_size_um)
         write_ome_tiff(
             root / f"{name}.ome.tif", video.frames, "TYX", pixel, interval_s=video.interval_s

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.data.image_io import read_image, write_ome_tiff, write_png
+from common.data.manifest import SPLITS
 from common.data.prepared import Prepared
 from common.preprocess.pipeline import Pipeline
 from experiments.mitogan.datamodule import MitoDataModule
@@ -89,6 +90,19 @@ def test_the_pipeline_decides_the_channels(
     assert pixels.shape[1] == len(channels) and pixels.dtype == np.uint16
     if output != "image":
         assert set(np.unique(pixels[:, -1])) == {0, 65535}
+
+
+def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
+    data = MitoDataModule(
+        workspace=str(tmp_path), image_size=32, val_fraction=0.4, simulated_images=8,
+        simulated_size=64, simulated_frames=2, simulated_test=6,
+    )  # fmt: skip
+    data.prepare_data()
+    found = data.prepared.manifest
+    groups = {split: {s.group for s in found if s.split == split} for split in SPLITS}
+    assert groups["test"] == {f"cell_00{k}" for k in (5, 6, 7)}
+    assert groups["train"] | groups["val"] == {f"cell_00{k}" for k in (1, 2, 3, 4)}
+    assert len(found) == 14 and len({s.pixels_sha256 for s in found}) == 14
 
 
 def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> None:
