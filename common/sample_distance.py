@@ -7,9 +7,9 @@ from pytorch_lightning.callbacks import Callback
 from common.callbacks import to_uint8
 from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative
+from common.metrics.bootstrap import kernel_estimate
 from common.metrics.features import Extractor, embed, extractor
-from common.metrics.fidelity import MIN_KERNEL_IMAGES, kernel_distance
-from common.run_images import packed_images
+from common.metrics.fidelity import MIN_KERNEL_IMAGES
 
 
 class SampleDistance(Callback):
@@ -42,7 +42,7 @@ class SampleDistance(Callback):
         batch = trainer.datamodule.example_batch(self.samples, 0, pl_module.device)
         images = to_uint8(pl_module.predict_step(batch, 0)["image"].cpu())
         fake = embed(images, self._network, pl_module.device).features
-        found = kernel_distance(real, fake)[0]
+        found = kernel_estimate(real, fake)[0]
         values = dict.fromkeys(("val/kernel_distance", "val/loss"), found)
         pl_module.log_dict(values, sync_dist=True)
 
@@ -59,6 +59,7 @@ class SampleDistance(Callback):
                 )
             self._network = extractor(self.name)
             rows = range(0, count, max(1, count // self.samples))
-            seen = (one.canvas for one in packed_images(data, "val", rows))
-            self._real = embed(seen, self._network, device).features
+            batch = data.prepared.dataset("val").__getitems__([(0, row) for row in rows])
+            images = to_uint8(data.on_after_batch_transfer(batch, 0)["image"])
+            self._real = embed(images, self._network, device).features
         return self._real

@@ -8,6 +8,9 @@ from torch import Tensor
 
 # Convolutions may sum in another order for another batch size, so all batches are this long.
 CHUNK = 8
+# Added to an image's seed for noise beside its z. Beyond the seeds that anybody types: the one must
+# not be the other again.
+DETAIL_SEED = 2**31
 
 
 @dataclass(frozen=True)

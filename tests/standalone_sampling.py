@@ -1,7 +1,7 @@
 """Makes images from `sampler.onnx` with numpy and onnxruntime alone; imports nothing of ours.
 
 A script: python -I -S standalone_sampling.py SITE_PACKAGES sampler.onnx inputs.npz output.npz.
-`inputs.npz` holds `seeds` instead of z, and every other input of the network by its name.
+`inputs.npz` holds `seeds` instead of z and noise, and every other input of the network by its name.
 """
 
 import importlib.util
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+# Added to an image's seed where its noise is drawn.
+DETAIL = 2**31
 OURS = ("common", "experiments", "kernels", "torch")
 
 
@@ -27,6 +29,9 @@ def main(site_packages: str, graph: str, inputs: str, output: str) -> None:
         shape = wanted["z"][1:]
         rows = [noise(int(seed), math.prod(shape)).reshape(shape) for seed in given["seeds"]]
         given["z"] = np.stack(rows)
+    if "noise" in wanted:
+        count = wanted["noise"][1]
+        given["noise"] = np.stack([noise(int(seed) + DETAIL, count) for seed in given["seeds"]])
     (made,) = session.run(None, {name: given[name] for name in wanted})
     metadata = session.get_modelmeta().custom_metadata_map
     np.savez(output, output=made, **{f"metadata_{key}": text for key, text in metadata.items()})

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from common.data.image_io import find_images, read_image, write_png
+from common.data.image_io import (
+    count_frames,
+    find_images,
+    read_frames,
+    read_image,
+    write_ome_tiff,
+    write_png,
+)
 from common.data.manifest import read_manifest
 from running import ROOT, Cli, Result, call_cli, refuses, smoke
 
@@ -26,8 +33,17 @@ def simulated(experiment: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def raw(simulated: Path, tmp_path: Path) -> Path:
+    """The simulated images, each in a file of its own."""
     (source,) = simulated.glob("data/raw/*")
-    return shutil.copytree(source, tmp_path / "raw")
+    copy = shutil.copytree(source, tmp_path / "raw")
+    for path in find_images(copy):
+        if count_frames(path) > 1:
+            for k, frame in enumerate(read_frames(path)):
+                name = copy / path.name.split(".")[0] / f"frame_{k:03d}.ome.tif"
+                name.parent.mkdir(exist_ok=True)
+                write_ome_tiff(name, frame.pixels, frame.axes, frame.pixel_size_um)
+            path.unlink()
+    return copy
 
 
 class Commands:

@@ -59,7 +59,7 @@ def test_every_image_of_both_sides_has_its_row(workspace: Path, experiment: str,
     assert cli(experiment, "generate", *on, "--n", "9").code == 0
     assert cli(experiment, "evaluate", *on, *QUICK).code == 0
     held_out, generated = table(run, "held_out"), table(run, "generated")
-    digits = [sample.sha256[:16] for sample in prepared(workspace).samples("test")]
+    digits = [sample.alias for sample in prepared(workspace).samples("test")]
     assert [row["name"] for row in held_out] == digits
     assert [int(row["seed"]) for row in generated] == list(range(9))
     scalars = set(generated[0]) - set(NAMING)
@@ -89,7 +89,7 @@ def test_a_copy_of_a_training_image_is_the_first_suspect(
     manifest.write_text(manifest.read_text().replace(before, after))
     assert cli(experiment, "evaluate", *on, *QUICK).code == 0
     rows = table(run, "generated")
-    assert rows[7]["nearest_training"] == data.samples("train")[5].sha256[:16]
+    assert rows[7]["nearest_training"] == data.samples("train")[5].alias
     assert float(rows[7]["distance_to_training"]) < 1e-4
     assert [row["copied"] for row in rows].count("1") >= 1 and rows[7]["copied"] == "1"
     picture = read_image(run / "evaluation/nearest.png").pixels

@@ -49,7 +49,7 @@ class Oracle:
             prepared.samples("test"), np.load(folder / "test.npy"), strict=True
         ):
             grey = stored[0].astype(float) * storage["scale"] + storage["offset"]
-            facts = ("real", sample.label, f"held-out {sample.sha256[:16]}")
+            facts = ("real", sample.label, f"held-out {sample.alias}")
             self.known[self._first_panel(grey)] = facts
 
     def look(self, pixels: np.ndarray) -> tuple[str, str, str]:

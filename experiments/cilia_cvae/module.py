@@ -18,7 +18,7 @@ from common.losses.variational import (
     masked_mse,
     warmup,
 )
-from common.sampling import Sampler, seeded_noise
+from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.cilia_cvae.flow import AggregatedPosterior
 from experiments.cilia_cvae.generator import CiliaGenerator
 from experiments.cilia_cvae.networks import Condition, Decoder, Encoder
@@ -27,8 +27,6 @@ from experiments.cilia_cvae.networks import Condition, Decoder, Encoder
 LOG_VARIANCE_BOUNDS = (-10.0, 4.0)
 # A variance below one grey level of 8 bit in [-1, 1] would model the quantisation.
 MIN_VARIANCE = (2 / 255) ** 2
-# Beyond the seeds that anybody types: the grain of an image must not be its z again.
-_GRAIN_SEED = 2**31
 
 
 class CiliaCVAE(CiliaGenerator):
@@ -191,7 +189,7 @@ class CiliaCVAE(CiliaGenerator):
         z = seeded_noise(batch["seed"], self.latent_dim)
         inputs = {"z": z, "label": batch["label"], name: shown}
         if self.grain:
-            inputs["grain"] = seeded_noise(batch["seed"] + _GRAIN_SEED, *self.shape)
+            inputs["grain"] = seeded_noise(batch["seed"] + DETAIL_SEED, *self.shape)
         if "image" in batch:
             return Sampler(self.around, {"image": batch["image"], **inputs})
         return Sampler(self.decode, inputs)

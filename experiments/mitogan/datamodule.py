@@ -1,5 +1,6 @@
 """Frames of fluorescence videos of mitochondria."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ class MitoDataModule(MovieDataModule):
 
     @property
     def simulated_name(self) -> str:
-        """Also tells how many frames make a video, and how many are the test split."""
-        held_out = f"-{self.simulated_test}test" if self.simulated_test else ""
-        return f"{super().simulated_name}-{self.simulated_frames}t{held_out}"
+        """Another one for another number of frames of a video, or of the test split."""
+        *start, digest = super().simulated_name.split("-")
+        told = f"{digest} {self.simulated_frames} {self.simulated_test}"
+        return "-".join([*start, hashlib.sha256(told.encode()).hexdigest()[: len(digest)]])
 
     def simulate(self, root: Path) -> None:
         """Writes simulated videos, with their ground truth in `tables` and `ground_truth`."""

@@ -28,7 +28,7 @@ _CAM_SIDE = 8
 # Standard deviation of the blur that takes an image's detail away, as a share of its side.
 _BLUR = 1 / 16
 _CURVE_POINTS = 17
-_TREES, _FOLDS, _PERMUTATIONS = 100, 5, 10
+_TREES, _FOLDS, _PERMUTATIONS = 60, 5, 5
 
 
 class InCompany(nn.Module):

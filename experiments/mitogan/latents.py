@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.sampling import in_chunks, seeded_noise
+from common.sampling import DETAIL_SEED, in_chunks, seeded_noise
 from experiments.mitogan.networks import StyleGenerator
 
 Measure = Callable[[np.ndarray], dict[str, float]]
@@ -52,7 +52,7 @@ def interpolation(generator: torch.nn.Module, latent_dim: int, seeds: range, ste
     mix = torch.lerp if isinstance(generator, StyleGenerator) else _great_circle
     parts = [mix(a, b, shares) for a, b in zip(ends, ends.roll(-1, 0), strict=True)]
     latents = torch.cat(parts)
-    noise = _noise(generator, latents[:1], seeds[0]).expand(len(latents), -1)
+    noise = _noise(generator, latents, seeds[:1]).expand(len(latents), -1)
     return _images(generator, latents, noise)
 
 
@@ -73,7 +73,7 @@ def directions(
     _, sizes, axes = torch.linalg.svd(styles - styles.mean(0), full_matrices=False)
     power = sizes.square()
     starts = _latents(generator, latent_dim, seeds)
-    noise = torch.cat([_noise(generator, starts[:1], seed) for seed in seeds])
+    noise = _noise(generator, starts, seeds)
     spread = _spread(_measured(generator, starts, noise, measure))
     found = []
     for axis, size, own in zip(axes[:count], sizes, power, strict=False):
@@ -99,23 +99,21 @@ def along(
     """Images [steps, C, S, S] of one seed, moved along a direction from one side to the other."""
     start = _latents(generator, latent_dim, range(seed, seed + 1))
     shares = torch.linspace(-_FAR, _FAR, steps, device=start.device)[:, None]
-    noise = _noise(generator, start, seed).expand(steps, -1)
+    noise = _noise(generator, start, range(seed, seed + 1)).expand(steps, -1)
     return _images(generator, start + shares * direction.vector, noise)
 
 
 def _latents(generator: torch.nn.Module, latent_dim: int, seeds: range) -> Tensor:
     """Styles of the seeds [N, style_dim], or z where there are no styles."""
     device = next(generator.parameters()).device
-    z = seeded_noise(torch.tensor(seeds, device=device), latent_dim + generator.noise_values)
-    z = z[:, :latent_dim]
+    z = seeded_noise(torch.tensor(seeds, device=device), latent_dim)
     return in_chunks(generator.mapping, z) if isinstance(generator, StyleGenerator) else z
 
 
-def _noise(generator: torch.nn.Module, latents: Tensor, seed: int) -> Tensor:
-    """That of `generate` for a seed [1, noise_values]."""
-    seeds = torch.tensor([seed], device=latents.device)
-    drawn = seeded_noise(seeds, latents.shape[1] + generator.noise_values)
-    return drawn[:, latents.shape[1] :]
+def _noise(generator: torch.nn.Module, latents: Tensor, seeds: range) -> Tensor:
+    """That of `generate` for the seeds [N, noise_values]."""
+    shifted = torch.tensor(seeds, device=latents.device) + DETAIL_SEED
+    return seeded_noise(shifted, generator.noise_values)
 
 
 def _images(generator: torch.nn.Module, latents: Tensor, noise: Tensor) -> Tensor:

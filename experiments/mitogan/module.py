@@ -16,7 +16,7 @@ from common.losses.adversarial import Loss, discriminator_loss, generator_loss
 from common.losses.penalties import gradient_square, interpolation_penalty, lazy_weight
 from common.optimizers import adam
 from common.sample_distance import SampleDistance
-from common.sampling import Sampler, seeded_noise
+from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.mitogan.health import CriticHealth
 from experiments.mitogan.networks import Backbone, discriminator, generator
 
@@ -169,9 +169,9 @@ class MitoGAN(pl.LightningModule):
 
     def sampler(self, batch: Batch) -> Sampler:
         """The generator, and z and its noise by seed."""
-        dims = (self.hparams.latent_dim, self.generator.noise_values)
-        z, noise = seeded_noise(batch["seed"], sum(dims)).split(dims, 1)
-        inputs = {"z": z, "noise": noise} if self.generator.noise_values else {"z": z}
+        inputs = {"z": seeded_noise(batch["seed"], self.hparams.latent_dim)}
+        if count := self.generator.noise_values:
+            inputs["noise"] = seeded_noise(batch["seed"] + DETAIL_SEED, count)
         return Sampler(self.decode, inputs)
 
     def decode(self, z: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PAGE, NUMBERS = "interpretation.png", "interpretation.json"
 WALK, DIRECTIONS, NAMES = "interpolation.mp4", "directions.png", "directions.csv"
 # Images of either kind that the surrogate learns from; images that maps are checked on.
-_LEARNT, _CHECKED = 300, 16
+_LEARNT, _CHECKED = 200, 12
 _STEPS, _RATE, _COLUMNS, _DIRECTIONS = 12, 12, 7, 6
 
 
@@ -137,7 +137,7 @@ def _page(
     checked: Mapping[str, Mapping[str, float]],
 ) -> None:
     rows = 1 + len(maps)
-    figure = Figure((1.4 * len(images), 1.45 * rows + 3), dpi=120, layout="constrained")
+    figure = Figure((max(9.0, 1.4 * len(images)), 1.45 * rows + 3), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=(1.45 * rows, 3))
     axes = above.subplots(rows, len(images), squeeze=False)

@@ -3,7 +3,7 @@ import pytest
 
 from common.preprocess.boxes import Box, crop
 from common.preprocess.panels import xy_panel
-from common.simulate.previews import LARGEST_STRIP, SMALLEST_STRIP, preview
+from experiments.mitogan.previews import LARGEST_STRIP, SMALLEST_STRIP, preview
 from made_cells import cell, photographed
 
 # The limits of the detector were chosen on other seeds.

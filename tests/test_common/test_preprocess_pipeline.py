@@ -12,7 +12,7 @@ from common.pipeline_figure import draw_pipeline
 from common.preprocess.chain import Found
 from common.preprocess.pipeline import Pipeline
 from common.preprocess.threshold import mask_of
-from common.simulate.previews import preview
+from experiments.mitogan.previews import preview
 from made_cells import cell, contrast_to_noise, dice, photographed
 
 ALL_ON = Pipeline(drift=True, zoom=0.8, top_hat_px=8.0, threshold="otsu", output="skeleton")
