@@ -17,8 +17,12 @@ pytest_plugins = ["error_sites"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "experiment" in metafunc.fixturenames:
-        metafunc.parametrize("experiment", EXPERIMENTS, scope="session")
+    if "experiment" not in metafunc.fixturenames:
+        return
+    first, *others = EXPERIMENTS
+    if metafunc.definition.get_closest_marker("one_experiment"):
+        others = [pytest.param(name, marks=pytest.mark.slow) for name in others]
+    metafunc.parametrize("experiment", [first, *others], scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,6 +28,8 @@ from common.onnx_graph import run_graph, write_graph
 from common.runs.checkpoints import load_checkpoint, sha256_of
 from running import Cli, at, call_cli, refuses, run_folder
 
+pytestmark = pytest.mark.one_experiment
+
 FILES = {"model.json", "model.safetensors", "sampler.onnx"}
 COUNT = 6
 

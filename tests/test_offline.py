@@ -109,6 +109,7 @@ def test_the_watches_see_a_connection(tmp_path: Path, watched: bool) -> None:
         assert unroutable(tmp_path) >= 1
 
 
+@pytest.mark.one_experiment
 def test_no_verb_connects_to_another_machine(experiment: str, tmp_path: Path) -> None:
     env = start_with(tmp_path, _WATCH)
     script = str(ROOT / "experiments" / experiment / "cli.py")

@@ -108,6 +108,7 @@ def test_resuming_needs_no_configuration_and_takes_what_was_typed_at_the_start(
     assert {row[1] for row in history(folder)[1:]} == {"0", "1"}
 
 
+@pytest.mark.one_experiment
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -192,6 +193,7 @@ def test_generate_goes_on_where_it_was_killed_and_leaves_the_same_files(
     assert (folder / "samples/manifest.csv").read_bytes() == table
 
 
+@pytest.mark.one_experiment
 def test_two_processes_generate_the_same_files_and_train(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:

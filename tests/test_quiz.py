@@ -17,6 +17,8 @@ from common.quiz import __main__ as quiz_score
 from quiz_player import content_of, file_of, pixels_of, play, save_answers
 from running import Cli, at, refuses, run_folder
 
+pytestmark = pytest.mark.one_experiment
+
 N = 4
 
 

@@ -45,6 +45,8 @@ from common.runs.lock import RunLock
 from common.tables import to_csv
 from running import ROOT, Cli, at, call_cli, folder, refuses, run_folder, smoke
 
+pytestmark = pytest.mark.one_experiment
+
 SAMPLES = 7
 
 

@@ -39,11 +39,12 @@ def test_the_folder_is_small() -> None:
     assert sum(lines) < 500
 
 
-def test_every_test_by_discovery_passes_on_it(clone: Path) -> None:
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_every_test_by_discovery_passes_on_it(clone: Path, which: str) -> None:
     first = ("path", "cli", "configs", "offline", "check_data", "evaluation", "utility")
     names = (*first, "judge", "quiz", "run_cards", "export", "wandb")
     files = [f"tests/test_{name}.py" for name in names]
-    done = run(clone, "-m", "pytest", "-q", *files, "-k", "toy_blobs", "-m", "not slow")
+    done = run(clone, "-m", "pytest", "-q", *files, "-k", "toy_blobs", "-m", which)
     assert done.returncode == 0, done.stdout[-6000:]
     rules = run(clone, "-m", "pytest", "-q", "tests/test_architecture.py")
     assert rules.returncode == 0, rules.stdout[-3000:]

@@ -24,6 +24,8 @@ from outcome import history
 from running import ROOT, Cli, at, call_cli, folder, run_folder, smoke
 from wandb_log import history_of, logs_of, summary_of, tables_of
 
+pytestmark = pytest.mark.one_experiment
+
 SAMPLED = 12
 
 
