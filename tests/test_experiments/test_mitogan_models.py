@@ -120,6 +120,18 @@ def test_augmentation_follows_frames_and_leaves_them_as_they_were() -> None:
     assert fixed.discriminator_terms(real, 1)["augment_prob"] == pytest.approx(0.3)
 
 
+def test_the_zero_of_relativistic_logits_is_that_of_samples() -> None:
+    signs = []
+    for loss in ("relativistic", "non_saturating"):
+        made = model(loss=loss, backbone="dcgan", augment="none", r1_weight=0.0)
+        with torch.no_grad():
+            made.discriminator[-2].bias.add_(100)
+        made.discriminator_terms(frames(), 1)
+        signs.append(float(made.adaptive.signs))
+    # All logits are far above zero, those of samples too: only one of the two takes that for skill.
+    assert abs(signs[0]) < 8 and signs[1] == 8
+
+
 def test_sample_k_depends_on_seed_k_alone() -> None:
     made = model().eval()
     batch = {"seed": torch.tensor([5, 6, 7])}
