@@ -52,23 +52,23 @@ def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.nda
             )
         pixels, axes = pixels.squeeze(position), axes.replace(axis, "")
     pixels = pixels if "C" in axes else pixels[None]
-    several = len(pixels) not in (1, len(card.channels))
-    if card.collapse_grey and several and (pixels == pixels[:1]).all():
-        return _of_card(pixels[:1], card)
-    shown = [k for k, plane in enumerate(pixels) if plane.min() < plane.max()]
-    if several and len(shown) == 1:
-        # Grey levels that somebody has coloured.
-        return _of_card(pixels[shown], card)
-    if reading.channel and len(pixels) > 1:
-        pixels = pixels[_position(reading.channel, image.channel_names, len(pixels))][None]
-    return _of_card(pixels, card)
-
-
-def _of_card(pixels: np.ndarray, card: Card) -> np.ndarray:
+    if len(pixels) not in (1, len(card.channels)):
+        pixels = _one_of(pixels, image.channel_names, card, reading.channel)
     if len(pixels) != len(card.channels):
         named = f"{len(card.channels)} ({', '.join(card.channels)})"
         raise ValueError(f"has {len(pixels)} channels; data card {card.name} names {named}")
     return pixels
+
+
+def _one_of(pixels: np.ndarray, names: tuple[str, ...], card: Card, channel: str) -> np.ndarray:
+    """The only channel that says something, or the one that was asked for; else all of them."""
+    if card.collapse_grey and (pixels == pixels[:1]).all():
+        return pixels[:1]
+    shown = [k for k, plane in enumerate(pixels) if plane.min() < plane.max()]
+    if len(shown) == 1:
+        # Grey levels that somebody has coloured.
+        return pixels[shown]
+    return pixels[_position(channel, names, len(pixels))][None] if channel else pixels
 
 
 def _projected(pixels: np.ndarray, axis: int, projection: Projection) -> np.ndarray:

@@ -50,6 +50,7 @@ class MitoGAN(pl.LightningModule):
         penalty_every: steps from one penalty to the next, whose weight grows as much.
         critic_steps: steps of the discriminator for one of the generator.
         augment: policy of `Augment` for what the discriminator sees.
+        mask_channels: how many channels, the last ones, are masks: moved, but never made brighter.
         augment_prob: of each of its steps; -1 follows the discriminator's overfitting.
         adaptive_images: frames in which that probability can go from 0 to 1.
         mixing_prob: of images with the styles of two z, of the style backbone.
@@ -77,6 +78,7 @@ class MitoGAN(pl.LightningModule):
         penalty_every: int = 4,
         critic_steps: int = 1,
         augment: str = "microscopy",
+        mask_channels: int = 0,
         augment_prob: float = ADAPTIVE,
         adaptive_images: int = 100_000,
         mixing_prob: float = 0.9,
@@ -95,7 +97,7 @@ class MitoGAN(pl.LightningModule):
         self.generator = generator(backbone, *shape, latent_dim, width, max_width, mixing_prob)
         normalised = interpolation_weight == 0
         self.discriminator = discriminator(backbone, *shape, width, max_width, normalised)
-        self.augment = Augment(augment)
+        self.augment = Augment(augment, range(num_channels - mask_channels))
         self.adaptive = AdaptiveProbability(images=adaptive_images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,7 +1,5 @@
 """Figures of a trained run: what its discriminator looks at, and walks of its generator."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from common.data.image_io import write_png
 from common.data.movie_video import write_video
 from common.run_images import packed_images
 from common.storage import whole_file
+from common.tables import to_csv
 from experiments.mitogan import interpret, latents
 from experiments.mitogan.networks import StyleGenerator
 
@@ -118,15 +117,13 @@ def _named_directions(folder: Path, model: "MitoGAN", data: ImageDataModule, see
     found = latents.directions(generator, dim, data.measure, _DIRECTIONS, seeds)
     walks = [latents.along(generator, dim, one, seed, _COLUMNS) for one in found]
     write_png(folder / DIRECTIONS, image_grid(to_uint8(torch.cat(walks).cpu())[:, :1], _COLUMNS))
-    names = list(found[0].changes)
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(["direction", "share_of_variance", "changes_most", *names])
+    names = sorted({name for one in found for name in one.changes})
+    rows: list[list[object]] = [["direction", "share_of_variance", "changes_most", *names]]
     for k, one in enumerate(found):
-        changes = [f"{one.changes.get(name, float('nan')):.3f}" for name in names]
-        writer.writerow([k, f"{one.share:.4f}", one.feature, *changes])
+        changes = [round(one.changes[name], 3) if name in one.changes else None for name in names]
+        rows.append([k, round(one.share, 4), one.feature, *changes])
     with whole_file(folder / NAMES) as stream:
-        stream.write(table.getvalue().encode())
+        stream.write(to_csv(rows))
 
 
 def _page(

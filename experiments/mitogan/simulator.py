@@ -6,7 +6,6 @@ shrink, divide and fuse, the stage drifts and the stain bleaches. Frames of one 
 brightness, width, density, background, blur, noise and drift differ from video to video.
 """
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from skimage.morphology import skeletonize
 
 from common.data.image_io import write_ome_tiff
 from common.errors import Exit, UserError
+from common.storage import whole_file
+from common.tables import to_csv
 from experiments.mitogan.cell import draw_cell
 from experiments.mitogan.imaging import drawn_lines, painted_discs
 from experiments.mitogan.microscope import (
@@ -190,7 +191,8 @@ def simulate(
             root / "ground_truth" / f"{name}.npz", mask=video.mask, skeleton=video.skeleton
         )
         rows += _rows(name, video)
-    _write_table(root / "tables" / "ground_truth.csv", rows)
+    with whole_file(root / "tables" / "ground_truth.csv", parents=True) as stream:
+        stream.write(to_csv([rows[0], *(row.values() for row in rows)]))
 
 
 @dataclass(frozen=True)
@@ -267,25 +269,21 @@ def _drift(rng: np.random.Generator, frames: int, slack: np.ndarray) -> np.ndarr
     return np.clip(np.cumsum(steps, axis=0), -slack, slack)
 
 
-def _rows(name: str, video: Video) -> list[dict[str, str]]:
+def _rows(name: str, video: Video) -> list[dict[str, str | int | float]]:
     return [
         {
             "video": f"{name}.ome.tif",
-            "frame": str(k),
+            "frame": k,
             "noise": video.noise,
-            "pixel_size_um": f"{video.pixel_size_um:.6g}",
-            "interval_s": f"{video.interval_s:.6g}",
-            "centre_x": f"{centre[0]:.6g}",
-            "centre_y": f"{centre[1]:.6g}",
-            **{key: f"{values[k]:.6g}" for key, values in video.truth.items()},
+            "pixel_size_um": _six_digits(video.pixel_size_um),
+            "interval_s": _six_digits(video.interval_s),
+            "centre_x": _six_digits(centre[0]),
+            "centre_y": _six_digits(centre[1]),
+            **{key: _six_digits(values[k]) for key, values in video.truth.items()},
         }
         for k, centre in enumerate(video.centres)
     ]
 
 
-def _write_table(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else ["video"])
-        writer.writeheader()
-        writer.writerows(rows)
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -9,6 +9,7 @@ import torch
 from common.adaptive_augment import AdaptiveProbability
 from common.losses.penalties import PathLengthPenalty
 from common.runs.collective import sum_over_ranks
+from two_ranks import fork_rank
 
 
 def test_a_run_of_one_process_keeps_its_numbers() -> None:
@@ -19,29 +20,21 @@ def test_a_run_of_one_process_keeps_its_numbers() -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_two_ranks_agree_on_what_steers_them_both(tmp_path: Path) -> None:
-    ranks = [_rank(rank, tmp_path) for rank in (0, 1)]
+    ranks = [fork_rank(rank, tmp_path, _agrees) for rank in (0, 1)]
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks] == [0, 0]
 
 
-def _rank(rank: int, folder: Path) -> int:
+def _agrees(rank: int) -> int:
     """Each rank sees its own images; what it then holds must be that of both."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        where = f"file://{folder / 'ranks'}"
-        torch.distributed.init_process_group("gloo", where, rank=rank, world_size=2)
-        value = torch.tensor(float(rank + 1))
-        correct = sum_over_ranks(value).item() == 3 and value.item() == rank + 1
-        # Alone, the first rank would stay at 0, and the second one would reach the maximum.
-        adaptive = AdaptiveProbability(images=1000, every=100)
-        adaptive.update(torch.full((60,), -1.0 if rank == 0 else 1.0))
-        correct &= adaptive.probability.item() == 0 and adaptive.seen.item() == 0
-        adaptive.update(torch.ones(60))
-        correct &= abs(adaptive.probability.item() - 0.12) < 1e-6
-        penalty = PathLengthPenalty()
-        penalty(torch.full((2 + rank,), 5.0 * (rank + 1)))
-        correct &= abs(penalty.mean.item() - 0.01 * (2 * 5 + 3 * 10) / 5) < 1e-6
-        os._exit(0 if correct else 3)
-    finally:
-        os._exit(1)
+    value = torch.tensor(float(rank + 1))
+    correct = sum_over_ranks(value).item() == 3 and value.item() == rank + 1
+    # Alone, the first rank would stay at 0, and the second one would reach the maximum.
+    adaptive = AdaptiveProbability(images=1000, every=100)
+    adaptive.update(torch.full((60,), -1.0 if rank == 0 else 1.0))
+    correct &= adaptive.probability.item() == 0 and adaptive.seen.item() == 0
+    adaptive.update(torch.ones(60))
+    correct &= abs(adaptive.probability.item() - 0.12) < 1e-6
+    penalty = PathLengthPenalty()
+    penalty(torch.full((2 + rank,), 5.0 * (rank + 1)))
+    correct &= abs(penalty.mean.item() - 0.01 * (2 * 5 + 3 * 10) / 5) < 1e-6
+    return 0 if correct else 3

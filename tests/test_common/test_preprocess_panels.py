@@ -3,8 +3,8 @@ import pytest
 
 from common.preprocess.boxes import Box, crop
 from common.preprocess.panels import xy_panel
-from experiments.mitogan.previews import LARGEST_STRIP, SMALLEST_STRIP, preview
 from made_cells import cell, photographed
+from made_previews import LARGEST_STRIP, SMALLEST_STRIP, preview
 
 # The limits of the detector were chosen on other seeds.
 SEED, COUNT = 20261, 200

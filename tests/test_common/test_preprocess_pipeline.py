@@ -12,8 +12,8 @@ from common.pipeline_figure import draw_pipeline
 from common.preprocess.chain import Found
 from common.preprocess.pipeline import Pipeline
 from common.preprocess.threshold import mask_of
-from experiments.mitogan.previews import preview
 from made_cells import cell, contrast_to_noise, dice, photographed
+from made_previews import preview
 
 ALL_ON = Pipeline(drift=True, zoom=0.8, top_hat_px=8.0, threshold="otsu", output="skeleton")
 ALL_OFF = Pipeline(panel="none", bleach=False, laplacian=0, denoise=0)

@@ -12,6 +12,7 @@ import torch.distributed
 from common.errors import Exit, UserError
 from common.interrupts import Stopped, interrupts
 from common.runs.ranks import RankTimeout, lost_ranks
+from two_ranks import fork_rank
 
 LOST = [
     "[/third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:38021",
@@ -81,7 +82,7 @@ def test_nothing_is_said_where_nothing_was_lost() -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_a_rank_that_hangs_is_waited_for_as_long_as_was_asked(tmp_path: Path) -> None:
-    hanging, waiting = (_rank(rank, tmp_path) for rank in (1, 0))
+    hanging, waiting = (fork_rank(rank, tmp_path, _waits_for_a_sleeper) for rank in (1, 0))
     deadline = time.monotonic() + 60
     try:
         while (ended := os.waitpid(waiting, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
@@ -95,22 +96,16 @@ def test_a_rank_that_hangs_is_waited_for_as_long_as_was_asked(tmp_path: Path) ->
             os.waitpid(waiting, 0)
 
 
-def _rank(rank: int, folder: Path) -> int:
-    """Two ranks find each other; the second then sleeps, where the first wants its number."""
-    pid = os.fork()
-    if pid:
-        return pid
+def _waits_for_a_sleeper(rank: int) -> int:
+    """The second rank sleeps, where the first wants its number."""
+    torch.distributed.barrier()
+    trainer = SimpleNamespace(world_size=2, global_rank=rank)
+    RankTimeout(1.0).setup(trainer, None, "fit")
+    if rank:
+        time.sleep(60)
     try:
-        where = f"file://{folder / 'ranks'}"
-        torch.distributed.init_process_group("gloo", where, rank=rank, world_size=2)
-        torch.distributed.barrier()
-        trainer = SimpleNamespace(world_size=2, global_rank=rank)
-        RankTimeout(1.0).setup(trainer, None, "fit")
-        if rank:
-            time.sleep(60)
         with lost_ranks(trainer):
             torch.distributed.all_reduce(torch.ones(1))
     except UserError as error:
-        os._exit(int(error.code))
-    finally:
-        os._exit(1)
+        return int(error.code)
+    return 0

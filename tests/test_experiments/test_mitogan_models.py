@@ -120,6 +120,16 @@ def test_augmentation_follows_frames_and_leaves_them_as_they_were() -> None:
     assert fixed.discriminator_terms(real, 1)["augment_prob"] == pytest.approx(0.3)
 
 
+def test_a_mask_is_moved_and_keeps_its_two_values() -> None:
+    made = model(num_channels=2, mask_channels=1, augment="flip+brightness+contrast+noise")
+    real = frames().repeat(1, 2, 1, 1)
+    real[:, 1] = (real[:, 1] > 0).float() * 2 - 1
+    seen = made.augment(real, 1.0)
+    assert set(seen[:, 1].unique().tolist()) == {-1, 1}
+    assert not torch.equal(seen[:, 1], real[:, 1])
+    assert not set(seen[:, 0].unique().tolist()) & {-1.0}
+
+
 def test_the_zero_of_relativistic_logits_is_that_of_samples() -> None:
     signs = []
     for loss in ("relativistic", "non_saturating"):
