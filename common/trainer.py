@@ -140,8 +140,9 @@ class ExperimentTrainer(pl.Trainer):
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
         writer = ImageWriter(drawing_folder(self.folder), datamodule.facts, file_format, shapes)
-        rule = (digest, commit(), seed, labels, settings, size, around_training, writer.suffix)
-        clear_samples(self.folder, self.is_global_zero, repr(rule))
+        drawn_from = (digest, commit(), self.precision, settings, around_training)
+        making = repr((*drawn_from, seed, labels, size, writer.suffix))
+        clear_samples(self.folder, self.is_global_zero, making)
         datamodule.drawn = drawn_numbers(self.folder, writer.suffix)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
@@ -149,8 +150,8 @@ class ExperimentTrainer(pl.Trainer):
         self.strategy.barrier("images are written")
         if self.is_global_zero:
             facts = datamodule.facts
-            how = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
-            made = SampleSet(plan, labels, *how, settings, datamodule.annotations(plan))
+            rule = (facts["classes"], writer.suffix, size, pattern, ORIGINS[around_training])
+            made = SampleSet(plan, labels, *rule, settings, datamodule.annotations(plan))
             write_samples_manifest(self.folder, made, digest)
 
     def evaluate(
