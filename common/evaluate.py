@@ -16,8 +16,16 @@ from common.generation import read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
 from common.metrics.kinds import VERBS, class_of, verb_of
+from common.metrics.memorization import COARSELY, repeating_coarsely
 from common.metrics.names import LEAKAGE
-from common.metrics.protocol import Record, read_records, write_records
+from common.metrics.protocol import (
+    REFUSALS,
+    Measured,
+    Record,
+    read_records,
+    sentence,
+    write_records,
+)
 from common.metrics.structure import structure_records
 from common.progress import images_bar
 from common.run_images import Seen, evaluation_context, generated_images, packed_images
@@ -55,12 +63,13 @@ def evaluate_run(
         )
     eyes = _Eyes(data, network, device)
     held_out, faces = eyes.look("held-out", packed_images(data, "test", real), len(real))
-    fake, _ = eyes.look("generated", generated_images(folder, data, rows), len(rows))
+    fake, drawn = eyes.look("generated", generated_images(folder, data, rows), len(rows))
     known, others = eyes.look("training", packed_images(data, "train", train), len(train), False)
     context = evaluation_context(folder, data)
     found = evaluate(held_out, fake, network, context, known)
     records = [
         *found.records,
+        *coarse_copies(faces, drawn, others, context),
         *structure_records(held_out, fake, data.checks, context.record),
         *leakage(data, real, train, faces + others, context),
     ]
@@ -93,6 +102,28 @@ def show(records: Sequence[Record]) -> None:
         print(f"{record.metric:34} {_value(record)}")
     if len(of_all) < len(records):
         print(f"of classes: {len(records) - len(of_all)} more numbers; make report shows them")
+
+
+def coarse_copies(
+    held_out: Sequence[np.ndarray],
+    fake: Sequence[np.ndarray],
+    train: Sequence[np.ndarray],
+    context: EvaluationContext,
+) -> list[Record]:
+    """Whether synthetic images show, on the whole, what single training images show.
+
+    Args:
+        held_out: `near_duplicates.descriptor` of each image.
+        fake: the same of synthetic ones.
+        train: the same of those trained on.
+        context: what the records say about data and run.
+    """
+    count = {"n_real": len(held_out), "n_fake": len(fake)}
+    try:
+        found = repeating_coarsely(*(np.stack(side) for side in (held_out, fake, train)))
+    except REFUSALS as refusal:
+        found = dict.fromkeys(COARSELY, Measured(None, note=sentence(refusal)))
+    return [context.record(name, **count, **one._asdict()) for name, one in found.items()]
 
 
 def leakage(

@@ -27,7 +27,8 @@ _RULES = {
     "data": "drawn for each seed, with the class frequencies of the training split",
     "balanced": "the classes in turn",
 }
-_COPIED = "copied_share"
+# How each is measured, where it is not by the features.
+_COPIED = {"copied_share": "", "coarse_copied_share": "By what they show on the whole: "}
 # A share that may be greater than this is not known to be chance: with none of 183 images copied,
 # or 10 of 1,000, its interval ends below.
 _TWICE_CHANCE = 2 * CHANCE
@@ -120,11 +121,11 @@ def copies(subject: Subject) -> list[str]:
     """Whether training images come back, as plain sentences; none where nothing was measured."""
     if not subject.records:
         return []
-    shares = (r for r in subject.records if r.metric == _COPIED and r.value is not None)
-    found = next(shares, None)
-    if found is None:
+    known = {r.metric: r for r in subject.records if r.value is not None}
+    found = {how: known[metric] for metric, how in _COPIED.items() if metric in known}
+    if not found:
         return ["Whether generated images repeat training images was not measured."]
-    return [f"{_told(found)} {_compared(subject, found)}"]
+    return [f"{how}{_told(one)} {_compared(subject, one)}" for how, one in found.items()]
 
 
 def _told(found: Record) -> str:

@@ -71,6 +71,29 @@ def descriptor(pixels: np.ndarray) -> np.ndarray:
     return _unit(spectrum[tuple(_FREQUENCIES.T)]).astype(np.float32)
 
 
+def standardised(descriptors: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Descriptors in units of the spread of a set and its orientations, again of length 1.
+
+    Args:
+        descriptors: [N, 255].
+        known: [M, 255], of the set that is not empty.
+
+    Returns:
+        [N, 255] float32.
+    """
+    mean = orientations(known.mean(0, keepdims=True)).mean(0)
+    square = (known.astype(np.float64) ** 2).mean(0)
+    variance = np.maximum((square + square[_TRANSPOSED]) / 2 - mean[0] ** 2, 1e-12)
+    return _unit((descriptors - mean) / np.sqrt(variance)).astype(np.float32)
+
+
+def orientations(descriptors: np.ndarray) -> np.ndarray:
+    """[N, 255] as [8, N, 255]: all flips and rotations of the images, without the images."""
+    down, across = np.where(_FREQUENCIES % 2, -1, 1).astype(descriptors.dtype).T
+    flips = [descriptors * signs for signs in (down * down, down, across, down * across)]
+    return np.stack(flips + [flip[:, _TRANSPOSED] for flip in flips])
+
+
 def across_splits(
     samples: Sequence[Sample], descriptors: np.ndarray, most: int = 1000
 ) -> tuple[int, list[NearDuplicate]]:
@@ -87,7 +110,7 @@ def across_splits(
     Returns:
         How many pairs there are, and the most similar of them, most similar first.
     """
-    standard = _standardised(descriptors) if len(descriptors) else descriptors
+    standard = standardised(descriptors, descriptors) if len(descriptors) else descriptors
     pictures = np.unique([sample.pixels_sha256 for sample in samples], return_inverse=True)[1]
     splits = np.array([sample.split for sample in samples])
     count, closest = 0, np.empty((0, 3))
@@ -113,7 +136,7 @@ def _alike(
     """Positions and similarities of the pairs, block by block; blocks without any are left out."""
     row_signs = _signs(rows)
     for left in range(0, len(columns), _COLUMNS):
-        views = _orientations(columns[left : left + _COLUMNS])
+        views = orientations(columns[left : left + _COLUMNS])
         signs = _signs(views)[:, None]
         for top in range(0, len(rows), _ROWS):
             block = row_signs[top : top + _ROWS, None]
@@ -144,21 +167,6 @@ def _once(
     order = order[np.argsort(-similarity[order], kind="stable")]
     order = order[np.unique(np.stack([first, second], 1)[order], axis=0, return_index=True)[1]]
     return first[order], second[order], similarity[order]
-
-
-def _standardised(descriptors: np.ndarray) -> np.ndarray:
-    """In units of the spread over all images and their orientations, again of length 1."""
-    mean = _orientations(descriptors.mean(0, keepdims=True)).mean(0)
-    square = (descriptors.astype(np.float64) ** 2).mean(0)
-    variance = np.maximum((square + square[_TRANSPOSED]) / 2 - mean[0] ** 2, 1e-12)
-    return _unit((descriptors - mean) / np.sqrt(variance)).astype(np.float32)
-
-
-def _orientations(descriptors: np.ndarray) -> np.ndarray:
-    """[N, 255] as [8, N, 255]: all flips and rotations of the images, without the images."""
-    down, across = np.where(_FREQUENCIES % 2, -1, 1).astype(descriptors.dtype).T
-    flips = [descriptors * signs for signs in (down * down, down, across, down * across)]
-    return np.stack(flips + [flip[:, _TRANSPOSED] for flip in flips])
 
 
 def _signs(descriptors: np.ndarray) -> np.ndarray:

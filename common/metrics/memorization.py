@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.near_duplicates import orientations, standardised
 from common.metrics.bootstrap import bootstrap_interval
 from common.metrics.manifold import nearest, reach, share, usable
 from common.metrics.protocol import Measured
@@ -22,6 +23,7 @@ FEWEST = 100
 FEWEST_OF_CLASS = 20
 REPEATING = ("copied_share", "authentic_share", "nearest_ratio", "membership_auc")
 REPEATING_OF_CLASS = ("membership_auc", "nearest_ratio")
+COARSELY = ("coarse_copied_share", "coarse_membership_auc")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,37 @@ def repeating_of_class(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[st
     return {name: one._replace(note=one.note + few) for name, one in found.items()}
 
 
+def repeating_coarsely(
+    held_out: np.ndarray, fake: np.ndarray, train: np.ndarray
+) -> dict[str, Measured]:
+    """The numbers of `COARSELY`: what images show on the whole, without the finest grain.
+
+    Networks look at grain first: to them, a smooth copy is as far from its training image as from
+    every other one. Here flips and rotations of an image count as that image.
+
+    Args:
+        held_out: `near_duplicates.descriptor` [H, 255].
+        fake: the same of synthetic images [M, 255].
+        train: the same of those trained on [T, 255].
+
+    Raises:
+        MetricRefused: fewer than 100 images in one of the two real sets, or no synthetic one.
+    """
+    known = np.concatenate([held_out, train])
+    sets = (torch.from_numpy(standardised(side, known)) for side in (held_out, fake, train))
+    held_out, fake, train = sets
+    usable(train, held_out, fewest=FEWEST)
+    usable(fake, fewest=1)
+    rule = f"{len(train)} training images"
+    turned = _turned(train)
+    copied = nearest(fake, turned)[0] < nearest(held_out, turned)[0].quantile(CHANCE)
+    chance = f"{CHANCE:g} of the held-out images are as near, lower frequencies alone"
+    return {
+        "coarse_copied_share": share(copied, rule)._replace(note=chance),
+        "coarse_membership_auc": _attack(train, held_out, _turned(fake), rule),
+    }
+
+
 def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -> Memorization:
     """Compares synthetic images with those trained on and those held out.
 
@@ -172,6 +205,10 @@ def area(members: np.ndarray, others: np.ndarray) -> float:
     others = np.sort(others)
     upto = np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")
     return float(1 - upto.mean() / (2 * len(others)))
+
+
+def _turned(descriptors: Tensor) -> Tensor:
+    return torch.from_numpy(orientations(descriptors.numpy())).flatten(0, 1)
 
 
 def _to_as_many(

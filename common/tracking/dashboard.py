@@ -16,7 +16,7 @@ from wandb_workspaces.workspaces.internal import execute_graphql
 from common import PROJECT
 from common.errors import Exit, UserError, exit_on_user_error
 from common.metrics.kinds import class_of
-from common.metrics.memorization import REPEATING
+from common.metrics.memorization import COARSELY, REPEATING
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 from common.report.configs import differing_keys
@@ -116,7 +116,7 @@ def section_of(record: Record) -> str:
     first = record.metric.partition("/")[0]
     if first in _BIOLOGICAL:
         return "Biology"
-    if first in (*REPEATING, *LEAKAGE):
+    if first in (*REPEATING, *COARSELY, *LEAKAGE):
         return "Memorisation"
     return "Utility" if first == "utility" else "Fidelity"
 

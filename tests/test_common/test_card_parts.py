@@ -87,6 +87,13 @@ def test_copies_of_images_that_were_not_looked_at_are_not_denied() -> None:
     assert no_interval.startswith("Without an interval nobody can tell")
 
 
+def test_smooth_copies_are_told_beside_those_that_features_see() -> None:
+    smooth = replace(copied(200, 1000), metric="coarse_copied_share")
+    first, second = copies(subject(records=[copied(0, 1000), smooth]))
+    assert first.startswith("No more copies")
+    assert second.startswith("By what they show on the whole: MORE copies")
+
+
 def test_copies_that_were_not_looked_for_are_told_so() -> None:
     assert copies(subject(records=[])) == []
     for records in ([Record("fid", 1.0)], [Record("copied_share", None, note="too few")]):

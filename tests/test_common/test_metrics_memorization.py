@@ -1,15 +1,19 @@
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from common.data.near_duplicates import descriptor
 from common.metrics.memorization import (
+    COARSELY,
     REPEATING,
     REPEATING_OF_CLASS,
     area,
     membership,
     memorization,
     repeating,
+    repeating_coarsely,
     repeating_of_class,
 )
 from common.metrics.protocol import MetricRefused
@@ -114,3 +118,28 @@ def test_of_one_class_fewer_images_are_enough_and_the_note_says_so() -> None:
 def test_too_few_held_out_images_are_refused() -> None:
     with pytest.raises(MetricRefused, match="At least 100 images"):
         repeating(HELD_OUT[:99], copies(0), TRAIN)
+
+
+def faces(images: np.ndarray) -> np.ndarray:
+    return np.stack([descriptor(image[None]) for image in images])
+
+
+def test_smooth_turned_copies_are_found_by_what_they_show_on_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    images = np.stack([cv2.GaussianBlur(x, (0, 0), 1.5) for x in rng.normal(size=(700, 48, 48))])
+    train, held_out, others = images[:300], images[300:500], images[500:]
+    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 2) for image in train[:200]])
+    turned = np.ascontiguousarray(smooth[:, ::-1].transpose(0, 2, 1))
+    found = repeating_coarsely(faces(held_out), faces(turned), faces(train))
+    assert tuple(found) == COARSELY
+    assert found["coarse_copied_share"].value == 1
+    assert found["coarse_membership_auc"].low > 0.5
+    cleared = repeating_coarsely(faces(held_out), faces(others), faces(train))
+    assert cleared["coarse_copied_share"].value < 0.05
+    auc = cleared["coarse_membership_auc"]
+    assert auc.low < 0.5 < auc.high
+
+
+def test_few_images_tell_nothing_about_smooth_copies() -> None:
+    with pytest.raises(MetricRefused, match="At least 100"):
+        repeating_coarsely(*(np.ones((count, 255), np.float32) for count in (99, 5, 200)))

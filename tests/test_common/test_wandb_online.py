@@ -14,7 +14,7 @@ import yaml
 from wandb_server import ENTITY, WandbServer, end_runs, environment, wandb_server
 
 from common.errors import UserError
-from common.metrics.memorization import REPEATING
+from common.metrics.memorization import COARSELY, REPEATING
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting
 from common.report.runs import Run
@@ -257,7 +257,7 @@ def test_every_record_is_shown_in_the_section_of_its_kind() -> None:
     sections = {
         "Fidelity": ("FID", "kernel_distance", "coverage"),
         "Biology": ("measurable_share", "wasserstein/size", "kolmogorov_smirnov/size"),
-        "Memorisation": REPEATING,
+        "Memorisation": (*REPEATING, *COARSELY),
         "Utility": ("utility/balanced_accuracy",),
     }
     for section, metrics in sections.items():
