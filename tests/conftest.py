@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from running import EXPERIMENTS, Cli, Result, at, call_cli, smoke
+from running import EXPERIMENTS, TOY, Cli, Result, at, call_cli, smoke
 
 pytest_plugins = ["error_sites"]
 
@@ -19,10 +19,13 @@ pytest_plugins = ["error_sites"]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "experiment" not in metafunc.fixturenames:
         return
-    first, *others = EXPERIMENTS
-    if metafunc.definition.get_closest_marker("one_experiment"):
-        others = [pytest.param(name, marks=pytest.mark.slow) for name in others]
-    metafunc.parametrize("experiment", [first, *others], scope="session")
+    marker = metafunc.definition.get_closest_marker("one_experiment")
+    names = EXPERIMENTS
+    if marker:
+        chosen = EXPERIMENTS[0] if marker.kwargs.get("real") else TOY
+        others = (name for name in EXPERIMENTS if name != chosen)
+        names = [chosen, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+    metafunc.parametrize("experiment", names, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,18 +23,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import experiments
-from running import EXPERIMENTS, ROOT, SIXTH, folder
+from running import EXPERIMENTS, ROOT, SIXTH, TOY, folder
 
-# The toy has what no other experiment may be relied on to have: two optimizers in manual steps.
-TOY = "toy_blobs"
 SUBJECTS = sorted({*EXPERIMENTS, TOY})
 _CONTEXT = get_context("forkserver")
 # Reading an exit code empties a pipe, and starting a process reads those of all others.
 _STARTING = threading.Lock()
-
-if str(SIXTH) not in experiments.__path__:
-    experiments.__path__.append(str(SIXTH))
 
 
 class Call(NamedTuple):

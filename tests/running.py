@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import common
+import experiments
 
 ROOT = Path(common.__file__).parent.parent
 EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/cli.py"))
 SIXTH = ROOT / "tests/sixth_experiment"
+# An experiment for tests alone: the quickest, with two optimizers in manual steps.
+TOY = "toy_blobs"
+
+if str(SIXTH) not in experiments.__path__:
+    experiments.__path__.append(str(SIXTH))
 
 
 class Result(NamedTuple):

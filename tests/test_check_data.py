@@ -22,6 +22,8 @@ from common.data.image_io import (
 from common.data.manifest import read_manifest
 from running import ROOT, Cli, Result, call_cli, refuses, smoke
 
+pytestmark = pytest.mark.one_experiment
+
 
 @pytest.fixture(scope="session")
 def simulated(experiment: str, tmp_path_factory: pytest.TempPathFactory) -> Path:

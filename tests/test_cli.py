@@ -14,6 +14,8 @@ from common.data.image_io import find_images, read_image, write_ome_tiff, write_
 from common.runs.lock import TRAINING, RunLock
 from running import ROOT, Cli, at, refuses, smoke
 
+pytestmark = pytest.mark.one_experiment
+
 
 @pytest.fixture
 def raw(trained: Path, tmp_path: Path) -> Path:
@@ -158,14 +160,6 @@ def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
     for verb in (*before, "evaluate", "utility", "judge", "quiz", "card", "export", "figures"):
         result = cli(experiment, verb, "--help")
         assert result.code == 0 and "--data.root" in result.out
-
-
-def test_a_shipped_config_of_every_size_says_its_compute(experiment: str) -> None:
-    for size in ("smoke", "cpu", "default"):
-        head = (ROOT / "experiments" / experiment / f"configs/{size}.yaml").read_text()
-        assert head.startswith(f"# make train EXP={experiment} CONFIG={size}\n# Compute: ")
-        assert "Expected:" in head.split("\n\n")[0]
-        assert "TBD" not in head
 
 
 def test_every_page_is_finished_and_its_pictures_are_there_and_small() -> None:

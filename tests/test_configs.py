@@ -40,6 +40,14 @@ def test_a_machine_overlay_parses_on_every_experiment(
     assert result.code == 0, result.err
 
 
+def test_a_shipped_config_of_every_size_says_its_compute(experiment: str) -> None:
+    for size in ("smoke", "cpu", "default"):
+        head = (ROOT / "experiments" / experiment / f"configs/{size}.yaml").read_text()
+        assert head.startswith(f"# make train EXP={experiment} CONFIG={size}\n# Compute: ")
+        assert "Expected:" in head.split("\n\n")[0]
+        assert "TBD" not in head
+
+
 def _holds(found: object, values: object) -> bool:
     """Whether all that was asked for is there; what was not asked for may be beside it."""
     if isinstance(values, dict) and isinstance(found, dict):

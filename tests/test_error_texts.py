@@ -23,6 +23,8 @@ from common.runs.checkpoints import DurableCheckpointIO
 from error_sites import ELSEWHERE, faults_of, places, untried
 from running import ROOT, Cli, Result, at, run_folder, smoke
 
+pytestmark = pytest.mark.one_experiment
+
 
 def says(result: Result, code: int, sentence: str) -> None:
     """One line on stderr, which matches as a whole."""
@@ -61,6 +63,7 @@ def test_training_on_an_empty_split_is_refused(
     )
 
 
+@pytest.mark.one_experiment(real=True)
 def test_a_class_without_test_images_is_not_evaluated(
     prepared: Path, experiment: str, tmp_path: Path, cli: Cli
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_defect_of_ours_is_one_sentence_and_its_traceback_is_in_the_log(
     assert (folder / "checkpoints/last.ckpt").read_bytes() == before
 
 
+@pytest.mark.one_experiment(real=True)
 def test_a_benchmark_whose_training_fails_says_why(
     experiment: str, capfd: pytest.CaptureFixture
 ) -> None:

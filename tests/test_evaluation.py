@@ -54,6 +54,7 @@ def plant(data: Prepared, row: int, path: Path) -> None:
         write_ome_tiff(path, image, "CYX", None, tuple(data.facts["channels"]))
 
 
+@pytest.mark.one_experiment
 def test_every_image_of_both_sides_has_its_row(workspace: Path, experiment: str, cli: Cli) -> None:
     run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
     assert cli(experiment, "generate", *on, "--n", "9").code == 0
@@ -72,6 +73,7 @@ def test_every_image_of_both_sides_has_its_row(workspace: Path, experiment: str,
     assert not (run / "evaluation").exists()
 
 
+@pytest.mark.one_experiment
 def test_a_copy_of_a_training_image_is_the_first_suspect(
     workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_pairs_of_held_out_and_training_images_are_counted_and_no_others() -> No
     assert (alike.metric, alike.value, alike.n_real) == ("near_duplicate_pairs", 1, 2)
 
 
+@pytest.mark.one_experiment
 def test_a_brighter_training_image_among_the_held_out_ones_is_counted(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:

@@ -68,6 +68,7 @@ def test_generate_and_evaluate_follow_training(workspace: Path, experiment: str,
     assert any(record.value is not None and record.extractor for record in records)
 
 
+@pytest.mark.one_experiment
 def test_the_config_of_a_run_repeats_it(workspace: Path, experiment: str, cli: Cli) -> None:
     first = run_folder(workspace, experiment, "first")
     config = ["--config", first / "config.yaml"]
@@ -78,7 +79,7 @@ def test_the_config_of_a_run_repeats_it(workspace: Path, experiment: str, cli: C
     assert (second / "config.yaml").read_bytes() == (first / "config.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_after_an_epoch_and_resumed_equals_one_that_was_not(
     workspace: Path, experiment: str, epochs: int, cli: Cli
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_run_stopped_after_an_epoch_and_resumed_equals_one_that_was_not(
     assert history(parts) == history(whole)
 
 
+@pytest.mark.one_experiment
 def test_resuming_needs_no_configuration_and_takes_what_was_typed_at_the_start(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -108,7 +110,7 @@ def test_resuming_needs_no_configuration_and_takes_what_was_typed_at_the_start(
     assert {row[1] for row in history(folder)[1:]} == {"0", "1"}
 
 
-@pytest.mark.one_experiment
+@pytest.mark.one_experiment(real=True)
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_exactly(
     assert history(killed) == history(whole)
 
 
+@pytest.mark.one_experiment
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -193,7 +196,7 @@ def test_generate_goes_on_where_it_was_killed_and_leaves_the_same_files(
     assert (folder / "samples/manifest.csv").read_bytes() == table
 
 
-@pytest.mark.one_experiment
+@pytest.mark.one_experiment(real=True)
 def test_two_processes_generate_the_same_files_and_train(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -210,6 +213,7 @@ def test_two_processes_generate_the_same_files_and_train(
     assert (run_folder(workspace, experiment, "ddp") / "checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.one_experiment
 def test_the_held_out_split_is_first_read_by_evaluate(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -220,6 +224,7 @@ def test_the_held_out_split_is_first_read_by_evaluate(
     assert cli(experiment, "evaluate", *at(workspace, "blind")).code == 3
 
 
+@pytest.mark.one_experiment
 def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -252,6 +257,7 @@ def test_the_larger_sizes_take_a_step(experiment: str, size: str, tmp_path: Path
     assert cli(experiment, "generate", *at(tmp_path, "one"), "--n", "2").code == 0
 
 
+@pytest.mark.one_experiment
 def test_what_is_typed_beats_the_checkpoint(workspace: Path, experiment: str, cli: Cli) -> None:
     folder = run_folder(workspace, experiment, "first")
     rates = [k for k in _model_arguments(folder) if k == "lr" or k.endswith("_lr")]
@@ -283,6 +289,7 @@ def test_preparing_twice_gives_the_same_bytes(
         assert one.is_dir() or one.read_bytes() == two.read_bytes(), one.name
 
 
+@pytest.mark.one_experiment
 def test_a_prepared_folder_is_data_enough(
     trained: Path, experiment: str, tmp_path: Path, cli: Cli
 ) -> None:
@@ -307,6 +314,7 @@ def _model_arguments(folder: Path) -> dict[str, object]:
     return yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
 
 
+@pytest.mark.one_experiment
 def test_the_report_shows_two_runs_side_by_side_in_a_browser(
     workspace: Path, experiment: str, chromium: str, tmp_path: Path, cli: Cli
 ) -> None:

@@ -12,6 +12,10 @@ import pytest
 from running import ROOT
 
 TOY = Path(__file__).parent / "sixth_experiment/toy_blobs"
+BY_DISCOVERY = (
+    *("path", "cli", "configs", "offline", "check_data", "error_texts", "evaluation", "utility"),
+    *("judge", "quiz", "run_cards", "export", "wandb"),
+)
 PARTS = ("common", "kernels", "experiments", "data_cards", "tests", "pyproject.toml", "Makefile")
 
 
@@ -39,15 +43,20 @@ def test_the_folder_is_small() -> None:
     assert sum(lines) < 500
 
 
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_every_test_by_discovery_passes_on_it(clone: Path, which: str) -> None:
-    first = ("path", "cli", "configs", "offline", "check_data", "evaluation", "utility")
-    names = (*first, "judge", "quiz", "run_cards", "export", "wandb")
+@pytest.mark.parametrize(
+    "tests",
+    [
+        # What is marked `one_experiment` runs on the toy already.
+        ("architecture or toy_blobs", "architecture", "configs"),
+        pytest.param(("toy_blobs", *BY_DISCOVERY), marks=pytest.mark.slow),
+    ],
+    ids=["quick", "all"],
+)
+def test_tests_by_discovery_pass_on_it(clone: Path, tests: tuple[str, ...]) -> None:
+    which, *names = tests
     files = [f"tests/test_{name}.py" for name in names]
-    done = run(clone, "-m", "pytest", "-q", *files, "-k", "toy_blobs", "-m", which)
+    done = run(clone, "-m", "pytest", "-q", *files, "-k", which)
     assert done.returncode == 0, done.stdout[-6000:]
-    rules = run(clone, "-m", "pytest", "-q", "tests/test_architecture.py")
-    assert rules.returncode == 0, rules.stdout[-3000:]
 
 
 def test_the_path_and_the_report_find_it(clone: Path) -> None:

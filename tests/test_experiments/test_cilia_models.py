@@ -465,6 +465,14 @@ def test_an_overlay_switches_the_model_and_keeps_the_rest(
     metrics = (run / "metrics.csv").read_text()
     assert "val/active_units" in metrics and "val/spike" in metrics and "val/mse" in metrics
     assert cli("cilia_cvae", "generate", "--n", "2", *at(tmp_path, "a")).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", ["seed224", "hierarchical"])
+def test_other_models_are_exported(overlay: str, tmp_path: Path, cli: Cli) -> None:
+    path = ROOT / f"experiments/cilia_cvae/configs/{overlay}.yaml"
+    fit = ["fit", *smoke("cilia_cvae"), "--config", str(path), *at(tmp_path, "a")]
+    assert cli("cilia_cvae", *fit).code == 0
     assert cli("cilia_cvae", "export", *at(tmp_path, "a")).code == 0
 
 

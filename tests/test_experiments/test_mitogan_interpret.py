@@ -45,7 +45,8 @@ def trained(planted: tuple[np.ndarray, np.ndarray]) -> interpret.InCompany:
     torch.manual_seed(0)
     network = discriminator("dcgan", SIDE, 1, 8, 32, normalised=False)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(250):
+    # Fewer steps leave the coarse maps of layer-CAM at chance with some seeds.
+    for _ in range(600):
         rows = torch.randint(0, len(real), (2, 16))
         logits = network(real[rows[0]]), network(fake[rows[1]])
         loss = F.softplus(-logits[0]).mean() + F.softplus(logits[1]).mean()
@@ -74,10 +75,10 @@ def test_the_planted_feature_ranks_first(
 def test_maps_name_the_pixels_that_the_logit_comes_from(
     planted: tuple[np.ndarray, np.ndarray], trained: interpret.InCompany, method: str
 ) -> None:
-    images = torch.from_numpy(planted[0][:12])[:, None] * 2 - 1
+    images = torch.from_numpy(planted[0][:48])[:, None] * 2 - 1
     before = images.clone()
     maps = interpret.attribution(trained, images, method)
-    assert maps.shape == (12, SIDE, SIDE) and torch.equal(images, before)
+    assert maps.shape == (48, SIDE, SIDE) and torch.equal(images, before)
     chance = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1))
     own, by_chance = (interpret.curves(trained, images, one) for one in (maps, chance))
     assert own.deletion < by_chance.deletion - 0.05
