@@ -211,7 +211,6 @@ class ExperimentCLI(Signposts, LightningCLI):
         watch_ranks_ourselves()
         if interrupts.is_first_rank:
             self.datamodule.prepare_data()
-            self.datamodule.prepare_training()
             self.lock.acquire()
             claim(self.folder, bool(config["resume"]), nbytes(self.model))
             shown = self.folder.shown(self.folder.path)
@@ -219,6 +218,9 @@ class ExperimentCLI(Signposts, LightningCLI):
         if config["resume"]:
             allow_data = DATA in _keys(config["allow_change"])
             self._resume(config["resume"] == "previous", allow_data, changed)
+        # Last, for it may take minutes, which a run that is refused does not have to wait for.
+        if interrupts.is_first_rank:
+            self.datamodule.prepare_training()
 
     def _refuse_changes(self, allow: str) -> list[str]:
         """Accepted changes of the run's configuration; others end the command."""
@@ -234,7 +236,8 @@ class ExperimentCLI(Signposts, LightningCLI):
         path = self.folder.checkpoint("previous") if from_previous else last
         checkpoint = load_checkpoint(path, to_resume=True)
         load_weights(self.model, checkpoint, path)
-        self.datamodule.setup("fit")
+        # Not yet for training: what that makes of the data may take minutes.
+        self.datamodule.setup("test")
         if self.datamodule.refuse_other_data(checkpoint, path, allow_data):
             changed = [*changed, DATA]
         seen, epoch = images_in(checkpoint), checkpoint["epoch"] + 1

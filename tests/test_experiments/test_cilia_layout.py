@@ -269,6 +269,10 @@ def test_layouts_are_read_for_training_alone_and_again_where_damaged(
     again = cli("cilia_cvae", *fit, *at(tmp_path, "e"))
     assert again.code == 0 and f"{kept.name} is damaged and is made again" in again.out
     kept.unlink()
+    other = ["--resume", "true", "--data.test_fraction", "0.4"]
+    other += ["--allow-change", "data.test_fraction"]
+    refuses(cli("cilia_cvae", "fit", *at(tmp_path, "e"), *other), 3, "is not the data set")
+    assert not [*tmp_path.glob("data/processed/*/layouts-train-*.pt")]
     assert cli("cilia_cvae", "generate", "--n", "6", *at(tmp_path, "e")).code == 0
     quick = ["--extractor", "random-conv"]
     assert cli("cilia_cvae", "evaluate", *at(tmp_path, "e"), *quick).code == 0
