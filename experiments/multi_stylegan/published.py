@@ -1,0 +1,221 @@
+"""Weights of the released Multi-StyleGAN code, as weights of our networks.
+
+Its layers are ours up to factors, which are multiplied into the weights here: all of its weights
+are used times sqrt(2 / fan-in), the biases of what modulates times sqrt(2 / features), its leaky
+ReLU has no gain, and whatever it enlarges becomes four times fainter.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import Exit, UserError, relative
+from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan.networks import Generator
+
+_ROOT2 = 2**0.5
+Weights = Mapping[str, Tensor]
+
+
+def load_published(path: str | Path) -> tuple[Generator, Discriminator]:
+    """Networks of a released checkpoint, in eval mode.
+
+    Args:
+        path: of a ``.pt`` file with the state dicts ``generator_ema`` (or ``generator``) and
+            ``discriminator``, or of an ``.npz`` with arrays ``generator/*`` and
+            ``discriminator/*``. Prefixes of DataParallel are passed over.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    path = Path(path)
+    generator, discriminator = _read(path)
+    try:
+        return _generator(generator), _discriminator(discriminator)
+    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        problem = f"holds no networks of the released code ({_brief(error)})"
+        raise _unusable(path, problem) from error
+
+
+def _read(path: Path) -> tuple[Weights, Weights]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files if "/" in name}
+            parts: dict[str, dict[str, Any]] = {"generator": {}, "discriminator": {}}
+            for name, array in found.items():
+                network, _, key = name.partition("/")
+                parts.setdefault(network, {})[key] = torch.from_numpy(array)
+        else:
+            parts = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file makes the unpickler raise whatever its bytes spell.
+    except FileNotFoundError as error:
+        raise UserError(
+            Exit.INPUT, relative(path), "is not there", "name the file with the weights"
+        ) from error
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise _unusable(path, f"cannot be read ({_brief(error)})") from error
+    if not isinstance(parts, Mapping):
+        raise _unusable(path, f"is a {type(parts).__name__}, not a dictionary of networks")
+    generator = parts.get("generator_ema") or parts.get("generator")
+    discriminator = parts.get("discriminator")
+    if not generator or not discriminator:
+        raise _unusable(path, "lacks the weights of generator or discriminator")
+    return _bare(generator), _bare(discriminator)
+
+
+def _bare(weights: Weights) -> Weights:
+    """In float32, without what DataParallel puts before each name."""
+    return {
+        re.sub(r"^(module\.)+", "", name): tensor.float()
+        for name, tensor in weights.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _generator(given: Weights) -> Generator:
+    levels = 1 + len(_numbers(given, r"output_blocks_1\.(\d+)\.bias"))
+    paths = len(_numbers(given, r"constant_input_(\d+)\.input"))
+    mapping = _numbers(given, r"style_mapping\.layers\.(\d+)\.weight")
+    widths = [len(given[f"{_conv(1, 0)}.weight"][0])]
+    widths += [len(given[f"{_conv(1, 2 * k)}.weight"][0]) for k in range(1, levels)]
+    first = given[f"style_mapping.layers.{mapping[0]}.weight"]
+    frames = given["starting_output_block_1.modulated_convolution.weight"].shape[1]
+    network = Generator(
+        image_size=4 << (levels - 1),
+        domains=paths,
+        frames=frames,
+        latent_dim=first.shape[1],
+        style_dim=first.shape[0],
+        widths=widths,
+        mapping_layers=len(mapping),
+        wiring="published",
+    )
+    found: dict[str, Tensor] = {"mapping.average": torch.zeros(first.shape[0])}
+    speed = network.mapping.layers[0].lr_multiplier
+    for k, number in enumerate(mapping):
+        names = (f"style_mapping.layers.{number}.weight", f"style_mapping.layers.{number + 1}.bias")
+        found[f"mapping.layers.{k}.weight"] = given[names[0]] / speed
+        found[f"mapping.layers.{k}.bias"] = given[names[1]] / _ROOT2 / speed
+    constants = [given[f"constant_input_{d + 1}.input"] for d in range(paths)]
+    found["constants"] = torch.cat(constants)
+    for level in range(levels):
+        found |= _level(given, level, levels, paths, frames)
+    found["noise"] = torch.cat([_noise(given, k) for k in range(2 * levels - 1)])
+    network.load_state_dict(found)
+    _find_average(network)
+    return network.eval()
+
+
+def _level(given: Weights, level: int, levels: int, paths: int, frames: int) -> dict[str, Tensor]:
+    """One level of our generator. Its features are sqrt(2) times those of the layer before more."""
+    found = {}
+    layers = [0] if level == 0 else [2 * level - 1, 2 * level]
+    for k, layer in enumerate(layers):
+        found |= _affine(given, f"{_conv(1, layer)}.modulation_mapping", f"levels.{level}.affines.{k}")
+        for d in range(paths):
+            name, ours = _block(d + 1, layer), f"levels.{level}.paths.{d}.{k}"
+            weight = given[f"{name}.modulated_convolution.weight"][0]
+            # Transposed convolutions apply their kernel mirrored.
+            found[f"{ours}.weight"] = weight.flip(1 + 1, 1 + 2) if weight.shape[-1] == 2 else weight
+            found[f"{ours}.bias"] = given[f"{name}.activation.bias"] * _ROOT2**layer
+            strength = given[f"{name}.noise_injection.weight"] * _ROOT2**layer
+            found[f"{ours}.strength"] = strength.squeeze()
+    block = "modulated_convolution.modulation_mapping"
+    affine = f"levels.{level}.affines.{len(layers)}"
+    found |= _affine(given, f"{_output(1, level)}.{block}", affine)
+    # What is enlarged later becomes fainter each time.
+    share = 0.25 ** (levels - 1 - level)
+    for d in range(paths):
+        name, ours = _output(d + 1, level), f"levels.{level}.frames.{d}"
+        weight = given[f"{name}.modulated_convolution.weight"][0]
+        found[f"{ours}.weight"] = weight * share * _ROOT2 / _ROOT2 ** (layers[-1] + 1)
+        found[f"{ours}.bias"] = given[f"{name}.bias"].flatten().expand(frames) * share
+    return found
+
+
+def _affine(given: Weights, name: str, ours: str) -> dict[str, Tensor]:
+    weight, bias = given[f"{name}.weight"], given[f"{name}.bias"]
+    return {f"{ours}.weight": weight * _ROOT2, f"{ours}.bias": bias * (2 / len(bias)) ** 0.5}
+
+
+def _block(path: int, layer: int) -> str:
+    name = f"main_convolutions_{path}.{layer - 1}"
+    return f"starting_convolution_{path}" if layer == 0 else name
+
+
+def _conv(path: int, layer: int) -> str:
+    return f"{_block(path, layer)}.modulated_convolution"
+
+
+def _output(path: int, level: int) -> str:
+    return f"starting_output_block_{path}" if level == 0 else f"output_blocks_{path}.{level - 1}"
+
+
+def _noise(given: Weights, layer: int) -> Tensor:
+    return given["noises.noise_start" if layer == 0 else f"noises.noise_{layer - 1}"].flatten()
+
+
+def _find_average(network: Generator, count: int = 10_000) -> None:
+    """The released code truncates nowhere, and keeps no average to truncate towards."""
+    z = torch.randn(count, network.mapping.layers[0].weight.shape[1],
+                    generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network.eval()
+        network.mapping.average.copy_(network.mapping(z)[:, 0].mean(0))
+
+
+def _discriminator(given: Weights) -> Discriminator:
+    blocks = len(_numbers(given, r"encoder_blocks\.(\d+)\.residual_mapping\.weight"))
+    beside = [given[f"encoder_blocks.{k}.residual_mapping.weight"] for k in range(blocks)]
+    widths = [len(weight) for weight in beside]
+    network = Discriminator(beside[0].shape[1], widths, group_size=0, blur_last=True)
+    found: dict[str, Tensor] = {}
+    for side, ours in (("encoder_blocks", "encoder"), ("decoder_blocks", "decoder")):
+        for k, block in enumerate(getattr(network, ours)):
+            found |= _u_net_block(given, f"{side}.{k}", f"{ours}.{k}", hasattr(block, "query"))
+    for k in range(blocks - 1):
+        name = f"downscale_convolutions.{k}.0"
+        found |= {f"down.{k}.weight": given[f"{name}.weight"] * _ROOT2}
+        found[f"down.{k}.bias"] = given[f"{name}.bias"] * (2 / widths[k]) ** 0.5
+        found[f"up.{k}.weight"] = given[f"transposed_convolutions.{k}.1.weight"] * _ROOT2 / 4
+    found["head.0.weight"] = given["classification_head.2.weight"]
+    found["head.0.bias"] = given["classification_head.3.bias"] / _ROOT2
+    found["head.1.weight"] = given["classification_head.4.weight"] * _ROOT2
+    found["head.1.bias"] = torch.zeros(1)
+    found["pixel_bias"] = given["final_mapping.0.bias"]
+    found["pixel_head.weight"] = given["final_mapping.1.weight"]
+    network.load_state_dict(found)
+    return network.eval()
+
+
+def _u_net_block(given: Weights, name: str, ours: str, attends: bool) -> dict[str, Tensor]:
+    found = {f"{ours}.beside.weight": given[f"{name}.residual_mapping.weight"] * _ROOT2}
+    if attends:
+        pairs = (("theta", "query"), ("phi", "key"), ("g", "value"), ("o", "mix"))
+        found |= {f"{ours}.{b}.weight": given[f"{name}.{a}.weight"] * _ROOT2 for a, b in pairs}
+        return found | {f"{ours}.strength": given[f"{name}.gamma"]}
+    for number, layer in ((0, "first"), (2, "second")):
+        found[f"{ours}.{layer}.weight"] = given[f"{name}.main_mapping.{number}.weight"]
+        found[f"{ours}.{layer}.bias"] = given[f"{name}.main_mapping.{number + 1}.bias"] / _ROOT2
+    return found
+
+
+def _numbers(given: Weights, pattern: str) -> list[int]:
+    found = (re.fullmatch(pattern, name) for name in given)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _unusable(path: Path, problem: str) -> UserError:
+    remedy = "name a checkpoint of the released code, or an .npz of its weights"
+    return UserError(Exit.CHECKPOINT, relative(path), problem, remedy)
