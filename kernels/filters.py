@@ -31,7 +31,9 @@ def setup_filter(
         ValueError: there are no taps, or more than two dimensions; or more than one, or a negative
             gain, where it must be separable; or what is to be divided by is 0.
     """
-    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    # Taps have values, also where parameters are made without, on the meta device.
+    where = f.device if isinstance(f, Tensor) else "cpu"
+    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=where)
     if f.ndim > 2 or not f.numel():
         raise ValueError(f"f of shape {list(f.shape)} is no filter; give [taps] or [fh, fw]")
     f = f.reshape(1) if f.ndim == 0 else f
