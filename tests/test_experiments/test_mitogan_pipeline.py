@@ -42,8 +42,8 @@ def test_panels_and_cells_of_simulated_videos_are_found(count: int) -> None:
         exact.append(found is not None and np.abs(np.subtract(found, box)).max() <= 2)
         assert xy_panel(frame) is None
         zoom, (x, y) = Pipeline(zoom=0.6).begin(frame).zoom, video.centres[0]
-        assert 0 <= zoom.left and zoom.left + zoom.width <= frame.shape[2]
-        assert 0 <= zoom.top and zoom.top + zoom.height <= frame.shape[1]
+        assert zoom.left >= 0 and zoom.left + zoom.width <= frame.shape[2]
+        assert zoom.top >= 0 and zoom.top + zoom.height <= frame.shape[1]
         inside = 0 <= x - zoom.left < zoom.width and 0 <= y - zoom.top < zoom.height
         held.append(inside)
     assert np.mean(exact) >= 0.98 and np.mean(held) >= 0.99
