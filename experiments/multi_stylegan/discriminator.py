@@ -49,12 +49,15 @@ class Discriminator(nn.Module):
         self.down = nn.ModuleList(halving(width) for width in widths[:-1])
         upwards = list(pairwise(widths[::-1]))
         # What comes from below and the encoder's block of that side are a block's input together.
+        rising = [max(below - beside, below // 4) for below, beside in upwards]
         self.up = nn.ModuleList(
-            EqualizedConv(below, below - beside, 1, bias=False) for below, beside in upwards
+            EqualizedConv(below, risen, 1, bias=False)
+            for (below, _), risen in zip(upwards, rising, strict=True)
         )
+        inputs = [risen + beside for risen, (_, beside) in zip(rising, upwards, strict=True)]
         self.decoder = nn.ModuleList(
-            Attention(*size) if k == _ATTENDS_UP else Residual(*size)
-            for k, size in enumerate(upwards)
+            Attention(size, after) if k == _ATTENDS_UP else Residual(size, after)
+            for k, (size, (_, after)) in enumerate(zip(inputs, upwards, strict=True))
         )
         self.head = nn.Sequential(
             EqualizedLinear(widths[-1], _HEAD, "lrelu"), EqualizedLinear(_HEAD, 1)
@@ -64,7 +67,15 @@ class Discriminator(nn.Module):
         self.register_buffer("taps", setup_filter(TAPS), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, 1] and pixel logits [B, 1, 1, S, S] of sequences [B, domains, frames, S, S]."""
+        """Logits of sequences and of their pixels.
+
+        Args:
+            x: [B, domains, frames, S, S] in about [-1, 1]; S halves as often as there are widths
+                after the first.
+
+        Returns:
+            [B, 1] and [B, 1, 1, S, S].
+        """
         x, beside = x.flatten(1, 2), []
         for k, block in enumerate(self.encoder):
             x = block(x)

@@ -6,7 +6,6 @@ ReLU has no gain, and whatever it enlarges becomes four times fainter.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,12 @@ def _read(path: Path) -> tuple[Weights, Weights]:
                 parts.setdefault(network, {})[key] = torch.from_numpy(array)
         else:
             parts = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file makes the unpickler raise whatever its bytes spell.
     except FileNotFoundError as error:
         raise UserError(
             Exit.INPUT, relative(path), "is not there", "name the file with the weights"
         ) from error
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    # Damaged bytes make the unpickler raise whatever they spell.
+    except Exception as error:
         raise _unusable(path, f"cannot be read ({_brief(error)})") from error
     if not isinstance(parts, Mapping):
         raise _unusable(path, f"is a {type(parts).__name__}, not a dictionary of networks")
@@ -118,12 +117,14 @@ def _level(given: Weights, level: int, levels: int, paths: int, frames: int) -> 
     found = {}
     layers = [0] if level == 0 else [2 * level - 1, 2 * level]
     for k, layer in enumerate(layers):
-        found |= _affine(given, f"{_conv(1, layer)}.modulation_mapping", f"levels.{level}.affines.{k}")
+        found |= _affine(
+            given, f"{_conv(1, layer)}.modulation_mapping", f"levels.{level}.affines.{k}"
+        )
         for d in range(paths):
             name, ours = _block(d + 1, layer), f"levels.{level}.paths.{d}.{k}"
             weight = given[f"{name}.modulated_convolution.weight"][0]
             # Transposed convolutions apply their kernel mirrored.
-            found[f"{ours}.weight"] = weight.flip(1 + 1, 1 + 2) if weight.shape[-1] == 2 else weight
+            found[f"{ours}.weight"] = weight.flip(2, 3) if weight.shape[-1] == 2 else weight
             found[f"{ours}.bias"] = given[f"{name}.activation.bias"] * _ROOT2**layer
             strength = given[f"{name}.noise_injection.weight"] * _ROOT2**layer
             found[f"{ours}.strength"] = strength.squeeze()
@@ -164,8 +165,9 @@ def _noise(given: Weights, layer: int) -> Tensor:
 
 def _find_average(network: Generator, count: int = 10_000) -> None:
     """The released code truncates nowhere, and keeps no average to truncate towards."""
-    z = torch.randn(count, network.mapping.layers[0].weight.shape[1],
-                    generator=torch.Generator().manual_seed(0))
+    z = torch.randn(
+        count, network.mapping.layers[0].weight.shape[1], generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         network.eval()
         network.mapping.average.copy_(network.mapping(z)[:, 0].mean(0))

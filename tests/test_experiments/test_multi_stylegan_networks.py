@@ -1,0 +1,191 @@
+"""Networks of multi_stylegan: two paths that are two, and the released code's function."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.errors import Exit, UserError
+from common.networks.equalized import halving_widths
+from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan.networks import Generator, Wiring
+from experiments.multi_stylegan.published import load_published
+from running import ROOT
+
+REFERENCE = ROOT.parent / "shared/reference/multi_stylegan_published_wiring.npz"
+published = pytest.mark.skipif(not REFERENCE.is_file(), reason="needs the reference of ../shared")
+
+
+def small(wiring: Wiring = "dual", domains: int = 2) -> Generator:
+    torch.manual_seed(0)
+    network = Generator(16, domains, 3, 8, 8, (8, 8, 4), 2, wiring)
+    for name, parameter in network.named_parameters():
+        # Without noise, its strength would get no gradient.
+        if name.endswith("strength"):
+            torch.nn.init.constant_(parameter, 0.1)
+    return network
+
+
+def without_gradient(network: Generator) -> set[str]:
+    network(torch.randn(3, 8)).square().sum().backward()
+    parameters = network.named_parameters()
+    return {name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0}
+
+
+@published
+def test_what_the_released_code_computes_is_reproduced() -> None:
+    arrays = np.load(REFERENCE)
+    z, other, real = (torch.from_numpy(arrays[name]) for name in ("z", "z2", "real"))
+    generator, discriminator = load_published(REFERENCE)
+    real.requires_grad_()
+    logit, pixel_logit = discriminator(real)
+    (gradient,) = torch.autograd.grad(logit.sum() + pixel_logit.sum(), real)
+    with torch.no_grad():
+        mixed = generator([z, other], inject_index=2, randomize_noise=False)
+        found = {
+            "w": generator.mapping(z),
+            "image": generator(z, randomize_noise=False),
+            "mixed_image_inject2": mixed,
+            "logit": logit,
+            "pixel_logit": pixel_logit,
+            "grad_real_of_sum": gradient,
+        }
+    for name, tensor in found.items():
+        expected = torch.from_numpy(arrays[name])
+        assert tensor.shape == expected.shape, name
+        assert (tensor - expected).abs().max() < 1e-4 * expected.abs().max(), name
+
+
+def saved(path: Path, change: Callable[[dict], object] = lambda parts: parts) -> Path:
+    """The reference as the released training code saves it."""
+    arrays = np.load(REFERENCE)
+    parts: dict = {"generator": {}, "discriminator": {}, "path_length_regularization": {}}
+    for name in arrays.files:
+        network, _, key = name.partition("/")
+        if key:
+            parts[network][f"module.{key}"] = torch.from_numpy(arrays[name])
+    parts["generator_ema"] = dict(parts["generator"])
+    torch.save(change(parts), path)
+    return path
+
+
+@published
+def test_a_checkpoint_of_data_parallel_gives_the_averaged_generator(tmp_path: Path) -> None:
+    def zero(parts: dict) -> dict:
+        before = parts["generator"]
+        return parts | {"generator": {name: torch.zeros_like(t) for name, t in before.items()}}
+
+    z = torch.from_numpy(np.load(REFERENCE)["z"])
+    generator, discriminator = load_published(saved(tmp_path / "a.pt", zero))
+    expected, _ = load_published(REFERENCE)
+    assert torch.equal(generator(z, randomize_noise=False), expected(z, randomize_noise=False))
+    assert not generator.training and not discriminator.training
+
+
+@published
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda parts: [parts], "is a list"),
+        (lambda parts: parts | {"discriminator": {}}, "lacks the weights"),
+        (lambda parts: parts | {"generator_ema": {"a": torch.ones(1)}}, "holds no networks"),
+        (lambda parts: parts | {"discriminator": {"a": torch.ones(1)}}, "holds no networks"),
+    ],
+)
+def test_other_checkpoints_are_refused(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        load_published(saved(tmp_path / "a.pt", change))
+    assert refused.value.code == Exit.CHECKPOINT
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.npz"])
+def test_files_that_are_damaged_or_missing_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{name}: is not there"):
+        load_published(tmp_path / name)
+    (tmp_path / name).write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match=f"{name}: cannot be read"):
+        load_published(tmp_path / name)
+
+
+@pytest.mark.parametrize("domains", [1, 2, 3])
+def test_every_parameter_of_dual_paths_gets_a_gradient(domains: int) -> None:
+    assert without_gradient(small("dual", domains)) == set()
+
+
+def test_in_published_wiring_all_finer_layers_of_the_second_path_are_dead() -> None:
+    network = small("published")
+    names = {name for name, _ in network.named_parameters()}
+    layers = [f"levels.{level}.paths.1." for level in (1, 2)]
+    assert without_gradient(network) == {n for n in names if n.startswith(tuple(layers))}
+
+
+def test_the_second_domain_does_not_depend_on_layers_of_the_first() -> None:
+    network, z = small(), torch.randn(2, 8)
+    before = network(z, randomize_noise=False)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".paths.0." in name or ".frames.0." in name:
+                parameter.add_(1)
+        network.constants[0].add_(1)
+    after = network(z, randomize_noise=False)
+    assert torch.equal(before[:, 1], after[:, 1])
+    assert not torch.allclose(before[:, 0], after[:, 0])
+
+
+def test_the_paper_has_its_number_of_parameters_and_the_taper_a_tenth_of_the_work() -> None:
+    def size(network: torch.nn.Module) -> float:
+        return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+    work = []
+    with torch.device("meta"):
+        assert size(Discriminator(6)) == pytest.approx(50.86, rel=0.005)
+        for widths in ((512,) * 7, halving_widths(256, 32)):
+            network = Generator(256, widths=widths).to("meta").eval()
+            if not work:
+                assert size(network) == pytest.approx(53.02, rel=0.005)
+            with FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, 512), randomize_noise=False)
+            work.append(counter.get_total_flops())
+    # The facts state about 458 giga multiply-adds.
+    assert work[0] / 2 == pytest.approx(458e9, rel=0.02)
+    assert work[0] > 10 * work[1]
+
+
+def test_frames_depend_on_z_and_noise_and_nothing_else() -> None:
+    network = small().eval()
+    z = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(3, network.noise_values, generator=torch.Generator().manual_seed(2))
+    frames = network(z, noise=noise)
+    assert frames.shape == (3, 2, 3, 16, 16)
+    torch.testing.assert_close(network(z[1:2], noise=noise[1:2]), frames[1:2])
+    assert torch.equal(network(z, randomize_noise=False), network(z, randomize_noise=False))
+    assert not torch.equal(network(z), network(z))
+    typical = network(z, truncation=0.0, randomize_noise=False)
+    torch.testing.assert_close(typical, typical[:1].expand_as(typical))
+
+
+def logits(network: Discriminator, x: Tensor) -> list[Tensor]:
+    return [found.detach() for found in network(x)]
+
+
+@pytest.mark.parametrize("blur_last", [False, True])
+def test_every_pixel_has_a_logit(blur_last: bool) -> None:
+    torch.manual_seed(0)
+    network = Discriminator(6, (8, 8, 16, 16), group_size=1, blur_last=blur_last)
+    x = torch.randn(3, 2, 3, 32, 32)
+    logit, pixel_logit = logits(network, x)
+    assert logit.shape == (3, 1) and pixel_logit.shape == (3, 1, 1, 32, 32)
+    alone = logits(network, x[:1])
+    torch.testing.assert_close(alone, [logit[:1], pixel_logit[:1]], rtol=1e-4, atol=1e-5)
+    for name, parameter in network.named_parameters():
+        # The mask of attention starts at 0, and with it what only attention reads.
+        if name.endswith("strength"):
+            torch.nn.init.ones_(parameter)
+    sum(found.sum() for found in network(x)).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
