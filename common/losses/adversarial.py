@@ -14,7 +14,9 @@ from kernels.precision import accumulation_dtype
 Loss = Literal["non_saturating", "hinge", "wasserstein", "relativistic"]
 
 
-def discriminator_loss(kind: Loss, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def discriminator_loss(
+    kind: Loss, real_logits: Tensor, fake_logits: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """What the discriminator minimises.
 
     - ``non_saturating``: softplus(-r) + softplus(f), Goodfellow et al. 2014, Eq. 1.
@@ -26,6 +28,7 @@ def discriminator_loss(kind: Loss, real_logits: Tensor, fake_logits: Tensor) -> 
         kind: one of the above.
         real_logits: r, of real images.
         fake_logits: f, of generated images; a pair is what stands at one place of the two.
+        weights: of mean 1, by which the pixels [H, W] of maps count; all alike without them.
 
     Returns:
         The loss, a number.
@@ -36,17 +39,22 @@ def discriminator_loss(kind: Loss, real_logits: Tensor, fake_logits: Tensor) -> 
     real, fake = _wide(real_logits), _wide(fake_logits)
     match kind:
         case "non_saturating":
-            return F.softplus(-real).mean() + F.softplus(fake).mean()
+            return _mean(F.softplus(-real), weights) + _mean(F.softplus(fake), weights)
         case "hinge":
-            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            return _mean(F.relu(1 - real), weights) + _mean(F.relu(1 + fake), weights)
         case "wasserstein":
-            return fake.mean() - real.mean()
+            return _mean(fake, weights) - _mean(real, weights)
         case "relativistic":
-            return F.softplus(-_difference(real, fake)).mean()
+            return _mean(F.softplus(-_difference(real, fake)), weights)
     raise _unknown(kind)
 
 
-def generator_loss(kind: Loss, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+def generator_loss(
+    kind: Loss,
+    fake_logits: Tensor,
+    real_logits: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
     """What the generator minimises; sources as in `discriminator_loss`.
 
     - ``non_saturating``: softplus(-f), Goodfellow et al. 2014, Section 3.
@@ -57,6 +65,7 @@ def generator_loss(kind: Loss, fake_logits: Tensor, real_logits: Tensor | None =
         kind: one of the above.
         fake_logits: f, of generated images.
         real_logits: r, of real images; only ``relativistic`` looks at them.
+        weights: as in `discriminator_loss`.
 
     Returns:
         The loss, a number.
@@ -67,14 +76,18 @@ def generator_loss(kind: Loss, fake_logits: Tensor, real_logits: Tensor | None =
     fake = _wide(fake_logits)
     match kind:
         case "non_saturating":
-            return F.softplus(-fake).mean()
+            return _mean(F.softplus(-fake), weights)
         case "hinge" | "wasserstein":
-            return -fake.mean()
+            return -_mean(fake, weights)
         case "relativistic":
             if real_logits is None:
                 raise ValueError("the relativistic loss compares pairs; give real_logits")
-            return F.softplus(_difference(_wide(real_logits), fake)).mean()
+            return _mean(F.softplus(_difference(_wide(real_logits), fake)), weights)
     raise _unknown(kind)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights).mean()
 
 
 def _wide(logits: Tensor) -> Tensor:

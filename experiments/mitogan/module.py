@@ -3,28 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from common.adaptive_augment import AdaptiveProbability, Augment
+from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datamodule import ImageDataModule
 from common.data.datasets import Batch
 from common.errors import require_positive
 from common.losses.adversarial import Loss, discriminator_loss, generator_loss
 from common.losses.penalties import gradient_square, interpolation_penalty, lazy_weight
-from common.optimizers import adam
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.mitogan.health import CriticHealth
 from experiments.mitogan.networks import Backbone, discriminator, generator
 
-# Probability of augmentation that means: as much as the discriminator overfits.
-ADAPTIVE = -1.0
 
-
-class MitoGAN(pl.LightningModule):
+class MitoGAN(AdversarialModule):
     """Generator and discriminator, and the game they play.
 
     Each step shows the discriminator one batch of frames and one of samples, both augmented alike;
@@ -93,7 +89,6 @@ class MitoGAN(pl.LightningModule):
             d_lr=d_lr, critic_steps=critic_steps, adaptive_images=adaptive_images,
         )  # fmt: skip
         shape = (image_size, num_channels)
-        self.automatic_optimization = False
         self.generator = generator(backbone, *shape, latent_dim, width, max_width, mixing_prob)
         normalised = interpolation_weight == 0
         self.discriminator = discriminator(backbone, *shape, width, max_width, normalised)
@@ -102,13 +97,13 @@ class MitoGAN(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, and of the generator where it is its turn."""
-        real, step = batch["image"], self._step(batch)
+        real, step = batch["image"], self.step_number(batch)
         g_optimizer, d_optimizer = self.optimizers()
         terms = self.discriminator_terms(real, step)
-        self._descend(d_optimizer, terms["d_loss"])
+        self.descend(d_optimizer, terms["d_loss"])
         if step % self.hparams.critic_steps == 0:
             terms["g_loss"] = self.generator_term(real)
-            self._descend(g_optimizer, terms["g_loss"])
+            self.descend(g_optimizer, terms["g_loss"])
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Tensor]:
@@ -118,7 +113,7 @@ class MitoGAN(pl.LightningModule):
             real: frames [B, C, S, S] in [-1, 1].
             step: counted from 0; decides whether there is a penalty.
         """
-        hparams, probability = self.hparams, self._probability()
+        hparams, probability = self.hparams, self.probability()
         with torch.no_grad():
             fake = self.generator(self._noise(real), None)
         real, fake = self.augment(real, probability), self.augment(fake, probability)
@@ -145,7 +140,7 @@ class MitoGAN(pl.LightningModule):
 
     def generator_term(self, real: Tensor) -> Tensor:
         """Loss of the generator; frames [B, C, S, S] are what the relativistic one compares to."""
-        probability = self._probability()
+        probability = self.probability()
         fake = self.augment(self.generator(self._noise(real), None), probability)
         real_logits = None
         if self.hparams.loss == "relativistic":
@@ -200,28 +195,5 @@ class MitoGAN(pl.LightningModule):
             CriticHealth(),
         ]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for each of the two."""
-        betas, fused = (self.hparams.beta1, self.hparams.beta2), self.trainer.fused_optimizers
-        return [
-            adam(self.generator.parameters(), self.hparams.g_lr, betas, fused),
-            adam(self.discriminator.parameters(), self.hparams.d_lr, betas, fused),
-        ]
-
-    def _descend(self, optimizer: Any, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-
     def _noise(self, real: Tensor) -> Tensor:
         return torch.randn(len(real), self.hparams.latent_dim, device=real.device)
-
-    def _probability(self) -> Tensor:
-        fixed = self.hparams.augment_prob
-        # A copy: the buffer changes in place while a graph may hold it.
-        adaptive = self.adaptive.probability.clone()
-        return adaptive if fixed == ADAPTIVE else torch.full_like(adaptive, fixed)
-
-    def _step(self, batch: Batch) -> int:
-        """Counted from 0 by images, so that a resumed run has the same."""
-        return self.trainer.images_seen // (len(batch["image"]) * self.trainer.world_size) - 1

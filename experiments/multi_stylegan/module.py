@@ -1,0 +1,309 @@
+"""Sequences of yeast in traps, brightfield and fluorescence, from one generator."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from common.adaptive_augment import AdaptiveProbability, Augment
+from common.adversarial_module import ADAPTIVE, AdversarialModule
+from common.data.datasets import Batch
+from common.errors import Exit, UserError, require_positive
+from common.losses.adversarial import Loss, discriminator_loss, generator_loss
+from common.losses.penalties import (
+    PathLengthPenalty,
+    gradient_square,
+    lazy_weight,
+    path_length,
+)
+from common.networks.equalized import halving_widths
+from common.sample_distance import SampleDistance
+from common.sampling import DETAIL_SEED, Sampler, seeded_noise
+from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan.networks import Generator, Wiring
+from experiments.multi_stylegan.tricks import (
+    boxes,
+    consistency,
+    cutmix_loss,
+    hardest,
+    mixed,
+    ramp,
+    reordered,
+)
+
+# Channels of the discriminator's blocks in units of those of the first, as published.
+_D_WIDTHS = (1, 2, 3, 6, 8)
+
+
+class MultiStyleGAN(AdversarialModule):
+    """Generator with a path for each domain and U-Net discriminator (Reich et al. 2021).
+
+    Each step shows the discriminator a batch of sequences and one of samples, augmented alike;
+    then the generator follows. What comes on top (penalties, CutMix, top-k, sequences in a wrong
+    order) is a switch each, with its schedule in images seen.
+
+    Args:
+        image_size: side of a frame in pixels, a power of two.
+        domains: how many, brightfield first.
+        frames: of a sequence.
+        latent_dim: of z.
+        style_dim: of w.
+        width: channels of each path at full resolution, doubled at each halving.
+        max_width: most channels of a path anywhere.
+        mapping_layers: from z to w.
+        wiring: "dual", or "published" as the released code has it.
+        d_width: channels of the discriminator's first block; later ones have 2, 3, 6 and 8 times
+            as many.
+        d_levels: blocks of the discriminator, 3 to 5, each at half the side of the one before.
+        loss: "non_saturating", "hinge" or "wasserstein".
+        g_lr: of the generator's Adam.
+        d_lr: of the discriminator's.
+        beta1: of both.
+        beta2: of both.
+        clip_norm: to which the norm of each gradient is cut; 0 cuts none.
+        pixel_weight: of the loss on the logits of pixels, beside that on sequences.
+        mixing_prob: of a sample to take its styles from a second z beyond some layer.
+        r1_weight: gamma of the squared gradient at real sequences; the loss holds gamma / 2 of it.
+        r1_every: steps from one such penalty to the next, whose weight grows as much.
+        path_length_weight: of the path length penalty.
+        path_length_every: steps from one to the next, whose weight grows as much.
+        augment: policy of `Augment`, the same for all frames and domains of a sequence.
+        augment_prob: of each of its steps; -1 follows the discriminator's overfitting.
+        adaptive_images: sequences in which that probability can go from 0 to 1.
+        cutmix_prob: of a sequence to be mixed, reached after ``cutmix_images``; 0 for no CutMix.
+        cutmix_images: sequences in which it rises from 0.
+        cutmix_weight: of the consistency of mixed sequences.
+        top_k_share: of samples that the generator learns from in the end; 1 for all.
+        top_k_from: images seen when the share begins to fall.
+        top_k_to: images seen when it has fallen.
+        order_share: of a batch that is shown in a wrong order as generated; 0 for none.
+        order_from: images seen when that begins.
+        truncation: below 1 samples are more typical and less different.
+        val_extractor: of the features that validation compares samples by.
+        val_samples: how many samples.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        domains: int = 2,
+        frames: int = 3,
+        latent_dim: int = 512,
+        style_dim: int = 512,
+        width: int = 32,
+        max_width: int = 512,
+        mapping_layers: int = 8,
+        wiring: Wiring = "dual",
+        d_width: int = 32,
+        d_levels: int = 5,
+        loss: Loss = "non_saturating",
+        g_lr: float = 1e-3,
+        d_lr: float = 2e-3,
+        beta1: float = 0.0,
+        beta2: float = 0.99,
+        clip_norm: float = 5.0,
+        pixel_weight: float = 1.0,
+        mixing_prob: float = 0.9,
+        r1_weight: float = 10.0,
+        r1_every: int = 16,
+        path_length_weight: float = 2.0,
+        path_length_every: int = 16,
+        augment: str = "microscopy",
+        augment_prob: float = ADAPTIVE,
+        adaptive_images: int = 500_000,
+        cutmix_prob: float = 0.5,
+        cutmix_images: int = 500_000,
+        cutmix_weight: float = 4.0,
+        top_k_share: float = 0.5,
+        top_k_from: int = 250_000,
+        top_k_to: int = 750_000,
+        order_share: float = 0.25,
+        order_from: int = 750_000,
+        truncation: float = 1.0,
+        val_extractor: str = "efficientnet-lite0",
+        val_samples: int = 200,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        require_positive(
+            "model", domains=domains, frames=frames, latent_dim=latent_dim, style_dim=style_dim,
+            width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr, r1_every=r1_every,
+            path_length_every=path_length_every, adaptive_images=adaptive_images,
+            top_k_share=top_k_share,
+        )  # fmt: skip
+        self.generator = Generator(
+            image_size, domains, frames, latent_dim, style_dim,
+            halving_widths(image_size, width, max_width), mapping_layers, wiring,
+        )  # fmt: skip
+        widths = [d_width * times for times in _D_WIDTHS[: _levels(d_levels, image_size)]]
+        self.discriminator = Discriminator(domains * frames, widths)
+        self.augment = Augment(augment)
+        self.adaptive = AdaptiveProbability(images=adaptive_images)
+        self.path_length = PathLengthPenalty()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the discriminator and one of the generator."""
+        real, step = batch["image"], self.step_number(batch)
+        g_optimizer, d_optimizer = self.optimizers()
+        self.toggle_optimizer(d_optimizer)
+        terms = self.discriminator_terms(real, step)
+        self.descend(d_optimizer, terms["d_loss"], self.hparams.clip_norm)
+        self.untoggle_optimizer(d_optimizer)
+        self.toggle_optimizer(g_optimizer)
+        terms |= self.generator_terms(len(real), step)
+        self.descend(g_optimizer, terms["g_loss"], self.hparams.clip_norm)
+        self.untoggle_optimizer(g_optimizer)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+
+    def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Any]:
+        """What is logged of one step of the discriminator, each a number.
+
+        Args:
+            real: sequences [B, D, T, S, S] in [-1, 1].
+            step: counted from 0; decides whether there is a penalty.
+        """
+        hparams, probability, schedule = self.hparams, self.probability(), self.schedule()
+        with torch.no_grad():
+            fake = self.generator.synthesize(self._styles(len(real)), self._noise(len(real)))
+        shown, made = self.augment(real, probability), self.augment(fake, probability)
+        weight = lazy_weight(step, hparams.r1_every) * hparams.r1_weight
+        shown.requires_grad_(weight > 0)
+        made = torch.cat([made, self._wrong(real, probability, schedule["order_share"])])
+        real_logits, fake_logits = self.discriminator(shown), self.discriminator(made)
+        self.adaptive.update(real_logits[0].detach())
+        loss = self._loss(discriminator_loss, real_logits, fake_logits)
+        terms = {"augment_prob": probability, **schedule}
+        terms |= {"real_logit": real_logits[0].mean(), "fake_logit": fake_logits[0].mean()}
+        if weight:
+            both = real_logits[0] + real_logits[1].flatten(1).mean(1, keepdim=True)
+            terms["r1"] = gradient_square(both, shown)
+            loss = loss + weight / 2 * terms["r1"]
+        if schedule["cutmix_prob"] > 0:
+            pixels = real_logits[1], fake_logits[1][: len(real)]
+            terms |= self._cutmix(shown, made[: len(real)], *pixels, schedule["cutmix_prob"])
+            loss = loss + terms["cutmix"] + hparams.cutmix_weight * terms["consistency"]
+        return terms | {"d_loss": loss}
+
+    def generator_terms(self, count: int, step: int) -> dict[str, Tensor]:
+        """What is logged of one step of the generator, each a number.
+
+        Args:
+            count: samples.
+            step: counted from 0; decides whether there is a penalty.
+        """
+        fake = self.generator.synthesize(self._styles(count), self._noise(count))
+        logits = self.discriminator(self.augment(fake, self.probability()))
+        kept = hardest(logits[0], self.schedule()["top_k_share"])
+        logits = [found[kept] for found in logits]
+        terms = {"g_loss": self._loss(generator_loss, logits)}
+        weight = lazy_weight(step, self.hparams.path_length_every)
+        if weight and self.hparams.path_length_weight:
+            # Half of a batch is enough for it (Karras et al. 2020, Appendix B).
+            styles = self._styles(max(1, count // 2))
+            frames = self.generator.synthesize(styles, self._noise(len(styles))).flatten(1, 2)
+            lengths = path_length(frames, styles, torch.randn_like(frames))
+            terms["path_length"] = lengths.mean()
+            penalty = self.path_length(lengths)
+            terms["g_loss"] = terms["g_loss"] + weight * self.hparams.path_length_weight * penalty
+        return terms
+
+    def schedule(self) -> dict[str, float]:
+        """What the number of images seen decides: shares and probabilities by name."""
+        hparams, seen = self.hparams, self.trainer.images_seen
+        fallen = ramp(seen, hparams.top_k_from, hparams.top_k_to)
+        begun = hparams.frames > 1 and seen >= hparams.order_from
+        return {
+            "cutmix_prob": hparams.cutmix_prob * ramp(seen, 0, hparams.cutmix_images),
+            "top_k_share": 1 - fallen * (1 - hparams.top_k_share),
+            "order_share": hparams.order_share if begun else 0.0,
+        }
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Both losses on sequences that were not trained on, without augmentation or penalty."""
+        real = batch["image"]
+        fake = self.generator.synthesize(self._styles(len(real)), self._noise(len(real)))
+        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        terms = {
+            "d_loss": self._loss(discriminator_loss, real_logits, fake_logits),
+            "g_loss": self._loss(generator_loss, fake_logits),
+            "real_logit": real_logits[0].mean(),
+            "fake_logit": fake_logits[0].mean(),
+        }
+        values = {f"val/{name}": value for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(real), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Samples: sequence k is a function of the weights and seed k."""
+        return {**batch, "image": self.sampler(batch)()}
+
+    def sampler(self, batch: Batch) -> Sampler:
+        """The generator, and z and its noise by seed."""
+        return Sampler(
+            self.decode,
+            {
+                "z": seeded_noise(batch["seed"], self.hparams.latent_dim),
+                "noise": seeded_noise(batch["seed"] + DETAIL_SEED, self.generator.noise_values),
+            },
+        )
+
+    def decode(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Sequences [B, domains, frames, S, S] in [-1, 1] of standard normal numbers.
+
+        Args:
+            z: [B, latent_dim].
+            noise: [B, noise_values].
+        """
+        return self.generator(z, None, self.hparams.truncation, noise).clamp(-1, 1)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Measures samples at every validation."""
+        return [SampleDistance(self.hparams.val_extractor, self.hparams.val_samples)]
+
+    def _cutmix(
+        self, real: Tensor, fake: Tensor, real_pixels: Tensor, fake_pixels: Tensor, share: float
+    ) -> dict[str, Tensor]:
+        mask = boxes(real, share)
+        logit, pixel_logit = self.discriminator(mixed(real.detach(), fake, mask))
+        return {
+            "cutmix": cutmix_loss(self.hparams.loss, logit, pixel_logit, mask),
+            "consistency": consistency(pixel_logit, real_pixels, fake_pixels, mask),
+        }
+
+    def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
+        count = round(share * len(real))
+        return self.augment(reordered(real[:count]), probability) if count else real[:0]
+
+    def _loss(self, kind: Any, *logits: Any) -> Tensor:
+        """Of sequences, and of their pixels."""
+        whole, pixels = zip(*logits, strict=True)
+        loss = kind(self.hparams.loss, *whole)
+        return loss + self.hparams.pixel_weight * kind(self.hparams.loss, *pixels)
+
+    def _styles(self, count: int) -> Tensor:
+        """Styles of fresh z, of some with those of a second one beyond a layer of its own."""
+        z = torch.randn(2, count, self.hparams.latent_dim, device=self.device)
+        one = self.generator.mapping(z[0])
+        if not self.training or not self.hparams.mixing_prob:
+            return one
+        layers = self.generator.num_styles
+        first = torch.randint(1, layers, (count, 1), device=self.device)
+        mixes = torch.rand(count, 1, device=self.device) < self.hparams.mixing_prob
+        swapped = mixes & (torch.arange(layers, device=self.device) >= first)
+        return torch.where(swapped[..., None], self.generator.mapping(z[1]), one)
+
+    def _noise(self, count: int) -> Tensor:
+        return torch.randn(count, self.generator.noise_values, device=self.device)
+
+
+def _levels(asked: int, image_size: int) -> int:
+    """Blocks of the discriminator that attention leaves at least two pixels for.
+
+    Raises:
+        UserError: there are too few or too many.
+    """
+    most = min(len(_D_WIDTHS), image_size.bit_length() - 2)
+    if not 3 <= asked <= most:
+        problem = f"does not fit frames of {image_size} px"
+        raise UserError(Exit.USAGE, f"--model.d_levels {asked}", problem, f"choose 3 to {most}")
+    return asked

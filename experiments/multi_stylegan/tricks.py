@@ -1,0 +1,120 @@
+"""What the discriminator is shown, and what the generator learns from, besides real and generated.
+
+Pure functions of tensors; when each of them begins is told by `ramp` in images seen.
+"""
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.losses.adversarial import Loss, generator_loss
+
+# CutMix: the least and the most of a side that is cut (Schönfeld et al. 2020 cut any rectangle).
+_LEAST, _MOST = 0.1, 0.9
+
+
+def ramp(images_seen: int, start: int, end: int) -> float:
+    """0 up to ``start``, 1 from ``end`` on, a line between; a step where the two are one."""
+    if images_seen >= end:
+        return 1.0
+    return max(0.0, (images_seen - start) / (end - start)) if end > start else 0.0
+
+
+def boxes(like: Tensor, probability: Tensor | float) -> Tensor:
+    """Masks of CutMix, one a sequence, the same for all its domains and frames.
+
+    Args:
+        like: sequences [B, D, T, H, W].
+        probability: of a sequence to be mixed at all.
+
+    Returns:
+        Float [B, 1, 1, H, W]: 0 in a rectangle whose sides are 0.1 to 0.9 of the image's, 1
+        elsewhere; 1 everywhere in what is not mixed.
+    """
+    count, device = len(like), like.device
+    active = torch.rand(count, device=device) < probability
+    outside = ~active.view(-1, 1, 1, 1, 1)
+    for axis, shape in ((-2, (1, 1, -1, 1)), (-1, (1, 1, 1, -1))):
+        side = like.shape[axis]
+        length = side * (_LEAST + (_MOST - _LEAST) * torch.rand(count, device=device))
+        start = (side - length) * torch.rand(count, device=device)
+        place = (torch.arange(side, device=device) + 0.5).view(shape)[None]
+        start, length = (v.view(-1, 1, 1, 1, 1) for v in (start, length))
+        outside = outside | (place < start) | (place >= start + length)
+    return outside.to(like.dtype)
+
+
+def mixed(real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
+    """Real where the mask is 1 and generated where it is 0, [B, D, T, H, W]."""
+    return real * mask + fake * (1 - mask)
+
+
+def cutmix_loss(kind: Loss, logit: Tensor, pixel_logit: Tensor, mask: Tensor) -> Tensor:
+    """What the discriminator minimises on mixed sequences (Schönfeld et al. 2020, Section 3.2).
+
+    A mixed sequence is generated as a whole, and each of its pixels is what it came from. What
+    was not mixed counts as real.
+
+    Args:
+        kind: of the loss, as on all other sequences; the relativistic one has no pairs here and
+            stands for the non-saturating one.
+        logit: [B, 1].
+        pixel_logit: [B, 1, 1, H, W].
+        mask: of `boxes`.
+    """
+    whole = mask.flatten(1).amin(1, keepdim=True)
+    return _targeted(kind, logit, whole) + _targeted(kind, pixel_logit, mask)
+
+
+def consistency(pixel_logit: Tensor, real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
+    """Mean square by which logits of mixed sequences differ from mixed logits (Eq. 7 there).
+
+    Args:
+        pixel_logit: of the mixed sequences [B, 1, 1, H, W].
+        real: of the real ones.
+        fake: of the generated ones.
+        mask: of `boxes`.
+    """
+    return (pixel_logit - mixed(real, fake, mask)).square().mean()
+
+
+def hardest(logits: Tensor, share: float) -> Tensor:
+    """The largest logits, a share of the batch (Sinha et al. 2020, top-k training).
+
+    Args:
+        logits: [B, 1]; large ones are of the most realistic samples.
+        share: of samples, in (0, 1]; at least one is kept.
+
+    Returns:
+        Their positions.
+    """
+    count = max(1, round(share * len(logits)))
+    return logits.detach().flatten().topk(count).indices
+
+
+def reordered(sequences: Tensor) -> Tensor:
+    """Frames in a wrong order, the same in all domains; never in the right one.
+
+    Args:
+        sequences: [B, D, T, H, W] of at least two frames.
+
+    Raises:
+        ValueError: there is one frame alone.
+    """
+    frames = sequences.shape[2]
+    if frames < 2:
+        raise ValueError("one frame has no order")
+    orders = torch.tensor(list(permutations(range(frames)))[1:], device=sequences.device)
+    chosen = orders[torch.randint(len(orders), (len(sequences),), device=sequences.device)]
+    index = chosen[:, None, :, None, None].expand_as(sequences)
+    return sequences.gather(2, index)
+
+
+def _targeted(kind: Loss, logits: Tensor, real: Tensor) -> Tensor:
+    """Loss of logits that should be large where ``real`` is 1 and small where it is 0."""
+    signed = logits.float() * (2 * real - 1)
+    if kind == "hinge":
+        return F.relu(1 - signed).mean()
+    return generator_loss("wasserstein" if kind == "wasserstein" else "non_saturating", signed)
