@@ -14,6 +14,7 @@ from common.networks.equalized import halving_widths
 from experiments.multi_stylegan.discriminator import Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.published import load_published
+from experiments.multi_stylegan.published_baseline import generate, judge, random_weights
 from running import ROOT
 
 REFERENCE = ROOT.parent / "shared/reference/multi_stylegan_published_wiring.npz"
@@ -58,6 +59,41 @@ def test_what_the_released_code_computes_is_reproduced() -> None:
         expected = torch.from_numpy(arrays[name])
         assert tensor.shape == expected.shape, name
         assert (tensor - expected).abs().max() < 1e-4 * expected.abs().max(), name
+
+
+@pytest.mark.parametrize(
+    ("widths", "d_widths", "latent_dim", "mapping_layers", "frames", "domains"),
+    [
+        ((16, 8, 8), (8, 16, 24), 12, 2, 3, 2),
+        ((8, 8, 12, 8, 4), (8, 16, 24, 48, 64), 16, 8, 1, 3),
+        ((8, 8, 8), (8, 16, 24, 32), 8, 3, 5, 1),
+    ],
+)
+def test_weights_of_other_sizes_compute_what_plain_operators_do(
+    widths: tuple[int, ...],
+    d_widths: tuple[int, ...],
+    latent_dim: int,
+    mapping_layers: int,
+    frames: int,
+    domains: int,
+    tmp_path: Path,
+) -> None:
+    parts = random_weights(widths, d_widths, latent_dim, mapping_layers, frames, domains)
+    names = ("generator", "discriminator")
+    arrays = {f"{n}/{k}": v for n, part in zip(names, parts, strict=True) for k, v in part.items()}
+    np.savez(tmp_path / "a.npz", **{name: array.numpy() for name, array in arrays.items()})
+    generator, discriminator = load_published(tmp_path / "a.npz")
+    z = torch.randn(2, 3, latent_dim, generator=torch.Generator().manual_seed(1))
+    real = torch.randn(3, domains, frames, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        pairs = [
+            (generator(z[0], randomize_noise=False), generate(parts[0], z[0])),
+            (generator([*z], 3, randomize_noise=False), generate(parts[0], [*z], 3)),
+            *zip(discriminator(real), judge(parts[1], real), strict=True),
+        ]
+    for found, expected in pairs:
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def saved(path: Path, change: Callable[[dict], object] = lambda parts: parts) -> Path:
