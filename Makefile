@@ -127,7 +127,7 @@ lint: $(READY) ## style, and the formatting it can mend
 	@$(RUNNER) -m ruff format .
 
 bench: $(READY) known $(BUILT) ## images/s of EXP in training, what each speed setting brings, the loader alone
-	@$(RUNNER) -m common.bench $(EXP) $(ARGS)
+	@$(RUNNER) -m $(if $(wildcard experiments/$(EXP)/bench.py),experiments.$(EXP).bench,common.bench $(EXP)) $(ARGS)
 
 kernels: $(READY) ## compile the operators in C++, and in CUDA where torch has it; CUDA=1 insists on both
 	@$(RUNNER) kernels/build.py --retry --strict --stamp $(BUILT) $(if $(CUDA),--cuda) $(ARGS)

@@ -130,7 +130,9 @@ def random_weights(
     filters = {gain: gain * taps.outer(taps) / 64 for gain in (1, 4)}
 
     def filled(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        found = {name: torch.randn(tuple(shape), generator=source) for name, shape in shapes.items()}
+        found = {
+            name: torch.randn(tuple(shape), generator=source) for name, shape in shapes.items()
+        }
         kernels = [name for name in shapes if name.endswith("kernel")]
         return found | {name: filters[4 if "main_conv" in name else 1] for name in kernels}
 
