@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.data.canvas import crop_to_mask
 from common.data.image_io import write_ome_tiff, write_png
+from common.data.windows import ends
 from common.errors import Exit, UserError
 from common.privacy import masked
 from common.runs.folder import RunFolder
@@ -241,8 +242,8 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_grey_levels(images: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
-    """Turns [..., H, W] in [-1, 1] into grey values of the data's window and pixel type."""
-    low, high = facts["window"]
+    """Turns [C, ..., H, W] in [-1, 1] into grey values of the data's window and pixel type."""
+    low, high = ends(facts["window"], images.ndim)
     grey = (images.astype(np.float64) + 1) / 2 * (high - low) + low
     dtype = np.dtype(facts["storage"]["source"])
     if dtype.kind == "f":
@@ -260,7 +261,12 @@ def _resampled(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarray:
-    """Tiles uint8 [N, C, H, W] into one [H', W'] picture, the channels of an image side by side."""
+    """Tiles uint8 [N, C, H, W] into one [H', W'] picture, the channels of an image side by side.
+
+    Of sequences [N, C, T, H, W] the frames are side by side, one channel below the other.
+    """
+    if images.ndim == 5:
+        images = strips(images)[:, None]
     images = np.concatenate(list(images.transpose(1, 0, 2, 3)), axis=2)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -270,3 +276,10 @@ def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarra
         top, left = k // columns * height, k % columns * width
         grid[top : top + height - gap, left : left + width - gap] = image
     return grid
+
+
+def strips(sequences: np.ndarray) -> np.ndarray:
+    """Turns [N, C, T, H, W] into pictures [N, C * H, T * W]: frames in a row, channels below."""
+    count, channels, frames, height, width = sequences.shape
+    rows = sequences.transpose(0, 1, 3, 2, 4)
+    return rows.reshape(count, channels * height, frames * width)

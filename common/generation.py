@@ -15,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from common.data.datasets import SeedDataset
+from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
 from common.privacy import public
 from common.runs.checkpoints import sha256_of
@@ -236,9 +237,9 @@ def sample_file(folder: RunFolder, row: Mapping[str, str]) -> Path:
     return path
 
 
-def grey_to_unit(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Grey values [..., H, W] as float32 in [0, 1] of the data's window."""
-    low, high = window
+def grey_to_unit(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """Grey values [C, ..., H, W] as float32 in [0, 1] of the data's window."""
+    low, high = ends(window, pixels.ndim)
     return ((pixels.astype(np.float32) - low) / (high - low)).clip(0, 1)
 
 

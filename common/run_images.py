@@ -16,13 +16,14 @@ from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.data.reading import planes
+from common.data.windows import text_of
 from common.generation import SAMPLED, grey_to_unit, read_samples_manifest, sample_file
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.
-PREPROCESSING = "{canvas}; window {low:g} to {high:g}; uint8; labels: {labels}{origin}"
+PREPROCESSING = "{canvas}; window {window}; uint8; labels: {labels}{origin}"
 _CANVAS = {
     "aspect": "canvas {size} px by area/cubic, edge-padded",
     "squash": "stretched to {size} x {size} px, bilinear",
@@ -97,14 +98,12 @@ def evaluation_context(
     first = read_samples_manifest(folder)[0]
     held_out = data.prepared.samples("test")
     pairs = {(sample.label or "", sample.group) for sample in held_out}
-    low, high = data.facts["window"]
     return EvaluationContext(
         split="test",
         data=data.facts["manifest_sha256"],
         preprocessing=PREPROCESSING.format(
             canvas=_CANVAS[data.facts["fit"]].format(size=data.facts["image_size"]),
-            low=low,
-            high=high,
+            window=text_of(data.facts["window"], data.facts["channels"]),
             labels=labels or first["labels"],
             origin="" if first["origin"] == SAMPLED else f"; drawn {first['origin']}",
         ),

@@ -24,6 +24,9 @@ class Batch(TypedDict):
     at the upper end of the data card's window. `mask` [B, 1, H, W] is 1 where the canvas holds
     image. `label` [B] is an index into the checkpoint's class list. `guide` [B, K, H, W] shows what
     an image is made from besides; uint8 in the loader and float32 in [0, 1] on the device.
+
+    Of sequences `image` is [B, C, T, H, W]. `levels` [B, C, 2] are the grey values of each that
+    become -1 and 1, where every sequence has its own.
     """
 
     name: list[str]
@@ -32,6 +35,7 @@ class Batch(TypedDict):
     label: Tensor
     seed: NotRequired[Tensor]
     guide: NotRequired[Tensor]
+    levels: NotRequired[Tensor]
 
 
 # Of the image in a row of the data set, or of that number in a plan, and of its mask [1, S, S]: the
