@@ -172,6 +172,8 @@ class ImageWriter(Callback):
             )
         png = kind in _PNG[:2] if file_format == "auto" else file_format == "png"
         self.suffix = ".png" if png else ".ome.tiff"
+        # What else each image is written as.
+        self.beside = ""
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -189,7 +191,10 @@ class ImageWriter(Callback):
     def _write(self, path: Path, image: np.ndarray) -> None:
         if self.suffix == ".png":
             write_png(path, image)
-            return
+        else:
+            self._write_tiff(path, image)
+
+    def _write_tiff(self, path: Path, image: np.ndarray) -> None:
         write_ome_tiff(path, image, "CYX", self._pixel_size(), tuple(self.facts["channels"]))
 
     def _pixel_size(self) -> tuple[float, float] | None:
@@ -256,8 +261,9 @@ def _resampled(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # Training has to work without an image library.
     from common.preprocess.geometry import resize
 
+    planes = resize(image.reshape(-1, *image.shape[-2:]), height, width)
     # Cubic interpolation goes beyond what it goes through.
-    return resize(image, height, width).clip(-1, 1)
+    return planes.clip(-1, 1).reshape(*image.shape[:-2], height, width)
 
 
 def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarray:
@@ -276,6 +282,11 @@ def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarra
         top, left = k // columns * height, k % columns * width
         grid[top : top + height - gap, left : left + width - gap] = image
     return grid
+
+
+def frames_of(sequences: Tensor) -> Tensor:
+    """Images [N * T, C, H, W] of sequences [N, C, T, H, W]; images [N, C, H, W] as they are."""
+    return sequences if sequences.ndim == 4 else sequences.movedim(2, 1).flatten(0, 1)
 
 
 def strips(sequences: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from common.data.cards import Card, card_file, load_card
 from common.data.datasets import Batch, PackedDataset, SeedDataset, SourcedDataset, as_batch
 from common.data.experiment_data import ExperimentData
 from common.data.loader import BatchLoader, start_worker
+from common.data.manifest import Sample
 from common.data.planning import plan_seeds, plan_sources
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
@@ -230,6 +231,10 @@ class ImageDataModule(ExperimentData):
     def plan_around_training(self, plan: SeedDataset) -> SourcedDataset:
         """The same images, each made from a training image of its class; the data must be open."""
         return plan_sources(plan, self.dataset("train"))
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of one split: its images, or the first moments of its sequences."""
+        return self.prepared.samples(split)
 
     def dataset(self, split: str, policy: str = "none") -> PackedDataset:
         """One split of the prepared data; of no other split's pixels anything is opened.

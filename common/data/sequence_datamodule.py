@@ -3,7 +3,7 @@
 from typing import Any
 
 from common.data.datamodule import ImageDataModule
-from common.data.manifest import SPLITS
+from common.data.manifest import SPLITS, Sample
 from common.data.reading import Normalise, SequenceReading
 from common.data.sequence_datasets import SequenceDataset
 from common.data.sequences import windows_of
@@ -32,8 +32,9 @@ class SequenceDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Also says how many windows there are."""
+        known = self.prepared
         super().prepare_data()
-        if self.prepared is not None:
+        if self.prepared is not known:
             counts = ", ".join(f"{self._count(split)} {split}" for split in SPLITS)
             print(f"windows of {self.frames}: {counts}", flush=True)
 
@@ -54,6 +55,10 @@ class SequenceDataModule(ImageDataModule):
                     f"the {split} split has no window of {self.frames} consecutive moments",
                     "lower --data.frames, or add data without gaps in time",
                 )
+
+    def samples(self, split: str) -> list[Sample]:
+        """First moments of all windows of a split."""
+        return self.dataset(split).samples
 
     def dataset(self, split: str, policy: str = "none") -> SequenceDataset:
         """Windows of one split; arguments and errors as of `ImageDataModule.dataset`."""

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from common.data.augment import augment
-from common.data.canvas import rectangle_mask
 from common.data.datasets import Batch, PackedDataset
 from common.data.sampler import Key
 from common.data.sequences import windows_of
+from common.data.windows import Window
 
 
 class SequenceDataset(PackedDataset):
@@ -44,11 +43,10 @@ class SequenceDataset(PackedDataset):
             batch["levels"] = torch.from_numpy(np.stack(found))
         return batch
 
-    def clip(self, index: int) -> np.ndarray:
+    def stored(self, index: int) -> np.ndarray:
         """Packed pixels [C, T, S, S] of a window."""
         return np.stack([self.pixels[row] for row in self.windows[index]], 1)
 
-    def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
-        mask = rectangle_mask(*self.extent(index), self.size)
-        arrays = {"image": self.clip(index), "mask": mask}
-        return augment(arrays, self.policy, self.seed, epoch, index)
+    def window(self, index: int, usual: Window) -> Window:
+        """Grey values that become -1 and 1: the usual ones, or those of the sequence."""
+        return usual if self.levels is None else self.levels[self.samples[index].sequence]

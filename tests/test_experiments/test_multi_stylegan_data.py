@@ -86,7 +86,7 @@ def test_windows_are_consecutive_moments_of_one_sequence(
         assert len({one.sequence for one in members}) == 1
         assert [one.moment for one in members] == [members[0].moment + k for k in range(frames)]
         expected = np.stack([windows.pixels[k] for k in positions], 1)
-        np.testing.assert_array_equal(windows.clip(number), expected)
+        np.testing.assert_array_equal(windows.stored(number), expected)
 
 
 def test_batches_are_windows_in_the_range_of_the_card(raw: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_batches_are_windows_in_the_range_of_the_card(raw: Path, tmp_path: Path)
     assert batch["image"].shape == (2, 2, 3, SIZE, SIZE) and batch["image"].dtype == torch.float32
     assert data.facts["window"][1] == [150, 2350]
     names = [one.name for one in data.dataset("train").samples]
-    stored = data.dataset("train").clip(names.index(batch["name"][0])).astype(np.float64)
+    stored = data.dataset("train").stored(names.index(batch["name"][0])).astype(np.float64)
     for shown, grey, (low, high) in zip(
         batch["image"][0], stored, data.facts["window"], strict=True
     ):
@@ -189,7 +189,7 @@ def test_each_sequence_has_levels_of_its_own_that_can_be_inverted(
     low, high = batch["levels"][0, :, None, None, None].unbind(-1)
     grey = (batch["image"][0] + 1) / 2 * (high - low) + low
     number = [one.name for one in windows.samples].index(batch["name"][0])
-    stored = torch.from_numpy(windows.clip(number).astype(np.float32))
+    stored = torch.from_numpy(windows.stored(number).astype(np.float32))
     torch.testing.assert_close(grey, stored.clamp(low, high), rtol=0, atol=0.05)
 
 
