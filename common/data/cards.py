@@ -85,7 +85,8 @@ def load_card(name: str, folder: Path | None = None) -> Card:
     rule = checked["window"]
     named = set(rule) if isinstance(rule, dict) and "percentiles" not in rule else None
     if named is not None and named != set(checked["channels"]):
-        raise _bad(path, "window: names other channels than `channels` does")
+        problem = f"{dict(rule)!r} is not dtype, [low, high] or {{percentiles: [low, high]}}"
+        raise _bad(path, f"window: {problem}, nor one of these for each of `channels`")
     if checked["name"] != name:
         raise _bad(path, f"name: {checked['name']!r} is not the name of the file")
     return Card(**checked)
