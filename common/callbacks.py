@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.data.canvas import crop_to_mask
 from common.data.image_io import write_ome_tiff, write_png
+from common.data.windows import ends
 from common.errors import Exit, UserError
 from common.privacy import masked
 from common.runs.folder import RunFolder
@@ -171,6 +172,8 @@ class ImageWriter(Callback):
             )
         png = kind in _PNG[:2] if file_format == "auto" else file_format == "png"
         self.suffix = ".png" if png else ".ome.tiff"
+        # What else each image is written as.
+        self.beside = ""
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -188,7 +191,10 @@ class ImageWriter(Callback):
     def _write(self, path: Path, image: np.ndarray) -> None:
         if self.suffix == ".png":
             write_png(path, image)
-            return
+        else:
+            self._write_tiff(path, image)
+
+    def _write_tiff(self, path: Path, image: np.ndarray) -> None:
         write_ome_tiff(path, image, "CYX", self._pixel_size(), tuple(self.facts["channels"]))
 
     def _pixel_size(self) -> tuple[float, float] | None:
@@ -241,8 +247,8 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_grey_levels(images: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
-    """Turns [..., H, W] in [-1, 1] into grey values of the data's window and pixel type."""
-    low, high = facts["window"]
+    """Turns [C, ..., H, W] in [-1, 1] into grey values of the data's window and pixel type."""
+    low, high = ends(facts["window"], images.ndim)
     grey = (images.astype(np.float64) + 1) / 2 * (high - low) + low
     dtype = np.dtype(facts["storage"]["source"])
     if dtype.kind == "f":
@@ -255,12 +261,18 @@ def _resampled(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # Training has to work without an image library.
     from common.preprocess.geometry import resize
 
+    planes = resize(image.reshape(-1, *image.shape[-2:]), height, width)
     # Cubic interpolation goes beyond what it goes through.
-    return resize(image, height, width).clip(-1, 1)
+    return planes.clip(-1, 1).reshape(*image.shape[:-2], height, width)
 
 
 def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarray:
-    """Tiles uint8 [N, C, H, W] into one [H', W'] picture, the channels of an image side by side."""
+    """Tiles uint8 [N, C, H, W] into one [H', W'] picture, the channels of an image side by side.
+
+    Of sequences [N, C, T, H, W] the frames are side by side, one channel below the other.
+    """
+    if images.ndim == 5:
+        images = strips(images)[:, None]
     images = np.concatenate(list(images.transpose(1, 0, 2, 3)), axis=2)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -270,3 +282,15 @@ def image_grid(images: np.ndarray, columns: int = 10, gap: int = 2) -> np.ndarra
         top, left = k // columns * height, k % columns * width
         grid[top : top + height - gap, left : left + width - gap] = image
     return grid
+
+
+def frames_of(sequences: Tensor) -> Tensor:
+    """Images [N * T, C, H, W] of sequences [N, C, T, H, W]; images [N, C, H, W] as they are."""
+    return sequences if sequences.ndim == 4 else sequences.movedim(2, 1).flatten(0, 1)
+
+
+def strips(sequences: np.ndarray) -> np.ndarray:
+    """Turns [N, C, T, H, W] into pictures [N, C * H, T * W]: frames in a row, channels below."""
+    count, channels, frames, height, width = sequences.shape
+    rows = sequences.transpose(0, 1, 3, 2, 4)
+    return rows.reshape(count, channels * height, frames * width)

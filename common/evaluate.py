@@ -150,7 +150,7 @@ def leakage(
     crossing = [
         leak for leak in leaks if {leak.first_split, leak.second_split} == {"train", "test"}
     ]
-    held_out, known = data.prepared.samples("test"), data.prepared.samples("train")
+    held_out, known = data.samples("test"), data.samples("train")
     samples = [*(held_out[row] for row in test), *(known[row] for row in train)]
     near, _ = across_splits(samples, np.stack(faces))
     rule = f"{len(train)} training images"

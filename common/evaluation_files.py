@@ -75,7 +75,7 @@ def write_evaluation(folder: RunFolder, data: ImageDataModule, judged: Judged) -
 
 
 def _held_out_rows(data: ImageDataModule, judged: Judged) -> Iterable[Iterable[object]]:
-    samples = data.prepared.samples("test")
+    samples = data.samples("test")
     yield ["name", "label", *judged.held_out.biology]
     for row, scalars in zip(judged.test_rows, _scalars(judged.held_out), strict=True):
         yield [samples[row].alias, samples[row].label or "", *scalars]
@@ -94,7 +94,7 @@ def _neighbours(data: ImageDataModule, judged: Judged) -> dict[str, Sequence[obj
     if judged.neighbours is None:
         return {}
     found = judged.neighbours
-    train, test = data.prepared.samples("train"), data.prepared.samples("test")
+    train, test = data.samples("train"), data.samples("test")
     return {
         "nearest_training": [train[judged.train_rows[k]].alias for k in found.index.tolist()],
         "distance_to_training": found.to_train.tolist(),

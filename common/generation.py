@@ -15,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from common.data.datasets import SeedDataset
+from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
 from common.privacy import public
 from common.runs.checkpoints import sha256_of
@@ -37,6 +38,8 @@ SIZES = ("canvas", "native")
 SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
+# Below `samples`: films and strips of sequences, by their numbers.
+SHOWN = "shown"
 # Below `samples`: images that no table names yet.
 _DRAWING = ".drawing"
 # In that folder: what they are images of.
@@ -113,6 +116,11 @@ def drawing_folder(folder: RunFolder) -> Path:
     return folder.samples / _DRAWING
 
 
+def shown_folder(folder: RunFolder) -> Path:
+    """Where films and strips of generated sequences are, by the numbers of these."""
+    return folder.samples / SHOWN
+
+
 def clear_samples(folder: RunFolder, is_global_zero: bool, making: str = "") -> None:
     """Removes what an earlier `generate` wrote, and all that was measured or told of it.
 
@@ -135,7 +143,8 @@ def clear_samples(folder: RunFolder, is_global_zero: bool, making: str = "") -> 
         if described.is_dir():
             shutil.rmtree(described)
     if not same:
-        shutil.rmtree(drawing_folder(folder), ignore_errors=True)
+        for drawn in (drawing_folder(folder), shown_folder(folder)):
+            shutil.rmtree(drawn, ignore_errors=True)
     _clear_named(folder.samples)
     # Last: a table whose images are half gone still names the others.
     for name in (ANNOTATIONS, MANIFEST):
@@ -180,7 +189,7 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
     rows, moves = [], []
     for number, (seed, index) in enumerate(zip(made.plan.seeds, made.plan.labels, strict=True)):
         label = classes[index]
-        stem = made.pattern.format(number=number, label=_in_a_name(label), time=time, size=size)
+        stem = made.pattern.format(number=number, label=in_a_name(label), time=time, size=size)
         drawn = drawing_folder(folder) / f"{NUMBERS['number'].format(number=number)}{made.suffix}"
         moves.append((drawn, folder.samples / f"{stem}{made.suffix}"))
         facts = (seed, label, made.labels, made.size, made.origin, made.settings, checkpoint_sha256)
@@ -236,12 +245,12 @@ def sample_file(folder: RunFolder, row: Mapping[str, str]) -> Path:
     return path
 
 
-def grey_to_unit(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Grey values [..., H, W] as float32 in [0, 1] of the data's window."""
-    low, high = window
+def grey_to_unit(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """Grey values [C, ..., H, W] as float32 in [0, 1] of the data's window."""
+    low, high = ends(window, pixels.ndim)
     return ((pixels.astype(np.float32) - low) / (high - low)).clip(0, 1)
 
 
-def _in_a_name(label: str) -> str:
-    """No label leads into another folder."""
+def in_a_name(label: str) -> str:
+    """A label as part of a file's name: none leads into another folder."""
     return re.sub(r"[/\\\0]", "_", label)

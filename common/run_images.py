@@ -7,6 +7,7 @@ thing that it finds.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.data.reading import planes
+from common.data.windows import text_of
 from common.generation import SAMPLED, grey_to_unit, read_samples_manifest, sample_file
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder
 
 # What every image goes through between grey values and uint8; part of every protocol hash.
-PREPROCESSING = "{canvas}; window {low:g} to {high:g}; uint8; labels: {labels}{origin}"
+PREPROCESSING = "{canvas}; window {window}; uint8; labels: {labels}{origin}{frames}"
 _CANVAS = {
     "aspect": "canvas {size} px by area/cubic, edge-padded",
     "squash": "stretched to {size} x {size} px, bilinear",
@@ -31,13 +33,14 @@ _CANVAS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One image of either side.
+    """One image, or sequence, of either side.
 
     Attributes:
         name: of the generated file, or of the raw file that was packed.
         label: name of the class, "" without classes.
-        canvas: uint8 [C, S, S], 255 at the top of the window.
-        image: float32 [C, H, W] in [0, 1], without what the canvas adds at the edges.
+        canvas: uint8 [C, S, S], or [C, T, S, S] of a sequence; 255 at the top of the window.
+        image: float32 [C, H, W] or [C, T, H, W] in [0, 1], without what the canvas adds at the
+            edges.
     """
 
     name: str
@@ -54,12 +57,13 @@ def packed_images(data: ImageDataModule, split: str, rows: Sequence[int]) -> Ite
         split: "train", "val" or "test"; no other one's pixels are opened.
         rows: positions within the split.
     """
-    dataset = data.prepared.dataset(split)
+    # Guides, which only images have, are not needed.
+    dataset = data.dataset(split) if data.frames else data.prepared.dataset(split)
     storage = data.facts["storage"]
     for row in rows:
         sample = dataset.samples[row]
-        grey = dataset.pixels[row].astype(np.float32) * storage["scale"] + storage["offset"]
-        unit = grey_to_unit(grey, data.facts["window"])
+        grey = dataset.stored(row).astype(np.float32) * storage["scale"] + storage["offset"]
+        unit = grey_to_unit(grey, dataset.window(row, data.facts["window"]))
         yield _seen(data, sample.name, sample.label or "", unit, (sample.height, sample.width))
 
 
@@ -73,10 +77,34 @@ def generated_images(
     """
     card = shown_card(data)
     for row in rows:
-        image = read_image(sample_file(folder, row), root=folder.samples)
-        unit = grey_to_unit(planes(image, card), data.facts["window"])
-        canvas = fit_to_canvas(unit, data.facts["image_size"], data.facts["fit"])
-        yield _seen(data, row["name"], row["label"], canvas, unit.shape[1:])
+        pixels = generated_pixels(sample_file(folder, row), folder, card)
+        # The axis of a single moment is not in its file.
+        grey = pixels[:, None] if data.frames and pixels.ndim == 3 else pixels
+        unit = grey_to_unit(grey, data.facts["window"])
+        together = unit.reshape(-1, *unit.shape[-2:])
+        canvas = fit_to_canvas(together, data.facts["image_size"], data.facts["fit"])
+        canvas = canvas.reshape(*unit.shape[:-2], *canvas.shape[-2:])
+        yield _seen(data, row["name"], row["label"], canvas, unit.shape[-2:])
+
+
+def generated_pixels(path: Path, folder: RunFolder, card: Card) -> np.ndarray:
+    """Grey values of one generated file: [C, H, W], or [C, T, H, W] of several moments.
+
+    Args:
+        path: of the file.
+        folder: of the run, in whose samples it lies.
+        card: with the channels of generated images.
+
+    Raises:
+        UserError: it cannot be read.
+        ValueError: it does not hold these channels.
+    """
+    image = read_image(path, root=folder.samples)
+    if "T" not in image.axes:
+        return planes(image, card)
+    axes = image.axes.replace("T", "")
+    moments = np.moveaxis(image.pixels, image.axes.index("T"), 0)
+    return np.stack([planes(replace(image, pixels=one, axes=axes), card) for one in moments], 1)
 
 
 def shown_card(data: ImageDataModule) -> Card:
@@ -97,16 +125,15 @@ def evaluation_context(
     first = read_samples_manifest(folder)[0]
     held_out = data.prepared.samples("test")
     pairs = {(sample.label or "", sample.group) for sample in held_out}
-    low, high = data.facts["window"]
     return EvaluationContext(
         split="test",
         data=data.facts["manifest_sha256"],
         preprocessing=PREPROCESSING.format(
             canvas=_CANVAS[data.facts["fit"]].format(size=data.facts["image_size"]),
-            low=low,
-            high=high,
+            window=text_of(data.facts["window"], data.facts["channels"]),
             labels=labels or first["labels"],
             origin="" if first["origin"] == SAMPLED else f"; drawn {first['origin']}",
+            frames=f"; {data.frames} moments a sequence" if data.frames else "",
         ),
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],

@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from common.callbacks import to_uint8
+from common.callbacks import frames_of, to_uint8
 from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative
 from common.metrics.bootstrap import kernel_estimate
@@ -40,7 +40,7 @@ class SampleDistance(Callback):
             return
         real = self._validation_features(trainer.datamodule, pl_module.device)
         batch = trainer.datamodule.example_batch(self.samples, 0, pl_module.device)
-        images = to_uint8(pl_module.predict_step(batch, 0)["image"].cpu())
+        images = to_uint8(frames_of(pl_module.predict_step(batch, 0)["image"].cpu()))
         fake = embed(images, self._network, pl_module.device).features
         found = kernel_estimate(real, fake)[0]
         values = dict.fromkeys(("val/kernel_distance", "val/loss"), found)
@@ -48,7 +48,7 @@ class SampleDistance(Callback):
 
     def _validation_features(self, data: ImageDataModule, device: torch.device) -> torch.Tensor:
         if self._real is None:
-            count = len(data.prepared.samples("val"))
+            count = len(data.samples("val"))
             if count < MIN_KERNEL_IMAGES:
                 raise UserError(
                     Exit.INPUT,
@@ -59,7 +59,7 @@ class SampleDistance(Callback):
                 )
             self._network = extractor(self.name)
             rows = range(0, count, max(1, count // self.samples))
-            batch = data.prepared.dataset("val").__getitems__([(0, row) for row in rows])
-            images = to_uint8(data.on_after_batch_transfer(batch, 0)["image"])
+            batch = data.dataset("val").__getitems__([(0, row) for row in rows])
+            images = to_uint8(frames_of(data.on_after_batch_transfer(batch, 0)["image"]))
             self._real = embed(images, self._network, device).features
         return self._real

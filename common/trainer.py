@@ -10,7 +10,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from pytorch_lightning.trainer.states import TrainerFn
 
-from common.callbacks import ImageWriter
 from common.code_version import commit
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data, draw_pipeline_of
@@ -18,9 +17,12 @@ from common.errors import Exit, UserError
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
+from common.sequence_writer import FileFormat, writer_of
 from common.tracking.run import Tracking, refuse_tracking
 from common.utility.task import JUDGE, JUDGES, LEDGER, PERCENTS, Balance, Training
 
+# Sees the order of three frames already, see `clip_features`.
+CLIPS = "efficientnet-lite0-triplets"
 Percent = restricted_number_type("Percent", int, [(">", 0), ("<=", 100)])
 
 
@@ -93,7 +95,7 @@ class ExperimentTrainer(pl.Trainer):
         seed: NonNegativeInt = 0,
         labels: str = "data",
         weights: Literal["best", "last", "previous"] = "best",
-        file_format: Literal["auto", "png", "tiff"] = "auto",
+        file_format: FileFormat = "auto",
         size: Literal["canvas", "native"] = "canvas",
         naming: str = "number",
         around_training: bool = False,
@@ -107,7 +109,8 @@ class ExperimentTrainer(pl.Trainer):
             seed: of the first image; image k is made from ``seed + k`` and is always the same.
             labels: "data" (class frequencies of the training split), "balanced", or a class.
             weights: which of the run's checkpoints.
-            file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF.
+            file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF. Of sequences
+                always OME-TIFF; "mp4", "gif" and "strip" (PNG) add these in `samples/shown`.
             size: "native" resamples each image to a size drawn from those of the training images,
                 which adds no detail.
             naming: of the files: "number", or a scheme that the experiment knows.
@@ -123,6 +126,7 @@ class ExperimentTrainer(pl.Trainer):
             drawing_folder,
             drawn_numbers,
             pattern_of,
+            shown_folder,
             write_samples_manifest,
         )
 
@@ -139,9 +143,10 @@ class ExperimentTrainer(pl.Trainer):
             plan = datamodule.plan_around_training(plan)
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
-        writer = ImageWriter(drawing_folder(self.folder), datamodule.facts, file_format, shapes)
+        rule = (datamodule.facts, file_format, shapes, shown_folder(self.folder))
+        writer = writer_of(datamodule.frames, drawing_folder(self.folder), *rule)
         drawn_from = (digest, commit(), self.precision, settings, around_training)
-        making = repr((*drawn_from, seed, labels, size, writer.suffix))
+        making = repr((*drawn_from, seed, labels, size, writer.suffix, writer.beside))
         clear_samples(self.folder, self.is_global_zero, making)
         datamodule.drawn = drawn_numbers(self.folder, writer.suffix)
         self.callbacks.append(writer)
@@ -160,6 +165,8 @@ class ExperimentTrainer(pl.Trainer):
         datamodule: ImageDataModule,
         extractor: str = "efficientnet-lite0",
         extractor_weights: str | None = None,
+        clip_extractor: str = CLIPS,
+        clip_weights: str | None = None,
     ) -> None:
         """Compares the run's `samples` with the held-out split and writes `records.jsonl`.
 
@@ -168,8 +175,12 @@ class ExperimentTrainer(pl.Trainer):
             datamodule: whose test split is read, here for the first time.
             extractor: of features, by name, or "own".
             extractor_weights: file with the extractor's weights, where it needs one.
+            clip_extractor: of features of whole sequences, by name; single images need none.
+            clip_weights: file with its weights, where it needs one.
         """
         from common.evaluate import evaluate_run
+        from common.evaluate_sequences import evaluate_sequences
+        from common.metrics.clip_features import clip_extractor as load_clip_extractor
         from common.metrics.features import OWN
         from common.metrics.features import extractor as load_extractor
         from common.metrics.weights import refuse
@@ -186,7 +197,12 @@ class ExperimentTrainer(pl.Trainer):
             network = own_encoder(model, sha256_of(path), datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
-        evaluate_run(self.folder, datamodule, network, self.strategy.root_device)
+        seen_by = (self.folder, datamodule, network, self.strategy.root_device)
+        if datamodule.frames:
+            weights = Path(clip_weights) if clip_weights else None
+            evaluate_sequences(*seen_by, load_clip_extractor(clip_extractor, weights))
+        else:
+            evaluate_run(*seen_by)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 
     def utility(

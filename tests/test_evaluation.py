@@ -119,7 +119,8 @@ def test_pairs_of_held_out_and_training_images_are_counted_and_no_others() -> No
     ]
     data = SimpleNamespace(
         card=SimpleNamespace(derivative_suffixes=()),
-        prepared=SimpleNamespace(manifest=manifest, samples=partial(of_split, manifest)),
+        prepared=SimpleNamespace(manifest=manifest),
+        samples=partial(of_split, manifest),
     )
     faces = list(np.random.default_rng(0).normal(size=(4, 255)))
     faces = [face / np.linalg.norm(face) for face in (*faces[:2], faces[0], faces[3])]

@@ -8,6 +8,7 @@ from common.cards.licence import HEAD
 from common.cards.markdown import bullets, code, head, one_line, page, table, text
 from common.cards.samples import Samples
 from common.cards.subject import Subject
+from common.data.windows import text_of
 from common.generation import MANIFEST
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
@@ -85,13 +86,13 @@ def _head(subject: Subject) -> dict[str, Any]:
 
 def _what(subject: Subject, creator: str, published: str) -> list[str]:
     made, facts = subject.samples, subject.facts
-    low, high = facts["window"]
+    window = text(text_of(facts["window"], facts["channels"]))
     kind = "PNG" if made.suffix == ".png" else "OME-TIFF"
     return [
         *_warning(made),
         f"files: {kind}, {code(made.dtype)}, channels {', '.join(map(code, facts['channels']))}",
         f"size: {_span(made.heights)} px high, {_span(made.widths)} px wide, {_origin(subject)}",
-        f"grey values: {low:g} to {high:g} is the window of the training data",
+        f"grey values: {window} is the window of the training data",
         f"pixel size: {text(pixel_size(subject))}",
         f"seeds: {made.seeds[0]} to {made.seeds[-1]}, one an image",
         *_settings(made),

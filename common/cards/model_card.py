@@ -9,6 +9,7 @@ from common.cards.markdown import block, bullets, code, head, one_line, page, pr
 from common.cards.origin import Origin
 from common.cards.subject import Subject
 from common.data.manifest import SPLITS
+from common.data.windows import text_of
 from common.metrics.protocol import Record
 from common.privacy import PRIVATE
 
@@ -110,12 +111,12 @@ def _metric(record: Record) -> dict[str, Any]:
 def _what(subject: Subject) -> list[str]:
     facts, config = subject.facts, subject.config
     path = config["model.class_path"].shown if "model.class_path" in config else "unknown"
-    size, low, high = facts["image_size"], *facts["window"]
+    size, window = facts["image_size"], text(text_of(facts["window"], facts["channels"]))
     classes = ", ".join(map(code, facts["classes"]))
     return [
         f"model: {code(path.rpartition('.')[2])}, {subject.parameters:,} numbers in its weights",
         f"images: canvas of {size} x {size} px, pixel type {code(facts['storage']['source'])}, "
-        f"grey values {low:g} to {high:g}",
+        f"grey values {window}",
         f"channels: {', '.join(map(code, facts['channels']))}",
         f"classes: {classes or 'none'}",
         f"licence: {text(subject.licence, 1000)}",

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from common.data.cards import Card
-from common.data.image_io import read_image
-from common.data.reading import planes
 from common.errors import Exit, UserError, relative, visible
 from common.generation import (
     ANNOTATIONS,
@@ -23,6 +21,7 @@ from common.generation import (
     sample_file,
 )
 from common.progress import images_bar
+from common.run_images import generated_pixels
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 
@@ -104,7 +103,7 @@ def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Sampl
         for row in rows:
             path = sample_file(folder, row)
             try:
-                pixels = planes(read_image(path, root=folder.samples), card)
+                pixels = generated_pixels(path, folder, card)
             except ValueError as error:
                 raise _changed(path, str(error), folder) from error
             dtypes.add(str(pixels.dtype))

@@ -44,9 +44,9 @@ def rectangle_mask(rows: int, columns: int, size: int) -> np.ndarray:
 
 
 def crop_to_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Cuts [C, size, size] to the bounding box of mask [1, size, size]."""
+    """Cuts [..., size, size] to the bounding box of mask [1, size, size]."""
     rows, columns = np.nonzero(mask[0].any(1))[0], np.nonzero(mask[0].any(0))[0]
-    return image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return image[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def log_aspect(mask: Tensor) -> Tensor:

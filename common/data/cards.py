@@ -15,7 +15,8 @@ from common.untrusted_yaml import load_yaml
 
 SCHEMA = "data_cards/README.md"
 
-Window = str | tuple[float, float] | dict[str, tuple[float, float]]
+Rule = str | tuple[float, float] | dict[str, tuple[float, float]]
+Window = Rule | dict[str, Rule]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Card:
         channels: in the order of the files.
         pixel_size_um: micrometres per pixel, None where unknown or different from file to file.
         window: grey values that become -1 and 1: "dtype", (low, high), or
-            {"percentiles": (low, high)} of the training split.
+            {"percentiles": (low, high)} of the training split; or one of these for each channel,
+            by its name.
         classes: label names; the position is the label's index. Empty without classes.
         group: regular expression for `splits.group_of`, None for the file itself.
         group_kind: what a group is, such as "patient" or "image".
@@ -80,6 +82,11 @@ def load_card(name: str, folder: Path | None = None) -> Card:
     unknown = sorted(str(key) for key in values.keys() - _CHECKS.keys())
     if unknown:
         raise _bad(path, f"has the unknown key {unknown[0]!r}")
+    rule = checked["window"]
+    named = set(rule) if isinstance(rule, dict) and "percentiles" not in rule else None
+    if named is not None and named != set(checked["channels"]):
+        problem = f"{dict(rule)!r} is not dtype, [low, high] or {{percentiles: [low, high]}}"
+        raise _bad(path, f"window: {problem}, nor one of these for each of `channels`")
     if checked["name"] != name:
         raise _bad(path, f"name: {checked['name']!r} is not the name of the file")
     return Card(**checked)
@@ -154,7 +161,15 @@ def _window(value: Any) -> Window:
         if low < 0 or high > 100:
             raise ValueError(f"percentiles {low:g} and {high:g} are not within 0 and 100")
         return {"percentiles": (low, high)}
+    if isinstance(value, dict) and value and "percentiles" not in value:
+        return {_text(name): _of_channel(rule) for name, rule in value.items()}
     return _interval(value)
+
+
+def _of_channel(value: Any) -> Rule:
+    if isinstance(value, dict) and "percentiles" not in value:
+        raise ValueError(f"{value!r} of one channel names channels")
+    return _window(value)
 
 
 def _interval(value: Any) -> tuple[float, float]:

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.data import leakage, near_duplicates, splits
-from common.data.findings import ClassSummary, Findings, summarise
+from common.data.findings import NOTHING, ClassSummary, Findings, summarise
 from common.data.freshness import states_of
 from common.data.image_decoded import Image
 from common.data.manifest import SPLITS, Sample
+from common.data.moments import read_moment, refuse_strip
 from common.data.movies import read_frames, read_still
 from common.data.packing import Ledger, scalable
 from common.data.preparation import Recipe
-from common.data.raw_files import State, digest_of
+from common.data.raw_files import State, digest_of, digest_of_all
 from common.data.reading import planes
+from common.data.sequences import describe
 from common.errors import Exit, UserError, relative
 from common.preprocess.geometry import fit_to_canvas
 from common.preprocess.pipeline import Pipeline
@@ -67,6 +69,7 @@ def check(
     ledger: Ledger,
     skip_bad: int = 0,
     say: Callable[[str], None] = print,
+    left_out: Mapping[str, str] = NOTHING,
 ) -> Checked:
     """Reads every file, splits, and looks for whatever crosses from one split into another.
 
@@ -81,6 +84,7 @@ def check(
         ledger: gets the canvas of every usable file, in the order of the samples returned.
         skip_bad: how many bad files are left out instead of refused.
         say: gets each line that a user should see.
+        left_out: files that belong to the data and are not in ``samples``, and why.
 
     Raises:
         UserError: more bad files than that, no possible split, a leak, pixel types that do not go
@@ -88,6 +92,7 @@ def check(
     """
     checked = _read_all(root, samples, recipe, ledger)
     findings = Findings(len(samples), checked.bad, _classes(checked))
+    findings.left_out, findings.sequences = left_out, describe(checked.samples, len(left_out))
     try:
         _split(checked, recipe, findings)
     except UserError as error:
@@ -169,8 +174,9 @@ def _tasks(root: Path, samples: Sequence[Sample], recipe: Recipe) -> Iterator[tu
 
 
 def _still(root: Path, sample: Sample, recipe: Recipe) -> _File:
-    path = root / sample.file
-    return _file(sample, read_still(path, root), digest_of(path), recipe, None)
+    one = read_moment(root, sample, recipe.card) if sample.sequence else None
+    image = one or read_still(root / sample.file, root)
+    return _file(sample, image, digest_of_all(root, sample.files), recipe, None)
 
 
 def _movie(
@@ -210,6 +216,8 @@ def _file(
     sample: Sample, image: Image, digest: str, recipe: Recipe, start: "Start | None"
 ) -> _File:
     pixels = planes(image, recipe.card, recipe.reading)
+    if sample.sequence:
+        refuse_strip(pixels)
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise ValueError(f"is blank: every pixel is {low}")

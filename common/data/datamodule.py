@@ -6,6 +6,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
@@ -15,13 +16,15 @@ from common import PROJECT
 from common.data.augment import check_policy
 from common.data.canvas import Fit
 from common.data.cards import Card, card_file, load_card
-from common.data.datasets import Batch, SeedDataset, SourcedDataset, as_batch
+from common.data.datasets import Batch, PackedDataset, SeedDataset, SourcedDataset, as_batch
 from common.data.experiment_data import ExperimentData
 from common.data.loader import BatchLoader, start_worker
+from common.data.manifest import Sample
 from common.data.planning import plan_seeds, plan_sources
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
 from common.data.sampler import EpochSampler
+from common.data.windows import ends
 from common.errors import Exit, UserError, relative, require_positive
 
 
@@ -227,7 +230,23 @@ class ImageDataModule(ExperimentData):
 
     def plan_around_training(self, plan: SeedDataset) -> SourcedDataset:
         """The same images, each made from a training image of its class; the data must be open."""
-        return plan_sources(plan, self.prepared.dataset("train", guides=self.guides("train")))
+        return plan_sources(plan, self.dataset("train"))
+
+    def samples(self, split: str) -> list[Sample]:
+        """Rows of one split: its images, or the first moments of its sequences."""
+        return self.prepared.samples(split)
+
+    def dataset(self, split: str, policy: str = "none") -> PackedDataset:
+        """One split of the prepared data; of no other split's pixels anything is opened.
+
+        Args:
+            split: "train", "val" or "test".
+            policy: augmentation, see `augment`.
+
+        Raises:
+            UserError: the packed pixels are missing, cut short or not those of the manifest.
+        """
+        return self.prepared.dataset(split, policy, self.seed, self.guides(split))
 
     def example_batch(
         self,
@@ -270,12 +289,12 @@ class ImageDataModule(ExperimentData):
         if "guide" in batch:
             batch["guide"] = batch["guide"].float().div_(255)
         if "image" in batch:
-            low, high = self.facts["window"]
+            low, high = self._window(batch)
             storage = self.facts["storage"]
             scale = 2 * storage["scale"] / (high - low)
             offset = 2 * (storage["offset"] - low) / (high - low) - 1
             image = batch["image"].float().mul_(scale).add_(offset).clamp_(-1, 1)
-            batch["image"] = image.contiguous(memory_format=self._memory_format())
+            batch["image"] = image.contiguous(memory_format=self._memory_format(image))
         return batch
 
     def load_facts(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -305,7 +324,7 @@ class ImageDataModule(ExperimentData):
         self._trained_on = state_dict["trained_on"]
 
     def _loader(self, split: str, policy: str, shuffle: bool) -> BatchLoader:
-        dataset = self.prepared.dataset(split, policy, self.seed, self.guides(split))
+        dataset = self.dataset(split, policy)
         rank, world = self._rank()
         sampler = EpochSampler(
             len(dataset),
@@ -334,5 +353,17 @@ class ImageDataModule(ExperimentData):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _memory_format(self) -> torch.memory_format:
-        return getattr(self.trainer, "memory_format", torch.contiguous_format)
+    def _window(self, batch: Batch) -> tuple[Any, Any]:
+        """Ends that broadcast with the images: of the data set, or of each image of the batch."""
+        image = batch["image"]
+        if "levels" in batch:
+            pairs = batch["levels"]
+            return pairs.reshape(*pairs.shape[:2], *[1] * (image.ndim - 2), 2).unbind(-1)
+        found = ends(self.facts["window"], image.ndim - 1)
+        tensors = (torch.from_numpy(end) for end in found if isinstance(end, np.ndarray))
+        return tuple(end.to(image.device) for end in tensors) or found
+
+    def _memory_format(self, image: Tensor) -> torch.memory_format:
+        # Layouts are of images with four axes.
+        asked = getattr(self.trainer, "memory_format", torch.contiguous_format)
+        return asked if image.ndim == 4 else torch.contiguous_format

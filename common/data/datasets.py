@@ -14,6 +14,7 @@ from common.data.canvas import Fit, extent, rectangle_mask
 from common.data.loader import IDLE, WHILE_READING
 from common.data.manifest import Sample
 from common.data.sampler import Key
+from common.data.windows import Window
 from common.errors import Exit, UserError, relative, visible
 
 
@@ -24,6 +25,9 @@ class Batch(TypedDict):
     at the upper end of the data card's window. `mask` [B, 1, H, W] is 1 where the canvas holds
     image. `label` [B] is an index into the checkpoint's class list. `guide` [B, K, H, W] shows what
     an image is made from besides; uint8 in the loader and float32 in [0, 1] on the device.
+
+    Of sequences `image` is [B, C, T, H, W]. `levels` [B, C, 2] are the grey values of each that
+    become -1 and 1, where every sequence has its own.
     """
 
     name: list[str]
@@ -32,6 +36,7 @@ class Batch(TypedDict):
     label: Tensor
     seed: NotRequired[Tensor]
     guide: NotRequired[Tensor]
+    levels: NotRequired[Tensor]
 
 
 # Of the image in a row of the data set, or of that number in a plan, and of its mask [1, S, S]: the
@@ -116,6 +121,14 @@ class PackedDataset(Dataset[Batch]):
         """Side of the canvas in pixels."""
         return self.pixels.shape[-1]
 
+    def stored(self, index: int) -> np.ndarray:
+        """Packed pixels of one sample [C, H, W], or [C, T, H, W] of a sequence."""
+        return self.pixels[index]
+
+    def window(self, index: int, usual: Window) -> Window:
+        """Grey values of one sample that become -1 and 1: the usual ones, or its own."""
+        return usual
+
     def extent(self, index: int) -> tuple[int, int]:
         """Rows and columns of the canvas that hold image."""
         sample = self.samples[index]
@@ -128,7 +141,7 @@ class PackedDataset(Dataset[Batch]):
 
     def _view(self, epoch: int, index: int) -> dict[str, np.ndarray]:
         mask = rectangle_mask(*self.extent(index), self.size)
-        arrays = {"image": self.pixels[index], "mask": mask}
+        arrays = {"image": self.stored(index), "mask": mask}
         if self.guides is not None:
             arrays["guide"] = self.guides(index, mask)
         return augment(arrays, self.policy, self.seed, epoch, index)

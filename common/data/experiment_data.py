@@ -28,6 +28,8 @@ class ExperimentData(pl.LightningDataModule, ABC):
     simulator_files: ClassVar[tuple[str, ...]] = ("simulator.py",)
     # Ways to name generated files, besides by number; see `generation.pattern_of`.
     namings: ClassVar[dict[str, str]] = {}
+    # Moments of one sample, 0 where samples are single images.
+    frames: int = 0
     # What happens to an image between its file and the canvas.
     reading: Reading = Reading()
 
@@ -43,6 +45,10 @@ class ExperimentData(pl.LightningDataModule, ABC):
     @abstractmethod
     def scan(self, root: Path) -> list[Sample]:
         """Every image below the raw folder with its group and label; reads no pixels."""
+
+    def left_out(self, root: Path) -> Mapping[str, str]:
+        """Files of the data set that `scan` cannot use, by name, and why; reads no pixels."""
+        return {}
 
     @abstractmethod
     def simulate(self, root: Path) -> None:

@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from common.data.leakage import Leak, refuse_leaks
 from common.data.manifest import SPLITS, Sample
 from common.data.near_duplicates import NearDuplicate
+from common.data.sequences import told
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_file
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 # Files that a message names, and rows that a list on the terminal has.
 _NAMED, _LISTED = 3, 20
 
@@ -54,6 +57,8 @@ class Findings:
         joined: duplicates that were brought into one group.
         near_count: pairs in different splits that look the same.
         near: the most similar of these.
+        left_out: files that belong to the data but were not looked at, and why.
+        sequences: what `sequences.describe` says; empty of single images.
     """
 
     images: int
@@ -66,6 +71,8 @@ class Findings:
     joined: Sequence[Leak] = ()
     near_count: int = 0
     near: Sequence[NearDuplicate] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    sequences: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes them as JSON, in ASCII; the same findings give the same bytes."""
@@ -78,6 +85,7 @@ class Findings:
                 "images": self.split,
                 "problem": self.split_error.problem if self.split_error else "",
             },
+            **self._of_sequences(),
             "leaks": [asdict(leak) for leak in self.leaks],
             "joined": [asdict(leak) for leak in self.joined],
             "near_duplicates": {
@@ -96,6 +104,10 @@ class Findings:
             counts = ", ".join(f"{self.split[name]} {name}" for name in SPLITS)
             origin = "came with the data" if self.split_came else "drawn"
             listed.append(f"split: {counts} ({origin})")
+        if self.sequences:
+            listed.append(told(self.sequences))
+        why = [f"{visible(name)} is left out: {text}" for name, text in self.left_out.items()]
+        listed += _first("note: ", why, where)
         listed += _first("note: ", [f"{leak} are kept in one split" for leak in self.joined], where)
         listed += _near(self.near_count, self.near, where)
         listed += _first("leak: ", [str(leak) for leak in self.leaks], where)
@@ -118,6 +130,12 @@ class Findings:
         if self.split_error is not None:
             raise self.split_error
         refuse_leaks(self.leaks, relative(report))
+
+    def _of_sequences(self) -> dict[str, object]:
+        if not self.sequences:
+            return {}
+        left_out = [{"name": name, "problem": text} for name, text in self.left_out.items()]
+        return {"sequences": dict(self.sequences), "left_out": left_out}
 
     def _too_many_bad(self, root: Path, report: Path, skip_bad: int) -> UserError:
         shown = [f"{visible(name)} {text}" for name, text in list(self.bad.items())[:_NAMED]]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.data.manifest import Sample, read_manifest
-from common.data.raw_files import State, digest_of, state_of
+from common.data.raw_files import State, digest_of, digest_of_all, state_of
 from common.errors import UserError, relative
 from common.storage import whole_file
 
@@ -33,7 +33,7 @@ def remember(folder: Path, states: Mapping[str, State]) -> None:
 
 def states_of(root: Path, samples: Sequence[Sample]) -> dict[str, State]:
     """States of the files of the samples, by their names below ``root``."""
-    return {name: state_of(root / name) for name in {sample.file for sample in samples}}
+    return {name: state_of(root / name) for name in {n for s in samples for n in s.files}}
 
 
 def is_current(folder: Path, root: Path, samples: Sequence[Sample]) -> bool:
@@ -47,15 +47,16 @@ def is_current(folder: Path, root: Path, samples: Sequence[Sample]) -> bool:
     if not (folder / "dataset.json").is_file():
         return False
     known, states = _remembered(folder), states_of(root, samples)
-    changed = [name for name, state in states.items() if known.get(name) != state]
+    changed = {name for name, state in states.items() if known.get(name) != state}
     if not changed:
         return True
     print(f"new dates on {len(changed)} files of {relative(root)}: comparing them", flush=True)
     try:
-        expected = {row.file: row.sha256 for row in read_manifest(folder / "manifest.csv")}
+        expected = {row.files: row.sha256 for row in read_manifest(folder / "manifest.csv")}
+        suspects = list({sample.files for sample in samples if changed.intersection(sample.files)})
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = pool.map(lambda name: digest_of(root / name), changed)
-            if any(expected.get(n) != d for n, d in zip(changed, digests, strict=True)):
+            digests = pool.map(lambda files: digest_of_all(root, files), suspects)
+            if any(expected.get(one) != d for one, d in zip(suspects, digests, strict=True)):
                 return False
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -176,6 +176,22 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
     _write(Path(path), lambda stream: image.save(stream, "PNG"))
 
 
+def write_gif(path: str | Path, frames: np.ndarray, rate: float) -> None:
+    """Writes a film that repeats itself, each frame in 256 colours of its own: to look at.
+
+    Args:
+        path: an existing file is replaced at once or not at all.
+        frames: uint8 [T, Y, X, 3], red, green and blue.
+        rate: frames a second.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    first, *others = [PillowImage.fromarray(frame) for frame in frames]
+    options = {"save_all": True, "append_images": others, "loop": 0, "duration": 1000 / rate}
+    _write(Path(path), lambda stream: first.save(stream, "GIF", **options))
+
+
 def stored_png(pixels: np.ndarray) -> bytes:
     """An uncompressed PNG file: its size depends on the image's size alone, not on what it shows.
 

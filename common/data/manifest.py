@@ -8,6 +8,10 @@ from common.tables import from_csv, named_cells, to_csv
 
 SPLITS = ("train", "val", "test")
 _DIGITS = 16
+# Columns that only data sets of sequences have: all other manifests are as if there were none.
+_OF_SEQUENCES = ("partners", "sequence", "moment")
+# Between names of files; no path below a folder holds it.
+_BETWEEN = "//"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Sample:
         pixels_sha256: of the decoded pixels, the same for all eight flips and rotations.
         frame: position in the movie from 0, -1 of an image that has a file of its own.
         interval_s: seconds from frame to frame, 0 where unknown.
+        partners: files of the channels after the first one, see `partners_of`.
+        sequence: what windows of consecutive moments are cut from, "" of single images.
+        moment: number of the image in its sequence, one more from one moment to the next and
+            several more over a gap in time; -1 of single images.
     """
 
     name: str
@@ -44,6 +52,14 @@ class Sample:
     pixels_sha256: str = ""
     frame: int = -1
     interval_s: float = 0.0
+    partners: str = ""
+    sequence: str = ""
+    moment: int = -1
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths below the raw folder of all that the image is read from, first channel first."""
+        return (self.file, *self.partners.split(_BETWEEN)) if self.partners else (self.file,)
 
     @property
     def file(self) -> str:
@@ -64,10 +80,23 @@ def frames_of(file: str, group: str, count: int, split: str = "") -> list[Sample
     return [Sample(f"{file}{_number(k)}", group, split=split, frame=k) for k in numbers]
 
 
+def partners_of(files: Sequence[str]) -> str:
+    """Names of further files as one text.
+
+    Args:
+        files: paths below the raw folder, with single slashes, one a channel after the first one.
+    """
+    return _BETWEEN.join(files)
+
+
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Writes one row a sample, in the order given."""
-    header = [field.name for field in fields(Sample)]
-    path.write_bytes(to_csv([header, *(asdict(sample).values() for sample in samples)]))
+    samples = list(samples)
+    ordered = any(sample.sequence for sample in samples)
+    left_out = () if ordered else _OF_SEQUENCES
+    header = [field.name for field in fields(Sample) if field.name not in left_out]
+    cells = (asdict(sample) for sample in samples)
+    path.write_bytes(to_csv([header, *([row[name] for name in header] for row in cells)]))
 
 
 def read_manifest(path: Path) -> list[Sample]:
@@ -85,5 +114,5 @@ def _number(frame: int) -> str:
 
 
 def _from_row(row: dict[str, str]) -> Sample:
-    typed = {field.name: field.type(row[field.name]) for field in fields(Sample)}
-    return Sample(**typed)
+    known = (f for f in fields(Sample) if f.name in row or f.name not in _OF_SEQUENCES)
+    return Sample(**{field.name: field.type(row[field.name]) for field in known})

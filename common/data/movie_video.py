@@ -52,24 +52,27 @@ def read_frames(file: BinaryIO) -> Iterator[Image]:
 
 
 def write_video(path: Path, frames: np.ndarray, rate: int) -> None:
-    """Writes grey frames as MPEG-4, which loses detail: to look at, not to measure.
+    """Writes frames as MPEG-4, which loses detail: to look at, not to measure.
 
     Args:
         path: of the MP4; an existing file is replaced at once or not at all.
-        frames: uint8 [T, H, W]; sides are made even by repeating the last row or column.
+        frames: uint8 [T, H, W], grey, or [T, H, W, 3], red, green and blue; sides are made even by
+            repeating the last row or column.
         rate: frames a second.
 
     Raises:
         UserError: the file cannot be written.
     """
-    even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:])], mode="edge")
+    missing = [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)]
+    even = np.pad(frames, missing[: frames.ndim], mode="edge")
+    form = "gray" if frames.ndim == 3 else "rgb24"
     with whole_file(path, parents=True) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *even.shape[1:], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
         # Quality 2 of 31: the best that is not the largest.
         stream.codec_context.qmin = stream.codec_context.qmax = 2
         for frame in even:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=form)))
         container.mux(stream.encode())
 
 

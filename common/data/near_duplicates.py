@@ -65,8 +65,9 @@ class NearDuplicate:
 
 
 def descriptor(pixels: np.ndarray) -> np.ndarray:
-    """255 numbers of length 1, float32, that say what an image [C, H, W] shows on the whole."""
-    small = resize(pixels.mean(0, dtype=np.float64)[None], _SIDE, _SIDE)[0]
+    """255 numbers of length 1, float32, that say what an image [..., H, W] shows on the whole."""
+    mean = pixels.mean(tuple(range(pixels.ndim - 2)), dtype=np.float64)
+    small = resize(mean[None], _SIDE, _SIDE)[0]
     spectrum = _COSINES @ small @ _COSINES.T
     return _unit(spectrum[tuple(_FREQUENCIES.T)]).astype(np.float32)
 

@@ -71,7 +71,7 @@ class Ledger:
         if len(kinds) == 1 and kinds <= {"uint8", "uint16"}:
             kind = kinds.pop()
             return Storage(kind, "identity", 1.0, 0.0, bits, kind)
-        if kinds <= {"uint8", "uint16"} and not _is_fixed(rule):
+        if kinds <= {"uint8", "uint16"} and not _means_grey_values(rule):
             return Storage("uint16", "full_scale", 1.0, 0.0, 16, "uint16")
         if len(kinds) > 1:
             raise self._mixed(kinds)
@@ -161,7 +161,9 @@ def scalable(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.uint8 if pixels.dtype == bool else np.float32)
 
 
-def window(rule: Any, storage: Storage, training: Path) -> tuple[float, float]:
+def window(
+    rule: Any, storage: Storage, training: Path, channel: int | None = None
+) -> tuple[float, float]:
     """Grey values that become -1 and +1, by the data card's rule.
 
     Args:
@@ -169,11 +171,12 @@ def window(rule: Any, storage: Storage, training: Path) -> tuple[float, float]:
             {"percentiles": [low, high]} of the training split, never of another one.
         storage: of the packed pixels.
         training: packed training split.
+        channel: whose percentiles count; None for those of all channels together.
 
     Raises:
         UserError: the two are the same.
     """
-    low, high = _window(rule, storage, training)
+    low, high = _window(rule, storage, training, channel)
     if low == high:
         raise UserError(
             Exit.INPUT,
@@ -199,9 +202,20 @@ def _is_fixed(rule: Any) -> bool:
     return not isinstance(rule, str | dict)
 
 
-def _window(rule: Any, storage: Storage, training: Path) -> tuple[float, float]:
+def _means_grey_values(rule: Any) -> bool:
+    """Whether the rule, or that of one channel, is in grey values."""
+    if isinstance(rule, dict) and "percentiles" not in rule:
+        return any(_is_fixed(of_channel) for of_channel in rule.values())
+    return _is_fixed(rule)
+
+
+def _window(
+    rule: Any, storage: Storage, training: Path, channel: int | None
+) -> tuple[float, float]:
     if isinstance(rule, dict):
-        low, high = percentiles(np.load(training, mmap_mode="r"), rule["percentiles"])
+        packed = np.load(training, mmap_mode="r")
+        counted = packed if channel is None else packed[:, channel]
+        low, high = percentiles(counted, rule["percentiles"])
         return low * storage.scale + storage.offset, high * storage.scale + storage.offset
     if _is_fixed(rule):
         return float(rule[0]), float(rule[1])

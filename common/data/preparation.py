@@ -6,7 +6,7 @@ Imports no image library: a machine that only trains on prepared data need not h
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from common.data.manifest import SPLITS, Sample
 from common.data.npz_input import npz_of, unpack_npz
 from common.data.prepared import Prepared
 from common.data.reading import Reading
+from common.data.sequences import told
 from common.data.splits import SPLIT_FOLDERS
 from common.errors import Exit, UserError, relative, visible
 from common.storage import whole_folder
@@ -62,12 +63,19 @@ class Recipe:
 def prepared_name(recipe: Recipe, root: Path, samples: Sequence[Sample]) -> str:
     """Folder name: experiment and a hash of the recipe and of the listing (names and sizes)."""
     sizes = {name: state[0] for name, state in states_of(root, samples).items()}
-    listing = [(s.name, s.split, s.label, s.group, sizes[s.file]) for s in samples]
+    listing = [
+        (s.name, s.split, s.label, s.group, *(sizes[file] for file in s.files), *_place(s))
+        for s in samples
+    ]
     facts = {"format": FORMAT, "recipe": asdict(recipe), "listing": sorted(listing)}
     if recipe.reading.pipeline:
         facts["pipeline"] = recipe.reading.pipeline.digest
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{recipe.experiment}-{digest[:12]}"
+
+
+def _place(sample: Sample) -> tuple[object, ...]:
+    return (sample.partners, sample.sequence, sample.moment) if sample.sequence else ()
 
 
 def report_of(folder: Path, experiment: str) -> Path:
@@ -117,8 +125,9 @@ def check_data(data: "ImageDataModule") -> None:
     from common.data.packing import Ledger
 
     samples, report = _scan(data, root), report_of(_processed(data), data.experiment)
-    _announce("checking", root, samples)
-    checked = check(root, samples, _recipe(data), report, Ledger(), data.skip_bad, _say)
+    left_out = data.left_out(root)
+    _announce("checking", root, samples, left_out)
+    checked = check(root, samples, _recipe(data), report, Ledger(), data.skip_bad, _say, left_out)
     _say(f"data: {len(checked.samples)} images can be used ({relative(report)})")
     if checked.bad:
         _say(_skipped(len(checked.bad), report))
@@ -163,6 +172,8 @@ def summary(prepared: Prepared) -> str:
     missing = [name for name in prepared.facts["classes"] if name not in found]
     if missing:
         lines.append(f"warning: no images of class {', '.join(missing)}")
+    if prepared.facts.get("sequences"):
+        lines.append(told(prepared.facts["sequences"]))
     if prepared.facts.get("skipped"):
         report = report_of(prepared.folder, prepared.facts["experiment"])
         lines.append(_skipped(prepared.facts["skipped"], report))
@@ -177,21 +188,27 @@ def _skipped(count: int, report: Path) -> str:
 def _prepare(data: "ImageDataModule", root: Path, folder: Path, samples: Sequence[Sample]) -> None:
     from common.data.prepare import prepare
 
-    _announce("preparing", root, samples)
-    checked = prepare(root, folder, samples, _recipe(data), data.skip_bad, _say)
+    left_out = data.left_out(root)
+    _announce("preparing", root, samples, left_out)
+    checked = prepare(root, folder, samples, _recipe(data), data.skip_bad, _say, left_out)
     remember(folder, checked.states)
 
 
-def _announce(verb: str, root: Path, samples: Sequence[Sample]) -> None:
+def _announce(
+    verb: str, root: Path, samples: Sequence[Sample], left_out: Mapping[str, str]
+) -> None:
     _say(f"{verb} {len(samples)} images of {relative(root)}")
-    others = _passed_over(root, samples)
+    others = _passed_over(root, samples, left_out)
     if others:
         _say(f"note: no images of the data set, passed over: {others}")
 
 
-def _passed_over(root: Path, samples: Sequence[Sample]) -> str:
-    """Files that are not read, counted by their ending: lost images must not go unseen."""
-    names = {sample.file for sample in samples}
+def _passed_over(root: Path, samples: Sequence[Sample], left_out: Mapping[str, str]) -> str:
+    """Files that are not read, counted by their ending: lost images must not go unseen.
+
+    Those that are told of one by one do not count.
+    """
+    names = {*left_out, *(name for sample in samples for name in sample.files)}
     folders = tuple(f"{name}/" for name in names if (root / name).is_dir())
     others = (path for path in root.rglob("*") if path.is_file() and path.name[0] != ".")
     found = Counter(

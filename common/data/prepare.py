@@ -10,17 +10,20 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.data import packing
+from common.data import packing, windows
 from common.data.check import Checked, check
+from common.data.findings import NOTHING
 from common.data.manifest import SPLITS, Sample, of_split, write_manifest
 from common.data.preparation import Recipe, report_of
+from common.data.reading import SequenceReading
+from common.data.sequences import describe
 from common.storage import whole_folder
 from common.tables import to_csv
 
@@ -35,6 +38,7 @@ def prepare(
     recipe: Recipe,
     skip_bad: int = 0,
     say: Callable[[str], None] = print,
+    left_out: Mapping[str, str] = NOTHING,
 ) -> Checked:
     """Writes the prepared ``folder`` whole or not at all, and `<experiment>-report.json` beside it.
 
@@ -45,6 +49,7 @@ def prepare(
         recipe: everything else that the result depends on.
         skip_bad: how many bad files are left out instead of refused.
         say: gets each line that a user should see.
+        left_out: files that belong to the data and are not in ``samples``, and why.
 
     Raises:
         UserError: as `check`, or the window comes down to one grey value.
@@ -52,18 +57,31 @@ def prepare(
     report = report_of(folder.parent, recipe.experiment)
     with whole_folder(folder) as partial:
         with packing.Scratch(partial) as scratch:
-            checked = check(root, samples, recipe, report, scratch, skip_bad, say)
+            checked = check(root, samples, recipe, report, scratch, skip_bad, say, left_out)
             indexed = _number(checked.samples)
             position = {sample.name: k for k, sample in enumerate(checked.samples)}
             order = {s: [position[x.name] for x in of_split(indexed, s)] for s in SPLITS}
             storage = scratch.pack(order, recipe.card.window)
         write_manifest(partial / "manifest.csv", indexed)
         _write_decisions(partial / "pipeline.csv", checked)
-        window = packing.window(recipe.card.window, storage, partial / "train.npy")
-        _write_facts(partial, recipe, indexed, storage, window, len(checked.bad))
+        window = _window(partial, recipe, indexed, storage)
+        lost = {"skipped": len(checked.bad)}
+        if sequences := describe(indexed, len(left_out)):
+            lost["sequences"] = sequences
+        _write_facts(partial, recipe, indexed, storage, window, lost)
         # The one beside it tells of the next check, which may be of other files.
         shutil.copyfile(report, report_of(partial, recipe.experiment))
     return checked
+
+
+def _window(
+    folder: Path, recipe: Recipe, samples: Sequence[Sample], storage: packing.Storage
+) -> windows.Window:
+    if isinstance(recipe.reading, SequenceReading) and recipe.reading.normalise == "sequence":
+        windows.write_levels(folder, samples, storage)
+        return windows.median_levels(folder)
+    channels = recipe.channels or recipe.card.channels
+    return windows.card_window(recipe.card.window, channels, storage, folder / "train.npy")
 
 
 def _write_decisions(path: Path, checked: Checked) -> None:
@@ -88,8 +106,8 @@ def _write_facts(
     recipe: Recipe,
     samples: Sequence[Sample],
     storage: packing.Storage,
-    window: tuple[float, float],
-    skipped: int,
+    window: windows.Window,
+    lost: Mapping[str, Any],
 ) -> None:
     train = of_split(samples, "train")
     sizes = [s.pixel_size_um for s in train if s.pixel_size_um]
@@ -112,7 +130,7 @@ def _write_facts(
                    for split in SPLITS},
         "split": {"val": recipe.val_fraction, "test": recipe.test_fraction,
                   "seed": recipe.split_seed},
-        "skipped": skipped,
+        **lost,
         "manifest_sha256": hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
     }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

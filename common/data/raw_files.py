@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Bytes, and nanoseconds of modification and of change; [0, 0, 0] of what is not there.
@@ -28,6 +28,12 @@ def digest_of(path: Path) -> str:
     for one in _inside(path):
         digest.update(f"{one.relative_to(path).as_posix()}\n{digest_of(one)}\n".encode())
     return digest.hexdigest()
+
+
+def digest_of_all(root: Path, names: Sequence[str]) -> str:
+    """That of the only file below ``root``; of several files that of their digests, in order."""
+    digests = [digest_of(root / name) for name in names]
+    return digests[0] if len(names) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _inside(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from common.preprocess.pipeline import Pipeline
 
 Projection = Literal["none", "max", "mean", "middle"]
+Normalise = Literal["fixed", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,18 @@ class Reading:
     projection: Projection = "none"
     channel: str = ""
     pipeline: "Pipeline | None" = None
+
+
+@dataclass(frozen=True)
+class SequenceReading(Reading):
+    """What happens to images that are moments of a sequence.
+
+    Attributes:
+        normalise: "fixed" (by the window of the data card) or "sequence" (every sequence and
+            channel by levels of its own, see `windows`).
+    """
+
+    normalise: Normalise = "fixed"
 
 
 def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.ndarray:

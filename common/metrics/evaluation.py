@@ -33,6 +33,7 @@ __all__ = [
     "evaluate_clips",
     "look",
     "look_at_clips",
+    "measured_records",
 ]
 
 CLASS_DISTANCE = "class_kernel_distance"
@@ -129,8 +130,20 @@ def evaluate(
         if train is not None:
             neighbours, measured = _repeats(*features)
             found |= measured
-    records = seen.records(found)
+    records = [*seen.records(found), *measured_records(real, fake, context)]
+    return Evaluation([*records, *seen.class_records(of_classes, train)], neighbours)
+
+
+def measured_records(real: Side, fake: Side, context: EvaluationContext) -> list[Record]:
+    """How the biological scalars of two sets agree, and how often they can be measured.
+
+    Args:
+        real: of the held-out split.
+        fake: synthetic images or clips.
+        context: what the records say about data and run.
+    """
     record = partial(context.record, n_real=real.count, n_fake=fake.count)
+    records = []
     if fake.biology:
         records.append(record("measurable_share", **measurable(real.biology, fake.biology)))
     for name in sorted({*real.biology, *fake.biology}):
@@ -141,7 +154,7 @@ def evaluate(
             context.units.get(name, ""),
             record,
         )
-    return Evaluation([*records, *seen.class_records(of_classes, train)], neighbours)
+    return records
 
 
 def evaluate_clips(

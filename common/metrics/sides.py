@@ -92,11 +92,14 @@ def look(
     return Side(len(shapes), shape, features, biology, refusal, logits, labels)
 
 
-def look_at_clips(clips: Iterable[np.ndarray], extractor: Embedder) -> Side:
+def look_at_clips(
+    clips: Iterable[np.ndarray], extractor: Embedder, device: torch.device | str = "cpu"
+) -> Side:
     """Takes in clips one by one.
 
     Args:
         clips: uint8 [T, C, H, W] of one shape.
         extractor: a `clip_features.ClipExtractor`.
+        device: where it looks.
     """
-    return look(((clip, {}) for clip in clips), extractor)
+    return look(((clip, {}) for clip in clips), extractor, device=device)

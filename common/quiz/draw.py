@@ -61,7 +61,7 @@ def draw_images(
         UserError: nothing was generated, or too few images can be paired by class.
     """
     rows = read_samples_manifest(folder)
-    samples = data.prepared.samples("test")
+    samples = data.samples("test")
     labels = [sample.label for sample in samples], [row["label"] for row in rows]
     _refuse_too_few(folder, data, labels, count)
     drawn = paired_draw(*labels, count, seed)

@@ -1,0 +1,115 @@
+"""Sequences of yeast in traps: brightfield and fluorescence."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from common.data.listing import find_files
+from common.data.manifest import Sample
+from common.data.sequence_datamodule import SequenceDataModule
+from common.errors import Exit, UserError, relative
+from experiments.multi_stylegan import tlfm
+from experiments.multi_stylegan.tlfm import FILE_PATTERN
+
+_IMAGES = (".tif", ".tiff", ".png")
+_MOVIES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
+
+
+class YeastDataModule(SequenceDataModule):
+    r"""`<position>/<files>`, a file for each channel of each moment; a position is a group.
+
+    Args:
+        file_pattern: regular expression that is searched in the path below the raw folder, with
+            the groups `time` (digits) and `channel` (begins with the name of a channel of the
+            card, such as BF0), and where there are such things `z`, `trap` and `position` (else
+            the folder). In place of `channel` it may have a group for each channel, named as that:
+            `im(?P<time>\d+)_(?:(?P<BF>channel1_phase)|(?P<GFP>channel2_cdc))`.
+        split_by: what lies whole in one split: "position" (of the published positions the
+            published split, where all are there), "trap", or "time", pieces of ``frames`` moments
+            or a little more. Of the last two held-out numbers are optimistic: the same cells, or
+            the same chip, were trained on.
+        kwargs: as for `SequenceDataModule`.
+    """
+
+    default_card = "yeast_traps"
+    simulator_files = ("simulator.py",)
+
+    def __init__(
+        self,
+        file_pattern: str = FILE_PATTERN,
+        split_by: Literal["position", "trap", "time"] = "position",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.file_pattern = file_pattern
+        self.split_by = split_by
+        self._pattern: re.Pattern[str] = tlfm.compiled(file_pattern, self.card.channels)
+
+    def scan(self, root: Path) -> list[Sample]:
+        """One sample a moment that has all channels of the card.
+
+        Raises:
+            UserError: no name of a file matches the pattern, no moment has all channels, or two
+                files are the same channel of one moment.
+        """
+        names = self._names(root)
+        found = self._scanned(names)
+        if names and not found.samples:
+            raise self._without_moments(root, names, found.left_out)
+        samples = found.samples
+        if self.split_by == "trap":
+            return [replace(one, group=one.sequence.rpartition("/")[0]) for one in samples]
+        if self.split_by == "time":
+            return samples
+        splits = tlfm.with_official_split(samples)
+        return [replace(one, split=split) for one, split in zip(samples, splits, strict=True)]
+
+    def left_out(self, root: Path) -> Mapping[str, str]:
+        """Files whose moment lacks another channel."""
+        return self._scanned(self._names(root)).left_out
+
+    def simulate(self, root: Path) -> None:
+        """Writes simulated recordings, with their ground truth."""
+        from experiments.multi_stylegan.simulator import simulate
+
+        simulate(root, self.simulated_images, seed=0, mean_size=self.simulated_size)
+
+    def measure(self, image: np.ndarray) -> dict[str, float]:
+        """What is known of the cells of a sequence [C, T, H, W] in [0, 1]; see `biology`."""
+        from experiments.multi_stylegan import biology
+
+        return biology.measure(image)
+
+    def _names(self, root: Path) -> list[str]:
+        names = [path.relative_to(root).as_posix() for path in find_files(root, _IMAGES)]
+        movies = [] if names else find_files(root, _MOVIES)
+        if movies:
+            raise UserError(
+                Exit.INPUT,
+                relative(movies[0]),
+                "is a video, and recordings have a file for each channel of each moment",
+                "write its frames into image files whose names match --data.file_pattern",
+            )
+        return names
+
+    def _scanned(self, names: list[str]) -> tlfm.Scanned:
+        block = self.frames if self.split_by == "time" else 0
+        return tlfm.scan(names, self._pattern, self.card.channels, block)
+
+    def _without_moments(
+        self, root: Path, names: list[str], left_out: Mapping[str, str]
+    ) -> UserError:
+        if left_out:
+            name, why = next(iter(left_out.items()))
+            remedy = "add the missing files, or choose a data card with fewer channels"
+            return UserError(Exit.INPUT, name, f"cannot be used: {why}", remedy)
+        return UserError(
+            Exit.INPUT,
+            relative(root),
+            f"holds no channel whose name matches --data.file_pattern, only such as {names[0]}",
+            "write an expression for these names, as in data_cards/yeast_traps.md",
+        )
