@@ -290,6 +290,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "image_size": ("data.image_size", None),
             "num_channels": (deciding, lambda *values: len(data.channels_of(*values))),
             "classes": ("data.card", from_card(lambda card: list(card.classes))),
+            "frames": ("data.frames", None),
         }
         for name, (source, compute) in links.items():
             if name in arguments:

@@ -45,7 +45,7 @@ class MultiStyleGAN(AdversarialModule):
 
     Args:
         image_size: side of a frame in pixels, a power of two.
-        domains: how many, brightfield first.
+        num_channels: domains, brightfield first.
         frames: of a sequence.
         latent_dim: of z.
         style_dim: of w.
@@ -87,7 +87,7 @@ class MultiStyleGAN(AdversarialModule):
     def __init__(
         self,
         image_size: int = 256,
-        domains: int = 2,
+        num_channels: int = 2,
         frames: int = 3,
         latent_dim: int = 512,
         style_dim: int = 512,
@@ -127,17 +127,17 @@ class MultiStyleGAN(AdversarialModule):
         super().__init__()
         self.save_hyperparameters()
         require_positive(
-            "model", domains=domains, frames=frames, latent_dim=latent_dim, style_dim=style_dim,
+            "model", num_channels=num_channels, frames=frames, latent_dim=latent_dim, style_dim=style_dim,
             width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr, r1_every=r1_every,
             path_length_every=path_length_every, adaptive_images=adaptive_images,
             top_k_share=top_k_share,
         )  # fmt: skip
         self.generator = Generator(
-            image_size, domains, frames, latent_dim, style_dim,
+            image_size, num_channels, frames, latent_dim, style_dim,
             halving_widths(image_size, width, max_width), mapping_layers, wiring,
         )  # fmt: skip
         widths = [d_width * times for times in _D_WIDTHS[: _levels(d_levels, image_size)]]
-        self.discriminator = Discriminator(domains * frames, widths)
+        self.discriminator = Discriminator(num_channels * frames, widths)
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
         self.path_length = PathLengthPenalty()
