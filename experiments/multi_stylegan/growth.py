@@ -23,13 +23,13 @@ _MOTHER_WAITS, _DAUGHTER_WAITS = (1.0, 4.0), (4.0, 9.0)
 # spread of the steps and how much of a deviation is left after a frame. Assumed.
 _LEVEL_SPREAD, _HEIR_SPREAD, _LEVEL_STEP, _LEVEL_KEEP = 0.28, 0.1, 0.02, 0.96
 # Shares of traps without cells, and numbers of cells that the film's prehistory begins with.
-_EMPTY, _FOUNDERS, _NEIGHBOURS, _PREHISTORY = 0.06, (1, 3), 0.8, (1, 13)
+_EMPTY, _FOUNDERS, _NEIGHBOURS, _PREHISTORY = 0.06, (1, 2), 0.7, (1, 12)
 # More cells than these in the field, and the one farthest from the trap is washed away.
 _MOST = 7
 # Rounds of relaxation in a frame, share of an overlap that a round removes; buds overlap mothers.
-_ROUNDS, _SHARE, _NECK = 30, 0.4, 0.95
+_ROUNDS, _SHARE, _NECK = 30, 0.8, 0.95
 # Moves below this are none, units.
-_STILL = 0.03
+_STILL = 0.1
 # Share of an overlap by which a pillar gives way, how far at most, and what it keeps of that.
 _YIELD, _FARTHEST, _SPRING = 0.12, 5.0, 0.97
 # Standard deviation of a cell's own motion and turn in a frame, units and radians.

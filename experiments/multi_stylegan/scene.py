@@ -19,18 +19,18 @@ _MARGIN = 26.0
 # with a bright one inside; a bright halo of some 6 units in a wide haze; and absorption at
 # the line, which keeps its sign through focus. Read off generated frames: line 0.15, halo 0.7 on a
 # background of 0.4.
-_LINE = ((-1.0, -2.0, 2.0), (0.3, -7.5, 2.6))
-_HALO = ((0.95, 3.4, 2.3), (0.14, 8.0, 6.0))
+_LINE = ((-1.0, -2.0, 2.0), (0.36, -7.5, 2.6))
+_HALO = ((0.95, 3.4, 2.3), (0.2, 8.0, 6.5))
 _ABSORPTION = ((-0.22, -1.5, 2.2),)
 # Darkness of the interior of cells, of small buds and of pillars. Buds are small below the first
 # radius, and like cells from the second on.
 _INTERIOR, _BUD_INTERIOR, _PILLAR_INTERIOR, _BUD_RADII = -0.14, -0.6, -0.22, (7.0, 14.0)
 # Grains in a cell: number, range of sizes, spread of strengths; a few are dark, near the outline.
-_GRAINS, _GRAIN_SIZES, _GRAIN, _DARK_GRAIN = 8, (1.5, 3.2), 0.16, -0.5
+_GRAINS, _GRAIN_SIZES, _GRAIN, _DARK_GRAIN = 8, (1.5, 3.2), 0.2, -0.5
 # Waves over a cell, which make line and interior uneven: number, range of wavelengths, sum's spread.
 _WAVES, _WAVELENGTHS, _UNEVEN = 6, (9.0, 40.0), 0.3
 # Share of the waves that the interior shows.
-_WAVES_INSIDE = 0.22
+_WAVES_INSIDE = 0.4
 # How much an outline's blur grows with a cell's height over the focus.
 _SOFTENING = 0.8
 # Between these radii a vacuole forms; its radius and offset in radii of the cell; its rim's and
