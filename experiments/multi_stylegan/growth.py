@@ -18,14 +18,14 @@ _BUD, _BUD_PACE = (4.0, 7.0), 0.3
 # Share of its mature radius at which a bud separates.
 _BUD_SEPARATES = 0.8
 # Frames from separation to the next bud: mothers, then daughters, who have to grow first.
-_MOTHER_WAITS, _DAUGHTER_WAITS = (1.0, 4.0), (4.0, 9.0)
+_MOTHER_WAITS, _DAUGHTER_WAITS = (2.0, 6.0), (5.0, 11.0)
 # GFP: spread of the logarithm between cells, between mother and daughter, and its own slow change:
 # spread of the steps and how much of a deviation is left after a frame. Assumed.
 _LEVEL_SPREAD, _HEIR_SPREAD, _LEVEL_STEP, _LEVEL_KEEP = 0.28, 0.1, 0.02, 0.96
 # Shares of traps without cells, and numbers of cells that the film's prehistory begins with.
 _EMPTY, _FOUNDERS, _NEIGHBOURS, _PREHISTORY = 0.06, (1, 2), 0.7, (1, 12)
-# More cells than these in the field, and the one farthest from the trap is washed away.
-_MOST = 7
+# More cells than these in the field, buds not counted, and those farthest off are washed away.
+_MOST = 5
 # Rounds of relaxation in a frame, share of an overlap that a round removes; buds overlap mothers.
 _ROUNDS, _SHARE, _NECK = 30, 0.8, 0.95
 # Moves below this are none, units.
@@ -38,6 +38,8 @@ _JITTER, _TURN = 0.5, 0.03
 _SQUEEZE, _LONGEST = 0.06, 1.7
 # Spread of cells' heights over the focus, in steps between focal planes; assumed.
 _HEIGHT_SPREAD = 0.22
+# Height of the place that holds cells, units.
+_HOLD = -30.0
 # How far out of the field a cell is forgotten, units.
 _BEYOND = 12.0
 
@@ -230,9 +232,9 @@ def _kept(cells: np.ndarray) -> np.ndarray:
     out = np.maximum(np.maximum(-x, x - FIELD), np.maximum(-y, y - FIELD))
     gone = out > cells["radius"] + _BEYOND
     # A bud is counted with its mother.
-    far = np.where(attached(cells) | (out > 0), -1, np.hypot(cells["x"], cells["y"] + 30))
-    if np.sum(far >= 0) > _MOST:
-        gone[np.argmax(far)] = True
+    counted = np.flatnonzero(~attached(cells) & (out <= 0))
+    far = np.hypot(cells["x"], cells["y"] - _HOLD)[counted]
+    gone[counted[np.argsort(far)[_MOST:]]] = True
     orphan = attached(cells) & np.isin(cells["mother"], cells["id"][gone])
     return cells[~gone & ~orphan]
 

@@ -206,9 +206,7 @@ def _interior(
     return texture, level * (1 - _LACKS_GFP * share * within)
 
 
-def _grains(
-    rng: np.random.Generator, cell: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
+def _grains(rng: np.random.Generator, cell: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Small dark and bright spots that keep their places in the cell [h, w]."""
     radius = float(cell["radius"])
     turns = rng.uniform(0, 2 * np.pi, _GRAINS) + cell["angle"]

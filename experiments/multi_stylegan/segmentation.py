@@ -19,6 +19,9 @@ _LEAST, _LARGEST = round(38 / POINT), round(5000 / POINT)
 # Blur in points; shares of the brightest halos: a dark outline is below the first, somewhere below
 # the second, and what it encloses is on average below the third.
 _BLUR, _DARK, _DARKEST, _HALO = 0.7, -0.15, -0.35, 0.22
+# Where contrast is turned round: a halo is below the first, and what it encloses has a bright
+# outline that is somewhere above the second, and an area of at most so many large cells.
+_DARK_HALO, _BRIGHT, _CLUSTER = -0.3, 0.25, 2.5
 # How far a dark outline lies within the pillars' border, units; and a cell's border outside of what
 # is dark, points.
 _PILLAR_BORDER, _OUT = 1.5, 1
@@ -42,16 +45,15 @@ def brightfield_cells(frame: np.ndarray, pillars: Pillars | None) -> np.ndarray:
     Returns:
         Numbers 1, 2, .. of cells, 0 for none, int32 [GRID, GRID].
     """
-    light = flattened(on_grid(frame)) * (pillars.sign if pillars else 1)
-    light = ndimage.gaussian_filter(light, _BLUR)
-    top = np.percentile(light, 99.5)
+    light = ndimage.gaussian_filter(flattened(on_grid(frame)), _BLUR)
+    sign = pillars.sign if pillars else 1
+    top = np.percentile(sign * light, 99.5)
     if not top > 0:
         return np.zeros(light.shape, np.int32)
     free = np.ones(light.shape, bool) if pillars is None else pillars.distance > _PILLAR_BORDER
-    mask = ndimage.binary_opening(_with_interiors(light / top, free), disk(1))
-    objects, count = ndimage.label(remove_small_objects(mask, max_size=_LEAST - 1))
-    darkest = ndimage.minimum(light / top, objects, np.arange(1, count + 1))
-    mask = np.append(False, np.asarray(darkest) < _DARKEST)[objects]
+    found = _with_interiors if sign > 0 else _within_halos
+    mask = ndimage.binary_opening(found(light / top, free), disk(1))
+    mask = remove_small_objects(mask, max_size=_LEAST - 1)
     return np.where(free, expand_labels(_parted(mask), _OUT), 0).astype(np.int32)
 
 
@@ -103,7 +105,20 @@ def _with_interiors(light: np.ndarray, free: np.ndarray) -> np.ndarray:
     areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     means = ndimage.mean(light, regions, numbers)
     inside = (areas <= _LARGEST) & (np.asarray(means) < _HALO)
-    return (dark | np.append(False, inside)[regions]) & free
+    mask = (dark | np.append(False, inside)[regions]) & free
+    objects, count = ndimage.label(mask)
+    darkest = ndimage.minimum(light, objects, np.arange(1, count + 1))
+    return np.append(False, np.asarray(darkest) < _DARKEST)[objects]
+
+
+def _within_halos(light: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Where contrast is turned round: what dark halos enclose and has a bright outline."""
+    regions, count = ndimage.label((light > _DARK_HALO) & free)
+    numbers = np.arange(1, count + 1)
+    areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    brightest = np.asarray(ndimage.maximum(light, regions, numbers))
+    inside = (areas <= _CLUSTER * _LARGEST) & (brightest > _BRIGHT)
+    return _filled(np.append(False, inside)[regions]) & free
 
 
 def _parted(mask: np.ndarray) -> np.ndarray:
