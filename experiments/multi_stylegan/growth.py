@@ -34,8 +34,9 @@ _STILL = 0.1
 _YIELD, _FARTHEST, _SPRING = 0.12, 5.0, 0.97
 # Standard deviation of a cell's own motion and turn in a frame, units and radians.
 _JITTER, _TURN = 0.5, 0.03
-# A cell that is squeezed from both sides gets longer by this in a frame, up to that aspect.
-_SQUEEZE, _LONGEST = 0.06, 1.7
+# A cell that overlaps both pillars by so many units gets longer by this in a frame, up to that
+# aspect.
+_PRESSED, _SQUEEZE, _LONGEST = 1.0, 0.06, 1.7
 # Spread of cells' heights over the focus, in steps between focal planes; assumed.
 _HEIGHT_SPREAD = 0.22
 # Height of the place that holds cells, units.
@@ -112,27 +113,28 @@ def relaxed(cells: np.ndarray, trap: Trap) -> tuple[np.ndarray, Trap]:
         Moved copies. What is squeezed between the pillars is longer, and upright.
     """
     cells, offsets = cells.copy(), np.array(trap.offsets) * _SPRING
-    pressure = np.zeros((len(cells), 2))
+    pressure = np.zeros(len(cells))
     bound = (cells["mother"][:, None] == cells["id"]) & attached(cells)[:, None]
     bound |= bound.T
     share = cells["radius"] ** 2 / np.maximum(
         cells["radius"][:, None] ** 2 + cells["radius"] ** 2, 1e-9
     )
     for _ in range(_ROUNDS if len(cells) else 0):
-        moves = _pair_moves(cells, bound, share)
+        moves, tight = _pair_moves(cells, bound, share), np.full(len(cells), np.inf)
         for side in (0, 1):
             trap = replace(trap, offsets=tuple(offsets.tolist()))
             distance, away = trap.push(cells["x"], cells["y"], side)
             overlap = np.maximum(reach(cells, away) - distance, 0)
             moves += overlap[:, None] * away
-            pressure[:, side] = overlap
+            tight = np.minimum(tight, overlap)
             outward = (1 - 2 * side) * (overlap * away[:, 0]).sum()
             offsets[side] = np.clip(offsets[side] + _YIELD * _SHARE * outward, 0, _FARTHEST)
+        pressure = np.maximum(pressure, tight)
         cells["x"] += _SHARE * moves[:, 0]
         cells["y"] += _SHARE * moves[:, 1]
         if np.abs(moves).max() < _STILL:
             break
-    return _squeezed(cells, pressure.min(axis=1)), replace(trap, offsets=tuple(offsets.tolist()))
+    return _squeezed(cells, pressure), replace(trap, offsets=tuple(offsets.tolist()))
 
 
 def _pair_moves(cells: np.ndarray, bound: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -148,11 +150,11 @@ def _pair_moves(cells: np.ndarray, bound: np.ndarray, share: np.ndarray) -> np.n
 
 
 def _squeezed(cells: np.ndarray, pressure: np.ndarray) -> np.ndarray:
-    tight = pressure > 0.4
+    tight = pressure > _PRESSED
     longer = np.minimum(cells["aspect"] + _SQUEEZE, np.maximum(_LONGEST, cells["aspect"]))
     back = cells["aspect"] + 0.3 * (cells["rest_aspect"] - cells["aspect"])
     cells["aspect"] = np.where(tight, longer, back)
-    upright = (cells["angle"] - np.pi / 2 + np.pi / 2) % np.pi - np.pi / 2
+    upright = cells["angle"] % np.pi - np.pi / 2
     cells["angle"] -= np.where(tight, 0.5 * upright, 0)
     return cells
 
