@@ -1,5 +1,6 @@
 """What a yeast biologist measures on a sequence of a trap: cells, growth, buds, GFP, geometry."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -168,7 +169,7 @@ def _of_cells(seen: list[_Seen], pixel: float) -> dict[str, float]:
 
 def _of_pairs(seen: list[_Seen]) -> dict[str, float]:
     growth, ratios, buds = [], [], 0
-    for before, after in zip(seen[:-1], seen[1:], strict=True):
+    for before, after in pairwise(seen):
         pairs = matched(before.labels, after.labels) - 1
         whole = pairs[~before.cut[pairs[:, 0]] & ~after.cut[pairs[:, 1]]]
         growth += (np.log(after.areas[whole[:, 1]] / before.areas[whole[:, 0]]) / 2).tolist()

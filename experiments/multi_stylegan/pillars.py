@@ -71,7 +71,7 @@ def find_pillars(frame: np.ndarray) -> Pillars | None:
 
 
 def _candidates(image: np.ndarray) -> Iterator[tuple[float, int, float, float, float, float]]:
-    """Of each size and sign: score, sign, size, separation, x, y of the pair's middle, in points."""
+    """Of each size and sign: score, sign, size, distance, x, y of the pair's middle, in points."""
     step = FIELD / GRID
     for scale in _SCALES.tolist():
         template, centre = _template(scale)

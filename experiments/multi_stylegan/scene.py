@@ -27,7 +27,7 @@ _ABSORPTION = ((-0.22, -1.5, 2.2),)
 _INTERIOR, _BUD_INTERIOR, _PILLAR_INTERIOR, _BUD_RADII = -0.14, -0.6, -0.22, (7.0, 14.0)
 # Grains in a cell: number, range of sizes, spread of strengths; a few are dark, near the outline.
 _GRAINS, _GRAIN_SIZES, _GRAIN, _DARK_GRAIN = 8, (1.5, 3.2), 0.2, -0.5
-# Waves over a cell, which make line and interior uneven: number, range of wavelengths, sum's spread.
+# Waves over a cell, which make line and interior uneven: number, wavelengths, the sum's spread.
 _WAVES, _WAVELENGTHS, _UNEVEN = 6, (9.0, 40.0), 0.3
 # Share of the waves that the interior shows.
 _WAVES_INSIDE = 0.4
@@ -112,7 +112,7 @@ def draw_scene(
         scene.texture[window] += _PILLAR_INTERIOR * (distance < -4)
         scene.gfp[window] += _GHOST * (distance < 0)
     for k, (cell, first, second) in enumerate(zip(cells, *semi_axes(cells), strict=True)):
-        middle = origin + (cell["x"], cell["y"])
+        middle = origin + np.array([cell["x"], cell["y"]])
         window, x, y = _window(middle, first + _MARGIN, middle, count)
         cosine, sine = np.cos(cell["angle"]), np.sin(cell["angle"])
         along, across = x * cosine + y[:, None] * sine, y[:, None] * cosine - x * sine

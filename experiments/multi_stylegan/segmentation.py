@@ -86,7 +86,7 @@ def gfp_cells(frame: np.ndarray) -> np.ndarray:
 
 
 def flattened(image: np.ndarray) -> np.ndarray:
-    """Without background: a paraboloid through the half of the points that lie nearest to one [H, W]."""
+    """Without background: a paraboloid through the half of the points next to it [H, W]."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]] / max(image.shape)
     terms = np.stack([np.ones_like(x), x, y, x**2 + y**2], -1).reshape(-1, 4)
     values = np.asarray(image, float).ravel()

@@ -24,7 +24,6 @@ from experiments.multi_stylegan.microscope import PLANES, Microscope, draw_micro
 from experiments.multi_stylegan.position import Position, draw_position
 from experiments.multi_stylegan.trap import CENTRE, FIELD, Trap, draw_trap_shape
 
-INTERVAL_S = 600.0
 # Below this many pixels a bud is smaller than two.
 SMALLEST = 32
 # Of the published set: training, validation, test.

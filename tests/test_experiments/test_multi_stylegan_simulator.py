@@ -200,7 +200,7 @@ def test_buds_begin_small_grow_to_25_units_in_two_frames_and_inherit(
             likeness += [np.log(bud["gfp"] / mother["gfp"])] if mother else []
             assert ancestry.separated is None or ancestry.separated > ancestry.born
     assert len(first) > 15
-    assert 8 <= np.min(first) and np.max(first) <= 14
+    assert np.min(first) >= 8 and np.max(first) <= 14
     assert 20 < np.mean(third) < 30
     levels = [row["gfp"] for movie in movies for row in movie.cells]
     assert np.std(likeness) < 0.6 * np.std(np.log(levels))
