@@ -16,9 +16,11 @@ from experiments.multi_stylegan.trap import FIELD
 POINT = (FIELD / GRID) ** 2
 # Least area of a cell, a bud of 7 units, and largest of an interior, of a mother of 80; in points.
 _LEAST, _LARGEST = round(38 / POINT), round(5000 / POINT)
-# Blur in points; shares of the brightest halos: a dark outline is below the first, somewhere below
-# the second, and what it encloses is on average below the third.
-_BLUR, _DARK, _DARKEST, _HALO = 0.7, -0.15, -0.35, 0.22
+# Blur in pixels of the frame, and its bounds in points.
+_BLUR, _BLURS = 0.3, (0.7, 1.2)
+# Shares of the brightest halos: a dark outline is below the first, somewhere below the second, and
+# what it encloses is on average below the third.
+_DARK, _DARKEST, _HALO = -0.15, -0.35, 0.22
 # Where contrast is turned round: a halo is below the first, and what it encloses has a bright
 # outline that is somewhere above the second, and an area of at most so many large cells.
 _DARK_HALO, _BRIGHT, _CLUSTER = -0.3, 0.25, 2.5
@@ -45,7 +47,8 @@ def brightfield_cells(frame: np.ndarray, pillars: Pillars | None) -> np.ndarray:
     Returns:
         Numbers 1, 2, .. of cells, 0 for none, int32 [GRID, GRID].
     """
-    light = ndimage.gaussian_filter(flattened(on_grid(frame)), _BLUR)
+    blur = float(np.clip(_BLUR * GRID / frame.shape[-1], *_BLURS))
+    light = ndimage.gaussian_filter(flattened(on_grid(frame)), blur)
     sign = pillars.sign if pillars else 1
     top = np.percentile(sign * light, 99.5)
     if not top > 0:
@@ -54,7 +57,7 @@ def brightfield_cells(frame: np.ndarray, pillars: Pillars | None) -> np.ndarray:
     found = _with_interiors if sign > 0 else _within_halos
     mask = ndimage.binary_opening(found(light / top, free), disk(1))
     mask = remove_small_objects(mask, max_size=_LEAST - 1)
-    return np.where(free, expand_labels(_parted(mask), _OUT), 0).astype(np.int32)
+    return np.where(free, expand_labels(_parted(mask, blur), _OUT), 0).astype(np.int32)
 
 
 def gfp_cells(frame: np.ndarray) -> np.ndarray:
@@ -121,11 +124,11 @@ def _within_halos(light: np.ndarray, free: np.ndarray) -> np.ndarray:
     return _filled(np.append(False, inside)[regions]) & free
 
 
-def _parted(mask: np.ndarray) -> np.ndarray:
-    """Numbers of round parts of a mask [H, W]."""
+def _parted(mask: np.ndarray, blur: float) -> np.ndarray:
+    """Numbers of round parts of a mask [H, W]; its depth is blurred before."""
     # Beyond the frame it goes on as at its border.
     depth = ndimage.distance_transform_edt(np.pad(mask, 8, mode="edge"))[8:-8, 8:-8]
-    depth = np.where(mask, ndimage.gaussian_filter(depth, _BLUR), 0)
+    depth = np.where(mask, ndimage.gaussian_filter(depth, blur), 0)
     markers, _ = ndimage.label(h_maxima(depth, _NECK), np.ones((3, 3)))
     return watershed(-depth, markers, mask=mask)
 
