@@ -173,7 +173,9 @@ def _of_pairs(seen: list[_Seen]) -> dict[str, float]:
         pairs = matched(before.labels, after.labels) - 1
         whole = pairs[~before.cut[pairs[:, 0]] & ~after.cut[pairs[:, 1]]]
         growth += (np.log(after.areas[whole[:, 1]] / before.areas[whole[:, 0]]) / 2).tolist()
-        old, new = before.levels[pairs[:, 0]], after.levels[pairs[:, 1]]
+        # Blur takes light from small cells, which they get back as they grow.
+        large = pairs[before.areas[pairs[:, 0]] > _BUD_SHARE * _median(before.areas)]
+        old, new = before.levels[large[:, 0]], after.levels[large[:, 1]]
         bright = (old > 0) & (new > 0)
         ratios += np.log(new[bright] / old[bright]).tolist()
         buds += _buds(before, after, pairs)

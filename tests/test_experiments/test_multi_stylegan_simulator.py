@@ -172,6 +172,19 @@ def test_labels_are_where_cells_are_and_no_two_cells_are_one(movies: list[TrapMo
         assert not np.any(movie.pillars & (movie.labels > 0))
 
 
+def test_the_table_tells_where_in_the_frame_a_cell_is(movies: list[TrapMovie]) -> None:
+    apart = []
+    for movie in movies:
+        for row in movie.cells:
+            mask = movie.labels[row["frame"]] == row["cell"]
+            x, y, reach = row["x_px"], row["y_px"], 1.2 * row["radius_px"]
+            if reach < x < 63 - reach and reach < y < 63 - reach and not row["bud"]:
+                apart.append(np.array(ndimage.center_of_mass(mask)) - (y, x))
+    assert len(apart) > 50
+    assert np.abs(np.mean(apart, axis=0)).max() < 0.1
+    assert np.percentile(np.hypot(*np.transpose(apart)), 90) < 0.5
+
+
 def test_counts_sizes_and_growth_are_those_of_yeast(movies: list[TrapMovie]) -> None:
     counts = [len(np.unique(labels)) - 1 for movie in movies for labels in movie.labels]
     assert 2 < np.mean(counts) < 7 and np.max(counts) <= 12
