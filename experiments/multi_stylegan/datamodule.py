@@ -36,7 +36,15 @@ class YeastDataModule(SequenceDataModule):
     """
 
     default_card = "yeast_traps"
-    simulator_files = ("simulator.py",)
+    simulator_files = (
+        "simulator.py",
+        "trap.py",
+        "position.py",
+        "cells.py",
+        "growth.py",
+        "scene.py",
+        "microscope.py",
+    )
 
     def __init__(
         self,
