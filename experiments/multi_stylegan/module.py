@@ -127,8 +127,8 @@ class MultiStyleGAN(AdversarialModule):
         super().__init__()
         self.save_hyperparameters()
         require_positive(
-            "model", num_channels=num_channels, frames=frames, latent_dim=latent_dim, style_dim=style_dim,
-            width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr, r1_every=r1_every,
+            "model", num_channels=num_channels, frames=frames, latent_dim=latent_dim,
+            style_dim=style_dim, width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr, r1_every=r1_every,
             path_length_every=path_length_every, adaptive_images=adaptive_images,
             top_k_share=top_k_share,
         )  # fmt: skip
