@@ -242,6 +242,7 @@ def test_chance_is_what_a_model_that_says_any_class_scores() -> None:
     assert chance["macro_f1"] == pytest.approx((2 * 15 / (30 + 20) + 2 * 5 / (10 + 20)) / 2)
 
 
+@pytest.mark.slow
 def test_an_interval_over_models_and_images_covers_the_truth_as_often_as_it_says() -> None:
     """Two lines of the same expected score, each model with a luck of its own."""
     rng = np.random.default_rng(0)

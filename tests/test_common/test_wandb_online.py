@@ -55,6 +55,7 @@ def call(env: dict[str, str], *command: str | Path) -> subprocess.CompletedProce
     return subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_trial_and_its_evaluation_are_the_one_run_that_the_agent_named(
     server: WandbServer, tmp_path: Path
 ) -> None:

@@ -262,7 +262,7 @@ def test_a_squashed_set_gives_squares_and_is_not_taken_for_another(
 
 
 @pytest.mark.parametrize("fit", ["aspect", "squash"])
-@pytest.mark.parametrize("size", [224, 448])
+@pytest.mark.parametrize("size", [224, pytest.param(448, marks=pytest.mark.slow)])
 def test_the_sizes_of_the_followed_system_are_prepared_and_generated(
     size: int, fit: str, tmp_path: Path, cli: Cli
 ) -> None:

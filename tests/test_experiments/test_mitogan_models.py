@@ -29,6 +29,8 @@ STUDY = {
     "wasserstein": ["wgan"],
     "recommended": [],
 }
+# Run by CI; smoke training of the others takes as long and tells little more.
+QUICK = ("plain", "recommended")
 
 
 def model(**settings: object) -> MitoGAN:
@@ -42,7 +44,13 @@ def frames(count: int = 8) -> Tensor:
     return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
 
 
-@pytest.mark.parametrize("overlays", STUDY.values(), ids=STUDY)
+@pytest.mark.parametrize(
+    "overlays",
+    [
+        pytest.param(overlays, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, overlays in STUDY.items()
+    ],
+)
 def test_each_preset_of_the_study_trains(
     overlays: list[str], tmp_path: Path, trained_data: Path, cli: Cli
 ) -> None:

@@ -23,6 +23,9 @@ from kernels.bench_timing import differs, in_turn, measure
 from running import ROOT
 from tiny_operator import compiler, ran
 
+# Of the benchmark, not of the operators, which the other files test.
+pytestmark = pytest.mark.slow
+
 TOYS = {case.name: case for case in cases(Place("cpu", toy=True))}
 ARMS = ["compiled", "compiled channels_last", "reference", "torch.compile", "eager"]
 
