@@ -1,5 +1,6 @@
 """Sequences of yeast in traps, brightfield and fluorescence, from one generator."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from common.adaptive_augment import AdaptiveProbability, Augment
 from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datasets import Batch
+from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError, require_positive
 from common.losses.adversarial import Loss, discriminator_loss, generator_loss
 from common.losses.penalties import (
@@ -128,8 +130,8 @@ class MultiStyleGAN(AdversarialModule):
         self.save_hyperparameters()
         require_positive(
             "model", num_channels=num_channels, frames=frames, latent_dim=latent_dim,
-            style_dim=style_dim, width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr, r1_every=r1_every,
-            path_length_every=path_length_every, adaptive_images=adaptive_images,
+            style_dim=style_dim, width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr,
+            r1_every=r1_every, path_length_every=path_length_every, adaptive_images=adaptive_images,
             top_k_share=top_k_share,
         )  # fmt: skip
         self.generator = Generator(
@@ -255,6 +257,12 @@ class MultiStyleGAN(AdversarialModule):
             noise: [B, noise_values].
         """
         return self.generator(z, None, self.hparams.truncation, noise).clamp(-1, 1)
+
+    def draw(self, folder: Path, data: SequenceDataModule, count: int, seed: int) -> list[str]:
+        """Figures of samples, of the latent space and of how sequences go on; see `pictures`."""
+        from experiments.multi_stylegan.pictures import draw
+
+        return draw(folder, self, data, count, seed)
 
     def configure_callbacks(self) -> list[Callback]:
         """Measures samples at every validation."""

@@ -1,0 +1,65 @@
+"""Figures of a trained run: real sequences and samples, a walk, and how sequences go on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.callbacks import image_grid, to_uint8
+from common.data.image_io import write_png
+from common.data.movie_video import write_video
+from common.data.sequence_datamodule import SequenceDataModule
+from common.sampling import seeded_noise
+from common.sequence_writer import film
+from experiments.multi_stylegan.continuation import between, continued
+
+if TYPE_CHECKING:
+    from experiments.multi_stylegan.module import MultiStyleGAN
+
+SEQUENCES, WALK, CONTINUED = "sequences.png", "interpolation.mp4", "continuation.mp4"
+# Frames from one seed to the next, frames a second, frames added to a sequence, steps of a search.
+_STEPS, _RATE, _ADDED, _SEARCH = 12, 12, 10, 60
+
+
+@torch.no_grad()
+def draw(
+    folder: Path, model: "MultiStyleGAN", data: SequenceDataModule, count: int, seed: int
+) -> list[str]:
+    """Writes all figures.
+
+    Args:
+        folder: gets them.
+        model: with the weights of a checkpoint, in evaluation mode.
+        data: set up; its validation sequences are looked at, never its test sequences.
+        count: sequences of either kind, and seeds of the walk.
+        seed: the first of them.
+
+    Returns:
+        Names of the files.
+    """
+    dataset, device = data.dataset("val"), model.device
+    rows = range(0, len(dataset), max(1, len(dataset) // count))[:count]
+    batch = data.on_after_batch_transfer(dataset.__getitems__([(0, row) for row in rows]), 0)
+    real = batch["image"].to(device)
+    seeds = torch.arange(seed, seed + count, device=device)
+    fake = model.predict_step({"seed": seeds}, 0)["image"]
+    pair = np.concatenate([to_uint8(side.cpu()) for side in (real, fake)])
+    write_png(folder / SEQUENCES, image_grid(pair, columns=count))
+    z = seeded_noise(seeds, model.hparams.latent_dim)
+    walk = between(model.generator.mapping(z, model.hparams.truncation), _STEPS)
+    moments = [model.generator.synthesize(part)[:, :, 0] for part in walk.split(16)]
+    _write(folder / WALK, torch.cat(moments).movedim(0, 1))
+    if real.shape[2] < 2:
+        return [SEQUENCES, WALK]
+    with torch.enable_grad():
+        sequence = continued(model.generator, real[:1], _ADDED, _SEARCH)
+    _write(folder / CONTINUED, sequence[0], rate=2)
+    return [SEQUENCES, WALK, CONTINUED]
+
+
+def _write(path: Path, frames: Tensor, rate: int = _RATE) -> None:
+    """A film of frames [D, N, S, S] in [-1, 1], the domains below each other."""
+    unit = ((frames.clamp(-1, 1) + 1) / 2).cpu().float().numpy()
+    write_video(path, film(unit), rate)
