@@ -11,6 +11,7 @@ from running import Cli, at, refuses, run_folder
 QUICK = ("--judges", "2", "--images_seen", "32", "--width", "4")
 
 
+@pytest.mark.one_experiment(real=True)
 def test_judges_are_trained_once_for_a_data_set_and_say_what_they_see(
     experiment: str, workspace: Path, cli: Cli
 ) -> None:

@@ -59,6 +59,7 @@ def test_tests_by_discovery_pass_on_it(clone: Path, tests: tuple[str, ...]) -> N
     assert done.returncode == 0, done.stdout[-6000:]
 
 
+@pytest.mark.slow
 def test_the_path_and_the_report_find_it(clone: Path) -> None:
     cli = "experiments/toy_blobs/cli.py"
     config = "experiments/toy_blobs/configs/smoke.yaml"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
@@ -11,7 +12,7 @@ from common.adaptive_augment import AdaptiveProbability, Augment
 from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datasets import Batch
 from common.data.sequence_datamodule import SequenceDataModule
-from common.errors import Exit, UserError, require_positive
+from common.errors import Exit, UserError, relative, require_positive
 from common.losses.adversarial import Loss, discriminator_loss, generator_loss
 from common.losses.penalties import (
     PathLengthPenalty,
@@ -65,6 +66,9 @@ class MultiStyleGAN(AdversarialModule):
         beta2: of both.
         clip_norm: to which the norm of each gradient is cut; 0 cuts none.
         pixel_weight: of the loss on the logits of pixels, beside that on sequences.
+        pixel_map: image file whose grey values tell how much each pixel counts in that loss, such
+            as more where the trap is; "" for all alike. The weights lie in the checkpoint.
+        pixel_map_from: images seen when it begins to count.
         mixing_prob: of a sample to take its styles from a second z beyond some layer.
         r1_weight: gamma of the squared gradient at real sequences; the loss holds gamma / 2 of it.
         r1_every: steps from one such penalty to the next, whose weight grows as much.
@@ -106,6 +110,8 @@ class MultiStyleGAN(AdversarialModule):
         beta2: float = 0.99,
         clip_norm: float = 5.0,
         pixel_weight: float = 1.0,
+        pixel_map: str = "",
+        pixel_map_from: int = 0,
         mixing_prob: float = 0.9,
         r1_weight: float = 10.0,
         r1_every: int = 16,
@@ -143,6 +149,13 @@ class MultiStyleGAN(AdversarialModule):
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
         self.path_length = PathLengthPenalty()
+        self.register_buffer("pixel_weights", torch.ones(image_size, image_size))
+
+    def setup(self, stage: str) -> None:
+        """Reads the map of pixels where training begins."""
+        if stage == "fit" and self.hparams.pixel_map:
+            size = self.hparams.image_size
+            self.pixel_weights.copy_(read_pixel_map(Path(self.hparams.pixel_map), size))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
@@ -286,7 +299,10 @@ class MultiStyleGAN(AdversarialModule):
         """Of sequences, and of their pixels."""
         whole, pixels = zip(*logits, strict=True)
         loss = kind(self.hparams.loss, *whole)
-        return loss + self.hparams.pixel_weight * kind(self.hparams.loss, *pixels)
+        counts = self.trainer.images_seen >= self.hparams.pixel_map_from
+        weights = self.pixel_weights if counts else None
+        of_pixels = kind(self.hparams.loss, *pixels, weights=weights)
+        return loss + self.hparams.pixel_weight * of_pixels
 
     def _styles(self, count: int) -> Tensor:
         """Styles of fresh z, of some with those of a second one beyond a layer of its own."""
@@ -302,6 +318,27 @@ class MultiStyleGAN(AdversarialModule):
 
     def _noise(self, count: int) -> Tensor:
         return torch.randn(count, self.generator.noise_values, device=self.device)
+
+
+def read_pixel_map(path: Path, size: int) -> Tensor:
+    """Weights of pixels, float32 [size, size] of mean 1, from the grey values of an image.
+
+    Raises:
+        UserError: the file cannot be read, holds more than one plane, or only zeros.
+    """
+    # Training has to work without an image library.
+    from common.data.image_io import read_image
+    from common.preprocess.geometry import resize
+
+    pixels = read_image(path).pixels.squeeze()
+    if pixels.ndim != 2 or pixels.min() < 0 or not pixels.any():
+        problem = f"is no map of pixels: it holds {pixels.shape} values from {pixels.min():g} on"
+        remedy = "name a grey image that is not black all over"
+        raise UserError(Exit.USAGE, relative(path), problem, remedy)
+    weights = torch.from_numpy(resize(pixels.astype(np.float32)[None], size, size)[0])
+    # Cubic interpolation goes below 0 beside an edge.
+    weights = weights.clamp(min=0)
+    return weights / weights.mean()
 
 
 def _levels(asked: int, image_size: int) -> int:

@@ -1,14 +1,18 @@
 """What multi_stylegan's networks learn from, and when each part of it begins."""
 
 from itertools import permutations
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from common.data.image_io import write_png
 from common.errors import UserError
-from experiments.multi_stylegan.module import MultiStyleGAN
+from common.losses.adversarial import generator_loss
+from experiments.multi_stylegan.module import MultiStyleGAN, read_pixel_map
 from experiments.multi_stylegan.tricks import (
     boxes,
     consistency,
@@ -180,3 +184,23 @@ def test_state_of_augmentation_and_path_length_is_saved() -> None:
 def test_blocks_that_do_not_fit_are_refused(levels: int) -> None:
     with pytest.raises(UserError, match="choose 3 to 3"):
         model(d_levels=levels)
+
+
+def test_a_map_of_pixels_decides_how_much_each_of_them_counts(tmp_path: Path) -> None:
+    picture = np.zeros((1, 32, 32), np.uint8)
+    picture[:, :16] = 200
+    write_png(tmp_path / "map.png", picture)
+    made = model(pixel_map=str(tmp_path / "map.png"), pixel_map_from=10, loss="wasserstein")
+    made.setup("fit")
+    assert made.pixel_weights.mean() == pytest.approx(1, abs=1e-5)
+    assert made.pixel_weights[:6].min() > 1.8 and made.pixel_weights[10:].max() < 0.2
+    pixels = torch.zeros(1, 1, 1, 16, 16)
+    pixels[..., :6, :] = 1
+    found = (torch.zeros(1, 1), pixels)
+    plain = made._loss(generator_loss, found)
+    assert plain == pytest.approx(-6 / 16)
+    made.trainer.images_seen = 10
+    assert made._loss(generator_loss, found) == pytest.approx(-12 / 16, rel=0.05)
+    write_png(tmp_path / "black.png", picture * 0)
+    with pytest.raises(UserError, match="no map of pixels"):
+        read_pixel_map(tmp_path / "black.png", 16)
