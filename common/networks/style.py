@@ -57,6 +57,21 @@ class MappingNetwork(nn.Module):
         return w if truncation == 1 else torch.lerp(self.average, w, truncation)
 
 
+def mixed_styles(one: Tensor, other: Tensor, probability: float) -> Tensor:
+    """Styles of which some images take another's beyond a layer (Karras et al. 2019, Section 3.1).
+
+    Args:
+        one: [B, L, style_dim], of each of L layers.
+        other: the same; what images take beyond a layer that is drawn for each.
+        probability: of an image to be mixed at all.
+    """
+    count, layers = one.shape[:2]
+    first = torch.randint(1, layers, (count, 1), device=one.device)
+    mixes = torch.rand(count, 1, device=one.device) < probability
+    swapped = mixes & (torch.arange(layers, device=one.device) >= first)
+    return torch.where(swapped[..., None], other, one)
+
+
 class SynthesisNetwork(nn.Module):
     """w -> image, from a learned constant of 4 x 4 pixels through one block a resolution.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.networks.discriminator import Discriminator
 from common.networks.equalized import halving_widths, resolutions
 from common.networks.residual import ResidualDiscriminator, ResidualGenerator
-from common.networks.style import MappingNetwork, SynthesisNetwork
+from common.networks.style import MappingNetwork, SynthesisNetwork, mixed_styles
 
 Backbone = Literal["style", "residual", "dcgan"]
 # Radford et al. 2016, Section 3.
@@ -54,12 +54,9 @@ class StyleGenerator(nn.Module):
         return self.synthesis(styles, "fresh" if noise is None else noise)
 
     def _mixed(self, w: Tensor, z: Tensor) -> Tensor:
-        layers = self.synthesis.num_styles
         other = self.mapping(torch.randn_like(z))
-        first = torch.randint(1, layers, (len(w), 1), device=w.device)
-        mixes = torch.rand(len(w), 1, device=w.device) < self.mixing_prob
-        swapped = mixes & (torch.arange(layers, device=w.device) >= first)
-        return torch.where(swapped[..., None], other[:, None], w[:, None])
+        pair = (style[:, None].expand(-1, self.synthesis.num_styles, -1) for style in (w, other))
+        return mixed_styles(*pair, self.mixing_prob)
 
 
 class PlainGenerator(nn.Module):

@@ -34,7 +34,7 @@ def invert(
     Raises:
         ValueError: there are more frames than the generator makes.
     """
-    frames = generator.levels[0].frames[0].bias.numel()
+    frames = generator.num_frames
     known = target.shape[2]
     if known > frames:
         raise ValueError(f"{known} frames are more than the {frames} that are generated")
@@ -67,7 +67,7 @@ def continued(generator: Generator, known: Tensor, count: int, steps: int = 200)
     Raises:
         ValueError: one frame alone is generated, or too few are known.
     """
-    frames = generator.levels[0].frames[0].bias.numel()
+    frames = generator.num_frames
     if frames < 2 or known.shape[2] < frames - 1:
         problem = f"{known.shape[2]} frames are known and {frames} generated"
         raise ValueError(f"{problem}; at least two have to be generated, all but one known")

@@ -21,6 +21,7 @@ from common.losses.penalties import (
     path_length,
 )
 from common.networks.equalized import halving_widths
+from common.networks.style import mixed_styles
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.multi_stylegan.discriminator import Discriminator
@@ -310,11 +311,7 @@ class MultiStyleGAN(AdversarialModule):
         one = self.generator.mapping(z[0])
         if not self.training or not self.hparams.mixing_prob:
             return one
-        layers = self.generator.num_styles
-        first = torch.randint(1, layers, (count, 1), device=self.device)
-        mixes = torch.rand(count, 1, device=self.device) < self.hparams.mixing_prob
-        swapped = mixes & (torch.arange(layers, device=self.device) >= first)
-        return torch.where(swapped[..., None], self.generator.mapping(z[1]), one)
+        return mixed_styles(one, self.generator.mapping(z[1]), self.hparams.mixing_prob)
 
     def _noise(self, count: int) -> Tensor:
         return torch.randn(count, self.generator.noise_values, device=self.device)

@@ -62,6 +62,7 @@ class Generator(nn.Module):
         self.noise_values = sum(level.noise_values for level in self.levels)
         self.register_buffer("noise", torch.randn(self.noise_values))
         self.wiring = wiring
+        self.num_frames = frames
 
     def forward(
         self,
