@@ -229,6 +229,7 @@ def test_a_walk_goes_from_seed_to_seed() -> None:
 
 
 def test_a_direction_is_named_by_what_it_changes() -> None:
+    torch.manual_seed(0)
     network = generator("style", 32, 1, 16, 8, 16, 0.0).eval()
 
     def measure(image: np.ndarray) -> dict[str, float]:
@@ -238,6 +239,7 @@ def test_a_direction_is_named_by_what_it_changes() -> None:
     assert len(found) == 3 and {one.feature for one in found} == {"brightness"}
     shares = [one.share for one in found]
     assert shares == sorted(shares, reverse=True) and sum(shares) <= 1
-    walk = along(network, 16, found[0], 0, 5)
-    change = walk[-1].mean() - walk[0].mean()
+    # What is told is the mean over these seeds; a single one may go the other way.
+    walks = [along(network, 16, found[0], seed, 5) for seed in range(6)]
+    change = sum(walk[-1].mean() - walk[0].mean() for walk in walks)
     assert change.sign() == math.copysign(1, found[0].change)
