@@ -56,9 +56,21 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + h
 
 
+class FloatGroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu and He 2018) in float32, whatever the precision around it.
+
+    On a CPU, torch's kernel for bfloat16 in channels_last is up to nine times slower than that
+    for float32; on a GPU, autocast does the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to the same shape and type."""
+        return super().forward(x.float()).to(x.dtype)
+
+
 def group_norm(num_channels: int) -> nn.GroupNorm:
-    """Group normalisation with groups of at least 8 channels, 32 groups at most."""
+    """`FloatGroupNorm` with groups of at least 8 channels, 32 groups at most."""
     groups = max(1, min(32, num_channels // 8))
     while num_channels % groups:
         groups -= 1
-    return nn.GroupNorm(groups, num_channels)
+    return FloatGroupNorm(groups, num_channels)

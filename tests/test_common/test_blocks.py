@@ -49,3 +49,11 @@ def test_groups_divide_the_channels_and_are_not_small(num_channels: int) -> None
     groups = group_norm(num_channels).num_groups
     assert num_channels % groups == 0 and groups <= 32
     assert num_channels / groups >= min(8, num_channels)
+
+
+def test_norms_keep_the_type_and_round_once() -> None:
+    norm, x = group_norm(32), (4 + torch.randn(2, 32, 24, 24)).bfloat16()
+    expected = F.group_norm(x.double(), norm.num_groups, eps=norm.eps)
+    found = norm(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
