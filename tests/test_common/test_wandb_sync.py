@@ -64,7 +64,13 @@ def numbers(rows: list[dict[str, Any]]) -> set[tuple[str, int, float]]:
 
 
 @pytest.mark.parametrize(
-    "asked", ["file_stream", "UpsertBucket", "CreateArtifact", "CreateRunFiles"]
+    "asked",
+    [
+        "file_stream",
+        "CreateArtifact",
+        pytest.param("UpsertBucket", marks=pytest.mark.slow),
+        pytest.param("CreateRunFiles", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_refused_is_told_and_sent_again(asked: str, workspace: Path) -> None:
     written = numbers(history_of(logs_of(run_folder(workspace, EXPERIMENT, "first"))[0]))
