@@ -23,12 +23,12 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare pipeline-figure train generate evaluate utility judge quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare pipeline-figure train import-published generate evaluate utility judge quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= RUN= RESUME= N= HW= ARGS="
+	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= WEIGHTS= RUN= RESUME= N= HW= ARGS="
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
 
@@ -53,6 +53,10 @@ pipeline-figure: $(READY) known ## what EXP's pipeline does to one raw image, st
 train: $(READY) known $(BUILT) ## train EXP; simulates and prepares what is missing; RESUME=1 goes on with RUN
 	@$(CLI) fit $(if $(RESUME),--resume $(RESUME:1=true) $(if $(config),--config $(config)),--config \
 		$(or $(config),$(default_config))) $(overlay) $(data) $(run) $(ARGS)
+
+import-published: $(READY) known $(BUILT) ## a run of the released weights in WEIGHTS=file, for the verbs below
+	@$(CLI) import-published $(if $(WEIGHTS),--weights "$(WEIGHTS)") --config $(or $(config),$(default_config)) \
+		$(data) $(run) $(ARGS)
 
 generate: $(READY) known $(BUILT) ## N images from the newest run of EXP, or from RUN
 	@$(CLI) generate $(run) $(if $(N),--n $(N)) $(ARGS)

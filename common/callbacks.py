@@ -33,6 +33,7 @@ _OF_THIS_START = (
     "ckpt_path",
     "weights_only",
     "workspace",
+    "weights",
 )
 
 
@@ -217,12 +218,22 @@ class RunConfig(SaveConfigCallback):
         """On the first rank only, and without any collective call: others wait for nothing."""
         if stage != "fit":
             return
+        text = self.write()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+    def write(self) -> str:
+        """Writes the file and returns its content."""
         text = configuration_yaml(self.parser, self.config)
         # Resuming on a full disk must not cost the run its configuration.
         with whole_file(self.folder.config) as stream:
             stream.write(text.encode())
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+        return text
+
+    @staticmethod
+    def of(trainer: pl.Trainer) -> "RunConfig":
+        """The one of this run."""
+        return next(c for c in trainer.callbacks if isinstance(c, RunConfig))
 
 
 def configuration_yaml(parser: LightningArgumentParser, config: Namespace) -> str:

@@ -17,7 +17,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from common import PROJECT
-from common.arguments import ON_A_RUN, Parser, with_run_config
+from common.arguments import (
+    IMPORTS,
+    MAKES_A_RUN,
+    ON_A_RUN,
+    Parser,
+    with_published,
+    with_run_config,
+)
 from common.callbacks import ImagesSeen, PreviewGrid, RunConfig, configuration_yaml
 from common.config_safety import safe_parsing
 from common.data.cards import load_card
@@ -120,6 +127,7 @@ class ExperimentCLI(Signposts, LightningCLI):
                 # A path of the user's would not pass our checks in every strategy.
                 *("ckpt_path", "weights_only"),
             },
+            IMPORTS: {"model", "datamodule"},
             "check": {"model", "datamodule"},
             "prepare": {"model", "datamodule"},
             "pipeline": {"model", "datamodule"},
@@ -142,7 +150,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             die_with_parent()
         config = self.config[self.subcommand]
         workspace = Path(config["workspace"]).resolve()
-        if self.subcommand == "fit":
+        if self.subcommand in MAKES_A_RUN:
             self.folder = RunFolder(workspace, self.experiment, config["run"] or new_run_id())
             refuse_used(self.folder, bool(config["resume"]))
         elif self.subcommand in ON_A_RUN:
@@ -333,6 +341,7 @@ def run(
     arguments = list(sys.argv[1:] if args is None else args)
     _quieten()
     with exit_on_user_error(), interrupts.listening(), safe_parsing(), _refused_by_lightning():
+        arguments = with_published(arguments, model)
         arguments = with_run_config(arguments, Path(inspect.getfile(data)).parent.name)
         ExperimentCLI(
             model,

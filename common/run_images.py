@@ -139,6 +139,7 @@ def evaluation_context(
         checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
         settings=first["settings"],
+        imported=data.imported,
         channels=data.facts["channels"],
         groups=len({sample.group for sample in held_out}),
         class_groups=Counter(label for label, _ in pairs),

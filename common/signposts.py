@@ -34,6 +34,11 @@ class Signposts:
         """Says what comes next."""
         self.point_to("train", *self._data_words())
 
+    def after_import_published(self) -> None:
+        """Says where the checkpoint is and what comes next."""
+        self.say("checkpoint", self.folder.checkpoint("best"))
+        self.point_to("generate", "N=100")
+
     def after_generate(self) -> None:
         """Says where the images are and what comes next."""
         self.say("samples", self.folder.samples)

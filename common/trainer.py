@@ -14,6 +14,7 @@ from common.code_version import commit
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
+from common.importing import Imports
 from common.interrupts import interrupts
 from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
 from common.runs.folder import RunFolder
@@ -26,7 +27,7 @@ CLIPS = "efficientnet-lite0-triplets"
 Percent = restricted_number_type("Percent", int, [(">", 0), ("<=", 100)])
 
 
-class ExperimentTrainer(pl.Trainer):
+class ExperimentTrainer(Imports, pl.Trainer):
     """Adds the verbs before and after `fit`; the command line sets the attributes.
 
     Attributes:

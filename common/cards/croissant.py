@@ -138,11 +138,14 @@ def _biases(subject: Subject) -> list[str]:
 
 def _sources(subject: Subject) -> dict[str, Any]:
     run = subject.folder
+    source = data_set_name(subject), f"fingerprint {subject.facts['manifest_sha256']}"
+    if subject.imported:
+        source = "weights that were trained elsewhere", one_line(subject.imported)
     return {
         "prov:wasDerivedFrom": {
             "@type": "prov:Entity",
-            "prov:label": data_set_name(subject),
-            "sc:identifier": f"fingerprint {subject.facts['manifest_sha256']}",
+            "prov:label": source[0],
+            "sc:identifier": source[1],
         },
         "prov:wasGeneratedBy": {
             "@type": "prov:Activity",

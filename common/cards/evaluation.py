@@ -69,6 +69,7 @@ def _how(records: Sequence[Record]) -> list[str]:
     lines = {
         "real side": real,
         "both sides": (text(one.preprocessing) for one in records),
+        "weights": (f"imported from {code(x.imported)}" for x in records if x.imported),
         "code that measured": (code_of(one.commit) for one in records),
         "settings other than in training": (code(x.settings) for x in records if x.settings),
     }

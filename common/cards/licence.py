@@ -24,6 +24,12 @@ def licence(card: Card, origin: Origin) -> str:
             "none was stated: the training images were simulated by this repository's code; the "
             f"data card's licence ({card.licence}) is of the real images, of which none was used"
         )
+    elif origin is Origin.IMPORTED:
+        known = (
+            "not known to this project: the weights were trained elsewhere, and do not say under "
+            f"which licence they may be used; the one that the data card states ({card.licence}) "
+            "is of the data set that it describes"
+        )
     else:
         known = (
             "not known to this project: the training images are said to be in the layout of the "

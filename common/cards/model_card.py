@@ -24,6 +24,7 @@ _TAGS = {
     Origin.SIMULATED: ["simulated-training-data"],
     Origin.UNKNOWN: ["origin-of-training-data-unknown"],
     Origin.GIVEN: [],
+    Origin.IMPORTED: ["imported-weights"],
 }
 _DATA_SETS = {
     Origin.SIMULATED: "simulated by this repository's code, a stand-in for: {}",
@@ -68,8 +69,8 @@ def model_card(subject: Subject) -> str:
 
 
 def data_set_name(subject: Subject) -> str:
-    """What the training images are, as far as the run knows; never the data set by name."""
-    return one_line(_DATA_SETS[subject.origin].format(subject.card.title))
+    """What the run's own images are, as far as it knows; never the data set by name."""
+    return one_line(_DATA_SETS[subject.compared].format(subject.card.title))
 
 
 def _head(subject: Subject) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _results(subject: Subject) -> list[dict[str, Any]]:
     """The numbers as Hugging Face lists them; a protocol tells what may be compared with each."""
     by_split = dict[str, list[Record]]()
     # The name of the data card would stand for its data set.
-    kind = f"{subject.folder.experiment}-{subject.origin.name.lower()}"
+    kind = f"{subject.folder.experiment}-{subject.compared.name.lower()}"
     for record in subject.records:
         if record.value is not None:
             by_split.setdefault(record.split, []).append(record)
@@ -170,6 +171,7 @@ def _training(subject: Subject) -> list[str]:
     ]
     return [
         "## Training procedure",
+        f"Since the import of {code(subject.imported)}:" if subject.imported else "",
         f"{seen:,} images seen, {seen / images:.1f} times each of the {images:,} in the training "
         "split. The settings, as `config.yaml` holds them; `auto` was decided by the machine, and "
         "which machine that was is not told:",
@@ -180,5 +182,10 @@ def _training(subject: Subject) -> list[str]:
 def _repeated(subject: Subject) -> list[str]:
     run = subject.folder
     path = f"runs/{run.experiment}/{run.run_id}/config.yaml"
-    again = f"make train EXP={run.experiment} CONFIG={path} RUN=again"
-    return ["The training is repeated with:", block([again])]
+    if not subject.imported:
+        again = f"make train EXP={run.experiment} CONFIG={path} RUN=again"
+        return ["The training is repeated with:", block([again])]
+    again = [f"make import-published EXP={run.experiment} CONFIG={path} WEIGHTS=file RUN=again"]
+    if subject.images_seen:
+        again.append(f"make train EXP={run.experiment} RUN=again RESUME=1")
+    return ["The run is repeated, with that file of weights, by:", block(again)]

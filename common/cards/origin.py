@@ -1,4 +1,4 @@
-"""Whether a model was trained on simulated images: said plainly, or that it is not known."""
+"""Which images a model was trained on, and whether simulated: said, or that it is not known."""
 
 import re
 from enum import Enum
@@ -23,6 +23,11 @@ class Origin(Enum):
     UNKNOWN = (
         "It is NOT KNOWN whether the training images were simulated. Take them for simulated until "
         "whoever trained the model says otherwise."
+    )
+    IMPORTED = (
+        "IMPORTED weights. The run began with weights that were trained elsewhere, on images that "
+        "it does not record. What is called training images here are those of the data set that "
+        "samples are compared with; only training that followed the import has seen them."
     )
 
 

@@ -91,7 +91,7 @@ def run_limits(subject: Subject) -> list[str]:
     facts, records = subject.facts, subject.records
     refused = sum(record.value is None for record in records)
     unseen = [name for name in facts["classes"] if not facts["counts"]["train"].get(name)]
-    simulated, alone = subject.origin is Origin.SIMULATED, subject.card.group is None
+    simulated, alone = subject.compared is Origin.SIMULATED, subject.card.group is None
     found = (
         (simulated, _SIMULATED),
         (alone, _GROUP_OF_SIMULATED if simulated else _GROUP),
@@ -186,6 +186,7 @@ def provenance(subject: Subject) -> list[str]:
         f"{code(subject.sha256)}",
         f"training data: fingerprint {code(subject.facts['manifest_sha256'])}, split seed "
         f"{code(subject.facts['split']['seed'])}",
+        *([f"weights: imported from {code(subject.imported)}"] if subject.imported else []),
         f"seed of the training: {code(seed)}",
         f"trained with pytorch-lightning {text(subject.trained_with)}",
         f"code that wrote this card: {code_of(subject.commit)}; {text(versions)}",

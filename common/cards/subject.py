@@ -43,6 +43,7 @@ class Subject:
         readme: sections of the experiment's README by heading.
         facts: of the training data, as the checkpoint holds them.
         data_sets: how many data sets the run was trained on.
+        imported: file, with its SHA-256, whose weights the run began with; "" where it drew them.
         checkpoint: name of the checkpoint that drew the samples, else of the best one.
         sha256: of that checkpoint.
         images_seen: training images at that moment.
@@ -62,6 +63,7 @@ class Subject:
     readme: Mapping[str, str]
     facts: Mapping[str, Any]
     data_sets: int
+    imported: str
     checkpoint: str
     sha256: str
     images_seen: int
@@ -75,6 +77,11 @@ class Subject:
     @property
     def origin(self) -> Origin:
         """Of the training images."""
+        return Origin.IMPORTED if self.imported else self.compared
+
+    @property
+    def compared(self) -> Origin:
+        """Of the images that samples are compared with, and that the run itself was trained on."""
         root = self.config["data.root"].value if "data.root" in self.config else "null"
         given = None if root == "null" else root
         return origin(self.folder.experiment, given, self.data_sets)
@@ -119,6 +126,7 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
         readme=sections(readme.read_text(encoding="utf-8")) if readme.is_file() else {},
         facts=data.facts,
         data_sets=len(data.state_dict()["trained_on"]),
+        imported=data.imported,
         checkpoint=name,
         sha256=digest,
         images_seen=images_in(checkpoint),

@@ -100,6 +100,8 @@ class ImageDataModule(ExperimentData):
         self.prepared: Prepared | None = None
         self.plan: SeedDataset | None = None
         self.drawn: set[int] = set()
+        # File, with its digest, of weights of another program that the run has begun with.
+        self.imported = ""
         self._facts: dict[str, Any] = {}
         self._trained_on: list[str] = []
         self._loaders: list[BatchLoader] = []
@@ -316,12 +318,13 @@ class ImageDataModule(ExperimentData):
     def state_dict(self) -> dict[str, Any]:
         """Facts of the training data: a checkpoint can generate where the data are not."""
         trained_on = sorted({*self._trained_on, self.facts["manifest_sha256"]})
-        return {"facts": self.facts, "trained_on": trained_on}
+        return {"facts": self.facts, "trained_on": trained_on, "imported": self.imported}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self._facts = UNSAID | state_dict["facts"]
         self._trained_on = state_dict["trained_on"]
+        self.imported = state_dict.get("imported", "")
 
     def _loader(self, split: str, policy: str, shuffle: bool) -> BatchLoader:
         dataset = self.dataset(split, policy)

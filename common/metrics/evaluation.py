@@ -57,6 +57,7 @@ class EvaluationContext:
     checkpoint_sha256: str = ""
     commit: str = ""
     settings: str = ""
+    imported: str = ""
     units: Mapping[str, str] = field(default_factory=dict)
     channels: Sequence[str] = ()
     groups: int = 0
@@ -76,6 +77,7 @@ class EvaluationContext:
             checkpoint_sha256=self.checkpoint_sha256,
             commit=self.commit,
             settings=self.settings,
+            imported=self.imported,
             **measured,
         )
 

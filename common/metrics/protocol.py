@@ -81,6 +81,7 @@ class Record:
         checkpoint_sha256: of the weights that drew them.
         commit: of the code.
         settings: arguments of the model, as JSON, that were not those of its training.
+        imported: file, with its SHA-256, whose weights the run began with; "" where it drew them.
         note: what a reader must know about this number.
     """
 
@@ -101,6 +102,7 @@ class Record:
     checkpoint_sha256: str = ""
     commit: str = ""
     settings: str = ""
+    imported: str = ""
     note: str = ""
 
     @property

@@ -118,6 +118,8 @@ def read_run(folder: Path) -> Run:
     found = tuple(read_records(records)) if records.is_file() else ()
     if settings := sorted({record.settings for record in found} - {""}):
         notes.append(f"Sampled with settings other than in training: {' or '.join(settings)}")
+    if imported := sorted({record.imported for record in found} - {""}):
+        notes.append(f"The run began with weights of {' or '.join(imported)}.")
     return Run(
         experiment=folder.parent.name,
         name=folder.name,

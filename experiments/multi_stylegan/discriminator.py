@@ -5,6 +5,7 @@ Schönfeld et al. 2020 (U-Net GAN), with the blocks of Reich et al. 2021 (Multi-
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from kernels.precision import without_autocast
 # Of the paper: which block of encoder and decoder attends, blocks of the encoder that see how much
 # the batch varies, features of the head.
 _ATTENDS_DOWN, _ATTENDS_UP, _VARYING, _HEAD = 2, 1, 2, 128
+# Arguments by which the discriminator does what the released code's does.
+PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True}
 
 
 class Discriminator(nn.Module):

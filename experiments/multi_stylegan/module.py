@@ -20,11 +20,11 @@ from common.losses.penalties import (
     lazy_weight,
     path_length,
 )
-from common.networks.equalized import halving_widths
 from common.networks.style import mixed_styles
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
-from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan import published
+from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.tricks import (
     boxes,
@@ -35,9 +35,7 @@ from experiments.multi_stylegan.tricks import (
     ramp,
     reordered,
 )
-
-# Channels of the discriminator's blocks in units of those of the first, as published.
-_D_WIDTHS = (1, 2, 3, 6, 8)
+from experiments.multi_stylegan.widths import discriminator_widths, generator_widths
 
 
 class MultiStyleGAN(AdversarialModule):
@@ -60,6 +58,12 @@ class MultiStyleGAN(AdversarialModule):
         d_width: channels of the discriminator's first block; later ones have 2, 3, 6 and 8 times
             as many.
         d_levels: blocks of the discriminator, 3 to 5, each at half the side of the one before.
+        widths: channels of a path at 4, 8, ... ``image_size`` pixels, each by itself; None leaves
+            them to ``width`` and ``max_width``.
+        d_widths: the same of the discriminator's blocks, at least 3; None leaves them to
+            ``d_width`` and ``d_levels``.
+        d_published: the discriminator does what that of the released code does: it blurs what it
+            has halved, and sees how much the whole batch varies.
         loss: "non_saturating", "hinge" or "wasserstein".
         g_lr: of the generator's Adam.
         d_lr: of the discriminator's.
@@ -104,6 +108,9 @@ class MultiStyleGAN(AdversarialModule):
         wiring: Wiring = "dual",
         d_width: int = 32,
         d_levels: int = 5,
+        widths: list[int] | None = None,
+        d_widths: list[int] | None = None,
+        d_published: bool = False,
         loss: Loss = "non_saturating",
         g_lr: float = 1e-3,
         d_lr: float = 2e-3,
@@ -143,10 +150,13 @@ class MultiStyleGAN(AdversarialModule):
         )  # fmt: skip
         self.generator = Generator(
             image_size, num_channels, frames, latent_dim, style_dim,
-            halving_widths(image_size, width, max_width), mapping_layers, wiring,
+            generator_widths(image_size, width, max_width, widths), mapping_layers, wiring,
         )  # fmt: skip
-        widths = [d_width * times for times in _D_WIDTHS[: _levels(d_levels, image_size)]]
-        self.discriminator = Discriminator(num_channels * frames, widths)
+        self.discriminator = Discriminator(
+            num_channels * frames,
+            discriminator_widths(image_size, d_width, d_levels, d_widths),
+            **(PUBLISHED if d_published else {}),
+        )
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
         self.path_length = PathLengthPenalty()
@@ -272,6 +282,30 @@ class MultiStyleGAN(AdversarialModule):
         """
         return self.generator(z, None, self.hparams.truncation, noise).clamp(-1, 1)
 
+    @staticmethod
+    def published_options(path: Path) -> dict[str, Any]:
+        """What a file of released weights asks of the configuration; see `published`."""
+        return published.published_options(path)
+
+    def load_published(self, path: Path) -> str:
+        """Takes over the networks of a file of released weights, and says of what sizes they are.
+
+        Raises:
+            UserError: as of `published.load_published`, or the data have more or fewer channels
+                than the networks have domains.
+        """
+        generator, discriminator = published.load_published(path)
+        made, asked = len(generator.constants), self.hparams.num_channels
+        if made != asked:
+            problem = f"makes {made} domains, and the data have {asked} channels"
+            remedy = "name a data card that has as many with --data.card"
+            raise UserError(Exit.USAGE, relative(path), problem, remedy)
+        self.generator.load_state_dict(generator.state_dict())
+        self.discriminator.load_state_dict(discriminator.state_dict())
+        sizes = self.hparams
+        frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
+        return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
+
     def draw(self, folder: Path, data: SequenceDataModule, count: int, seed: int) -> list[str]:
         """Figures of samples, of the latent space and of how sequences go on; see `pictures`."""
         from experiments.multi_stylegan.pictures import draw
@@ -336,16 +370,3 @@ def read_pixel_map(path: Path, size: int) -> Tensor:
     # Cubic interpolation goes below 0 beside an edge.
     weights = weights.clamp(min=0)
     return weights / weights.mean()
-
-
-def _levels(asked: int, image_size: int) -> int:
-    """Blocks of the discriminator that attention leaves at least two pixels for.
-
-    Raises:
-        UserError: there are too few or too many.
-    """
-    most = min(len(_D_WIDTHS), image_size.bit_length() - 2)
-    if not 3 <= asked <= most:
-        problem = f"does not fit frames of {image_size} px"
-        raise UserError(Exit.USAGE, f"--model.d_levels {asked}", problem, f"choose 3 to {most}")
-    return asked

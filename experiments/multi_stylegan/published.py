@@ -6,7 +6,8 @@ ReLU has no gain, and whatever it enlarges becomes four times fainter.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import Exit, UserError, relative
-from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator
 
 _ROOT2 = 2**0.5
@@ -35,8 +36,41 @@ def load_published(path: str | Path) -> tuple[Generator, Discriminator]:
     """
     path = Path(path)
     generator, discriminator = _read(path)
-    try:
+    with _of_the_released_code(path):
         return _generator(generator), _discriminator(discriminator)
+
+
+def published_options(path: str | Path) -> dict[str, Any]:
+    """What `MultiStyleGAN` and its data need to have the networks of such a file.
+
+    Args:
+        path: as of `load_published`.
+
+    Returns:
+        Options of the command line and their values. Domains are not among them: they are the
+        channels of the data card. Simulated frames are as large as those of the networks.
+
+    Raises:
+        UserError: as of `load_published`, where the names or shapes of the weights tell.
+    """
+    path = Path(path)
+    generator, discriminator = _read(path)
+    with _of_the_released_code(path):
+        sizes, (channels, d_widths) = _sizes(generator), _d_sizes(discriminator)
+        made = sizes.pop("domains") * sizes["frames"]
+        if channels != made:
+            raise ValueError(f"{made} images a sequence are made, {channels} are looked at")
+    side, frames = sizes.pop("image_size"), sizes.pop("frames")
+    data = {"image_size": side, "frames": frames, "simulated_size": side}
+    model = sizes | {"d_widths": d_widths, "d_published": True}
+    options = {f"data.{name}": value for name, value in data.items()}
+    return options | {f"model.{name}": value for name, value in model.items()}
+
+
+@contextmanager
+def _of_the_released_code(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
         problem = f"holds no networks of the released code ({_brief(error)})"
         raise _unusable(path, problem) from error
@@ -62,11 +96,15 @@ def _read(path: Path) -> tuple[Weights, Weights]:
         raise _unusable(path, f"cannot be read ({_brief(error)})") from error
     if not isinstance(parts, Mapping):
         raise _unusable(path, f"is a {type(parts).__name__}, not a dictionary of networks")
-    generator = parts.get("generator_ema") or parts.get("generator")
-    discriminator = parts.get("discriminator")
-    if not generator or not discriminator:
+    filled = {name: part for name, part in parts.items() if isinstance(part, Mapping) and part}
+    generator = filled.get("generator_ema", filled.get("generator"))
+    if generator is None or "discriminator" not in filled:
         raise _unusable(path, "lacks the weights of generator or discriminator")
-    return _bare(generator), _bare(discriminator)
+    found = _bare(generator), _bare(filled["discriminator"])
+    for name, tensor in [pair for weights in found for pair in weights.items()]:
+        if not bool(torch.isfinite(tensor).all()):
+            raise _unusable(path, f"holds NaN or Inf in {name}")
+    return found
 
 
 def _bare(weights: Weights) -> Weights:
@@ -78,27 +116,34 @@ def _bare(weights: Weights) -> Weights:
     }
 
 
-def _generator(given: Weights) -> Generator:
+def _sizes(given: Weights) -> dict[str, Any]:
+    """Arguments of our generator."""
     levels = 1 + len(_numbers(given, r"output_blocks_1\.(\d+)\.bias"))
-    paths = len(_numbers(given, r"constant_input_(\d+)\.input"))
-    mapping = _numbers(given, r"style_mapping\.layers\.(\d+)\.weight")
-    widths = [len(given[f"{_conv(1, 0)}.weight"][0])]
-    widths += [len(given[f"{_conv(1, 2 * k)}.weight"][0]) for k in range(1, levels)]
-    first = given[f"style_mapping.layers.{mapping[0]}.weight"]
-    frames = given["starting_output_block_1.modulated_convolution.weight"].shape[1]
-    network = Generator(
-        image_size=4 << (levels - 1),
-        domains=paths,
-        frames=frames,
-        latent_dim=first.shape[1],
-        style_dim=first.shape[0],
-        widths=widths,
-        mapping_layers=len(mapping),
-        wiring="published",
-    )
-    found: dict[str, Tensor] = {"mapping.average": torch.zeros(first.shape[0])}
+    mapping = _mapping_layers(given)
+    style_dim, latent_dim = given[f"style_mapping.layers.{mapping[0]}.weight"].shape
+    return {
+        "image_size": 4 << (levels - 1),
+        "domains": len(_numbers(given, r"constant_input_(\d+)\.input")),
+        "frames": given["starting_output_block_1.modulated_convolution.weight"].shape[1],
+        "latent_dim": latent_dim,
+        "style_dim": style_dim,
+        "widths": [len(given[f"{_conv(1, 2 * k)}.weight"][0]) for k in range(levels)],
+        "mapping_layers": len(mapping),
+        "wiring": "published",
+    }
+
+
+def _mapping_layers(given: Weights) -> list[int]:
+    return _numbers(given, r"style_mapping\.layers\.(\d+)\.weight")
+
+
+def _generator(given: Weights) -> Generator:
+    sizes = _sizes(given)
+    network = Generator(**sizes)
+    levels, paths, frames = len(sizes["widths"]), sizes["domains"], sizes["frames"]
+    found: dict[str, Tensor] = {"mapping.average": torch.zeros(sizes["style_dim"])}
     speed = network.mapping.layers[0].lr_multiplier
-    for k, number in enumerate(mapping):
+    for k, number in enumerate(_mapping_layers(given)):
         names = (f"style_mapping.layers.{number}.weight", f"style_mapping.layers.{number + 1}.bias")
         found[f"mapping.layers.{k}.weight"] = given[names[0]] / speed
         found[f"mapping.layers.{k}.bias"] = given[names[1]] / _ROOT2 / speed
@@ -173,16 +218,21 @@ def _find_average(network: Generator, count: int = 10_000) -> None:
         network.mapping.average.copy_(network.mapping(z)[:, 0].mean(0))
 
 
-def _discriminator(given: Weights) -> Discriminator:
+def _d_sizes(given: Weights) -> tuple[int, list[int]]:
+    """Channels that our discriminator looks at, and those of its blocks."""
     blocks = len(_numbers(given, r"encoder_blocks\.(\d+)\.residual_mapping\.weight"))
     beside = [given[f"encoder_blocks.{k}.residual_mapping.weight"] for k in range(blocks)]
-    widths = [len(weight) for weight in beside]
-    network = Discriminator(beside[0].shape[1], widths, group_size=0, blur_last=True)
+    return beside[0].shape[1], [len(weight) for weight in beside]
+
+
+def _discriminator(given: Weights) -> Discriminator:
+    channels, widths = _d_sizes(given)
+    network = Discriminator(channels, widths, **PUBLISHED)
     found: dict[str, Tensor] = {}
     for side, ours in (("encoder_blocks", "encoder"), ("decoder_blocks", "decoder")):
         for k, block in enumerate(getattr(network, ours)):
             found |= _u_net_block(given, f"{side}.{k}", f"{ours}.{k}", hasattr(block, "query"))
-    for k in range(blocks - 1):
+    for k in range(len(widths) - 1):
         name = f"downscale_convolutions.{k}.0"
         found |= {f"down.{k}.weight": given[f"{name}.weight"] * _ROOT2}
         found[f"down.{k}.bias"] = given[f"{name}.bias"] * (2 / widths[k]) ** 0.5

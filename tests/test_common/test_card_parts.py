@@ -31,7 +31,7 @@ FACTS = {
 def subject(**changes: object) -> SimpleNamespace:
     given = {
         "folder": FOLDER,
-        "origin": Origin.GIVEN,
+        "compared": Origin.GIVEN,
         "card": SimpleNamespace(group="(.+)/"),
         "facts": FACTS | {"classes": ["a"]},
         "records": [*(Record(name, 0.0) for name in LEAKAGE), copied(0, 1000)],
@@ -105,7 +105,7 @@ def test_limits_are_those_of_the_run_and_no_others() -> None:
     (only,) = run_limits(subject())
     assert only.startswith("No more copies")
     told = {
-        "simulated images that were held out": {"origin": Origin.SIMULATED},
+        "simulated images that were held out": {"compared": Origin.SIMULATED},
         "is the single image: images of one specimen": {"card": SimpleNamespace(group=None)},
         "No image of class b was trained on": {"facts": FACTS},
         "2 unusable files": {"facts": FACTS | {"classes": ["a"], "skipped": 2}},
@@ -116,7 +116,7 @@ def test_limits_are_those_of_the_run_and_no_others() -> None:
     for words, changes in told.items():
         assert words in " ".join(run_limits(subject(**changes))), words
         assert words not in " ".join(run_limits(subject()))
-    both = subject(origin=Origin.SIMULATED, card=SimpleNamespace(group=None))
+    both = subject(compared=Origin.SIMULATED, card=SimpleNamespace(group=None))
     assert "independent of each other" in " ".join(run_limits(both))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from released_weights import REFERENCE, needs_reference, write_released
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,11 +15,7 @@ from common.networks.equalized import halving_widths
 from experiments.multi_stylegan.discriminator import Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.published import load_published
-from experiments.multi_stylegan.published_baseline import generate, judge, random_weights
-from running import ROOT
-
-REFERENCE = ROOT.parent / "shared/reference/multi_stylegan_published_wiring.npz"
-published = pytest.mark.skipif(not REFERENCE.is_file(), reason="needs the reference of ../shared")
+from experiments.multi_stylegan.published_baseline import generate, judge
 
 
 def small(wiring: Wiring = "dual", domains: int = 2) -> Generator:
@@ -37,7 +34,7 @@ def without_gradient(network: Generator) -> set[str]:
     return {name for name, p in parameters if p.grad is None or not p.grad.abs().sum() > 0}
 
 
-@published
+@needs_reference
 def test_what_the_released_code_computes_is_reproduced() -> None:
     arrays = np.load(REFERENCE)
     z, other, real = (torch.from_numpy(arrays[name]) for name in ("z", "z2", "real"))
@@ -78,10 +75,8 @@ def test_weights_of_other_sizes_compute_what_plain_operators_do(
     domains: int,
     tmp_path: Path,
 ) -> None:
-    parts = random_weights(widths, d_widths, latent_dim, mapping_layers, frames, domains)
-    names = ("generator", "discriminator")
-    arrays = {f"{n}/{k}": v for n, part in zip(names, parts, strict=True) for k, v in part.items()}
-    np.savez(tmp_path / "a.npz", **{name: array.numpy() for name, array in arrays.items()})
+    sizes = (widths, d_widths, latent_dim, mapping_layers, frames, domains)
+    parts = write_released(tmp_path / "a.npz", *sizes)
     generator, discriminator = load_published(tmp_path / "a.npz")
     z = torch.randn(2, 3, latent_dim, generator=torch.Generator().manual_seed(1))
     real = torch.randn(3, domains, frames, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -109,7 +104,7 @@ def saved(path: Path, change: Callable[[dict], object] = lambda parts: parts) ->
     return path
 
 
-@published
+@needs_reference
 def test_a_checkpoint_of_data_parallel_gives_the_averaged_generator(tmp_path: Path) -> None:
     def zero(parts: dict) -> dict:
         before = parts["generator"]
@@ -122,7 +117,7 @@ def test_a_checkpoint_of_data_parallel_gives_the_averaged_generator(tmp_path: Pa
     assert not generator.training and not discriminator.training
 
 
-@published
+@needs_reference
 @pytest.mark.parametrize(
     ("change", "words"),
     [
