@@ -12,7 +12,9 @@ from common.errors import Exit, UserError, quoted_error
 from common.runs.folder import find_run
 
 # Verbs that work on a run that exists, with the configuration it was trained with.
-ON_A_RUN = ("generate", "evaluate", "utility", "judge", "quiz", "card", "export", "figures")
+ON_A_RUN = (
+    *("generate", "evaluate", "utility", "judge", "continue", "quiz", "card", "export", "figures"),
+)
 _NO = ("false", "no", "off", "n", "0")
 # Characters of a refused value that a message repeats.
 _SHOWN = 600
