@@ -23,7 +23,7 @@ run = $(if $(RUN),--run "$(RUN)")
 # The stamp cannot tell whether another cache or another card has its library.
 recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard build/kernels/cpu-*.so),,recheck))
 
-.PHONY: help known recheck setup check-data prepare pipeline-figure train import-published generate evaluate utility judge quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
+.PHONY: help known recheck setup check-data prepare pipeline-figure train import-published generate evaluate utility judge continue quiz quiz-score card export figures dashboard sweep sync report demo test test-slow test-faults soak \
 	lint bench kernels kernels-check-cuda bench-kernels gpu-check
 
 help: ## this list
@@ -69,6 +69,9 @@ utility: $(READY) known $(BUILT) ## EXP's task model trained with and without th
 
 judge: $(READY) known $(BUILT) ## what classifiers that know real images alone see in the generated ones
 	@$(CLI) judge $(run) $(ARGS)
+
+continue: $(READY) known $(BUILT) ## N held-out recordings of EXP go on from their first frames, beside what came
+	@$(CLI) continue $(run) $(if $(N),--n $(N)) $(ARGS)
 
 quiz: $(READY) known $(BUILT) ## a page where people tell N generated images of RUN from N held-out ones
 	@$(CLI) quiz $(run) $(if $(N),--n $(N)) $(ARGS)

@@ -14,7 +14,9 @@ from common.errors import Exit, UserError, quoted_error
 from common.runs.folder import find_run
 
 # Verbs that work on a run that exists, with the configuration it was trained with.
-ON_A_RUN = ("generate", "evaluate", "utility", "judge", "quiz", "card", "export", "figures")
+ON_A_RUN = (
+    *("generate", "evaluate", "utility", "judge", "continue", "quiz", "card", "export", "figures"),
+)
 # The verb as it is typed, and as the trainer has it.
 IMPORT, IMPORTS = "import-published", "import_published"
 # Verbs that make a run, which therefore must not be there.

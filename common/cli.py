@@ -135,6 +135,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             "evaluate": {"model", "datamodule"},
             "utility": {"model", "datamodule"},
             "judge": {"model", "datamodule"},
+            "continue": {"model", "datamodule"},
             "quiz": {"model", "datamodule"},
             "card": {"model", "datamodule"},
             "export": {"model", "datamodule"},
@@ -278,6 +279,7 @@ class ExperimentCLI(Signposts, LightningCLI):
 
     # Nor do the files change that are read.
     before_card = before_evaluate = before_judge = before_quiz = before_utility = before_generate
+    before_continue = before_generate
 
     @property
     def experiment(self) -> str:

@@ -15,7 +15,7 @@ from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.evaluation import EvaluationContext, Side, evaluate, look
 from common.metrics.features import Extractor
-from common.metrics.kinds import VERBS, class_of, verb_of
+from common.metrics.kinds import SINGLE, VERBS, class_of, verb_of
 from common.metrics.memorization import COARSELY, repeating_coarsely
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import (
@@ -96,12 +96,12 @@ def update_records(folder: RunFolder, records: list[Record], verb: str = "") -> 
 
 
 def show(records: Sequence[Record]) -> None:
-    """Prints one line a record; those of single classes are counted."""
+    """Prints one line a record; those of single classes or steps are counted."""
     of_all = [record for record in records if not class_of(record.metric)[1]]
     for record in of_all:
         print(f"{record.metric:34} {_value(record)}")
     if len(of_all) < len(records):
-        print(f"of classes: {len(records) - len(of_all)} more numbers; make report shows them")
+        print(f"of {SINGLE}: {len(records) - len(of_all)} more numbers; make report shows them")
 
 
 def coarse_copies(

@@ -3,11 +3,12 @@
 Features of images are taken frame by frame: `kernel_distance` of all channels side by side, and of
 each channel alone. Features of clips are of whole sequences, and so is the biology. Held-out
 windows that share a moment would count it twice, so only windows without a common one are taken.
+What takes whole sets at once, such as a classifier, is the experiment's (`sequence_records`).
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,17 +16,15 @@ import torch
 from common.data.near_duplicates import descriptor
 from common.data.sequence_datamodule import SequenceDataModule
 from common.data.sequences import apart
-from common.errors import Exit, UserError, relative
 from common.evaluate import coarse_copies, leakage, show, update_records
 from common.evaluation_files import Judged, write_evaluation
 from common.generation import read_samples_manifest
 from common.metrics.clip_features import ClipExtractor
 from common.metrics.evaluation import (
+    Looking,
     Side,
     evaluate,
     evaluate_clips,
-    look,
-    look_at_clips,
     measured_records,
 )
 from common.metrics.features import Extractor
@@ -36,6 +35,8 @@ from common.runs.folder import RunFolder
 
 # Of a split: bounds the time as `evaluate.MAX_TRAIN` does, and is printed.
 MAX_WINDOWS = 3000
+# What to do where the test split has no window: the run's cannot be changed any more.
+LONGER = "train a run with a lower --data.frames, or on data with longer sequences"
 
 
 def evaluate_sequences(
@@ -60,29 +61,19 @@ def evaluate_sequences(
     rows = read_samples_manifest(folder)
     real, train = (windows_apart(data, split) for split in ("test", "train"))
     if not real:
-        raise UserError(
-            Exit.INPUT,
-            relative(data.prepared.folder),
-            f"the test split has no window of {data.frames} consecutive moments",
-            "train a run with a lower --data.frames, or on data with longer sequences",
-        )
-    eyes = _Eyes(data, network, device)
+        raise data.without_window("test", LONGER)
+    eyes = _Eyes(data, network, clips, device)
     held_out = eyes.look("held-out", packed_images(data, "test", real), len(real))
     fake = eyes.look("generated", generated_images(folder, data, rows), len(rows))
     known = eyes.look("training", packed_images(data, "train", train), len(train), False)
-    whole = {
-        "held-out": look_at_clips(_clips(packed_images(data, "test", real)), clips, device),
-        "generated": look_at_clips(_clips(generated_images(folder, data, rows)), clips, device),
-    }
-    sides = (
-        replace(whole["held-out"], biology=held_out.biology),
-        replace(whole["generated"], biology=fake.biology),
-    )
+    sides = (held_out.clips, fake.clips)
+    glances = (np.stack(side.glances) for side in (known, held_out, fake))
     context = evaluation_context(folder, data)
     records = [
         *evaluate(held_out.frames, fake.frames, network, context, known.frames).records,
-        *evaluate_clips(*whole.values(), clips, context),
+        *evaluate_clips(*sides, clips, context),
         *measured_records(*sides, context),
+        *data.sequence_records(*glances, context.record),
         *coarse_copies(held_out.faces, fake.faces, known.faces, context),
         *leakage(data, real, train, held_out.faces + known.faces, context),
     ]
@@ -112,13 +103,14 @@ def windows_apart(data: SequenceDataModule, split: str) -> list[int]:
     return chosen.tolist()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Looked:
-    """One side: features of its frames, and what each of its sequences shows."""
+    """One side: its frames, its sequences with their biology, and what is kept of each of these."""
 
     frames: Side
+    clips: Side
     faces: list[np.ndarray]
-    biology: dict[str, np.ndarray] = field(default_factory=dict)
+    glances: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -127,27 +119,21 @@ class _Eyes:
 
     data: SequenceDataModule
     network: Extractor
+    clips: ClipExtractor
     device: torch.device
 
-    def look(self, name: str, side: Iterator[Seen], total: int, measured: bool = True) -> _Looked:
-        scalars: list[Mapping[str, float]] = []
-        faces: list[np.ndarray] = []
+    def look(self, name: str, side: Iterator[Seen], total: int, whole: bool = True) -> _Looked:
+        """Reads a side once; without ``whole`` its sequences are neither seen nor measured."""
+        frames, clips = (Looking(network, self.device) for network in (self.network, self.clips))
+        faces, glances = [], []
         with images_bar(f"{name} sequences", total) as bar:
-
-            def frames() -> Iterator[tuple[np.ndarray, Mapping[str, float]]]:
-                for seen in side:
-                    faces.append(descriptor(seen.image))
-                    scalars.append(self.data.measure(seen.image) if measured else {})
-                    for frame in seen.canvas.swapaxes(0, 1):
-                        yield np.ascontiguousarray(frame), {}
-                    bar.update()
-
-            found = look(frames(), self.network, device=self.device)
-        names = scalars[0] if scalars else {}
-        biology = {key: np.array([row[key] for row in scalars]) for key in names}
-        return _Looked(found, faces, biology)
-
-
-def _clips(side: Iterator[Seen]) -> Iterator[np.ndarray]:
-    """Each sequence as uint8 [T, C, S, S]."""
-    return (np.ascontiguousarray(seen.canvas.swapaxes(0, 1)) for seen in side)
+            for seen in side:
+                faces.append(descriptor(seen.image))
+                glances.append(self.data.glance(seen.canvas))
+                clip = np.ascontiguousarray(seen.canvas.swapaxes(0, 1))  # [T, C, S, S]
+                for frame in clip:
+                    frames.add(frame)
+                if whole:
+                    clips.add(clip, self.data.measure(seen.image))
+                bar.update()
+        return _Looked(frames.side(), clips.side(), faces, glances)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,27 @@ def evaluation_context(
         labels: rule by which the labels were chosen; None takes it from the samples.
     """
     first = read_samples_manifest(folder)[0]
+    return held_out_context(
+        data,
+        labels or first["labels"],
+        "" if first["origin"] == SAMPLED else first["origin"],
+        seed=int(first["seed"]),
+        checkpoint_sha256=first["checkpoint_sha256"],
+        settings=first["settings"],
+    )
+
+
+def held_out_context(
+    data: ImageDataModule, labels: str, origin: str = "", **drawn: Any
+) -> EvaluationContext:
+    """What all numbers share that a checkpoint gets on held-out data.
+
+    Args:
+        data: set up.
+        labels: rule by which they were chosen.
+        origin: of images that were not sampled freely.
+        drawn: seed, checkpoint and settings, by the names of `EvaluationContext`.
+    """
     held_out = data.prepared.samples("test")
     pairs = {(sample.label or "", sample.group) for sample in held_out}
     return EvaluationContext(
@@ -131,18 +153,16 @@ def evaluation_context(
         preprocessing=PREPROCESSING.format(
             canvas=_CANVAS[data.facts["fit"]].format(size=data.facts["image_size"]),
             window=text_of(data.facts["window"], data.facts["channels"]),
-            labels=labels or first["labels"],
-            origin="" if first["origin"] == SAMPLED else f"; drawn {first['origin']}",
+            labels=labels,
+            origin=f"; drawn {origin}" if origin else "",
             frames=f"; {data.frames} moments a sequence" if data.frames else "",
         ),
-        seed=int(first["seed"]),
-        checkpoint_sha256=first["checkpoint_sha256"],
         commit=commit(),
-        settings=first["settings"],
         imported=data.imported,
         channels=data.facts["channels"],
         groups=len({sample.group for sample in held_out}),
         class_groups=Counter(label for label, _ in pairs),
+        **drawn,
     )
 
 

@@ -12,6 +12,8 @@ from common.errors import Exit, UserError
 from common.generation import grey_to_unit, in_a_name
 
 FileFormat = Literal["auto", "png", "tiff", "mp4", "gif", "strip"]
+# The same for sequences alone.
+Beside = Literal["tiff", "mp4", "gif", "strip"]
 # What comes beside the OME-TIFF.
 SHOWN = ("mp4", "gif", "strip")
 # Red, green and blue of each channel: transmitted light is grey, then fluorescence.

@@ -58,6 +58,11 @@ class Signposts:
         self.say("confusion", self.folder.confusion)
         self.after_evaluate()
 
+    def after_continue(self) -> None:
+        """Says where films, tables and numbers are, and what comes next."""
+        self.say("continued", self.folder.continuation)
+        self.after_evaluate()
+
     def after_quiz(self) -> None:
         """Says where the page is and what to do with it."""
         self.say("quiz", self.folder.quiz)

@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 from pytorch_lightning.trainer.states import TrainerFn
 
 from common.code_version import commit
+from common.continue_verb import ContinueVerb
 from common.data.datamodule import ImageDataModule
 from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
@@ -27,7 +28,7 @@ CLIPS = "efficientnet-lite0-triplets"
 Percent = restricted_number_type("Percent", int, [(">", 0), ("<=", 100)])
 
 
-class ExperimentTrainer(Imports, pl.Trainer):
+class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
     """Adds the verbs before and after `fit`; the command line sets the attributes.
 
     Attributes:

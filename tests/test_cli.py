@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from common.arguments import ON_A_RUN
 from common.data.image_io import find_images, read_image, write_ome_tiff, write_png
 from common.runs.lock import TRAINING, RunLock
 from running import ROOT, Cli, at, refuses, smoke
@@ -60,7 +61,7 @@ def test_an_unknown_key_in_a_file_is_named(experiment: str, tmp_path: Path, cli:
 def test_a_verb_without_its_run_says_what_runs_there_are(
     trained: Path, experiment: str, tmp_path: Path, cli: Cli
 ) -> None:
-    for verb in ("generate", "evaluate", "utility", "judge", "quiz", "card", "export", "figures"):
+    for verb in ON_A_RUN:
         refuses(cli(experiment, verb, *at(trained, "nope")), 2, "nope", "there are: first")
         refuses(cli(experiment, verb, "--workspace", tmp_path), 2, "there are: none")
 
@@ -156,8 +157,7 @@ def test_all_bad_images_are_counted_at_once(
 
 
 def test_help_of_every_verb_works(experiment: str, cli: Cli) -> None:
-    before = ("fit", "check", "prepare", "generate")
-    for verb in (*before, "evaluate", "utility", "judge", "quiz", "card", "export", "figures"):
+    for verb in ("fit", "check", "prepare", *ON_A_RUN):
         result = cli(experiment, verb, "--help")
         assert result.code == 0 and "--data.root" in result.out
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from common.cards.markdown import block, bullets, code, table, text
 from common.cards.parts import code_of, command
 from common.cards.subject import Subject
-from common.metrics.kinds import JUDGE, UTILITY, class_of, verb_of
+from common.metrics.kinds import CONTINUATION, JUDGE, SINGLE, UTILITY, class_of, verb_of
 from common.metrics.protocol import Record
 
 _COMPARED = "An interval is about the images that were measured, not about another training."
@@ -22,10 +22,18 @@ _RECOGNISED = (
     "is recognised as what it is; `main` is of the most frequent classes. An interval is about "
     "other images and other judges."
 )
+_WENT_ON = (
+    "Held-out recordings of which the model saw the first frames alone and added what may follow: "
+    "how far its frames are from the true ones, and, as `repeated`, how far the last known frame "
+    "is, shown again and again; a `gain` above 0 is in favour of the model. Of what is measured in "
+    "cells: the median in the first known and in the last added frame, and the share of added "
+    "frames in the range of training frames."
+)
 _SECTIONS = {
     "": ("### Against held-out images", _COMPARED),
     JUDGE: ("### What a judge recognises", _RECOGNISED),
     UTILITY: ("### What the images are worth to a task", _WORTH),
+    CONTINUATION: ("### How recordings go on", _WENT_ON),
 }
 
 
@@ -43,7 +51,7 @@ def evaluation(subject: Subject) -> list[str]:
         if numbers:
             found += [*words, *_numbers(numbers)]
     if left := len(subject.records) - len(of_all):
-        found += [f"Left out here: {left} numbers of single classes, in `records.jsonl`."]
+        found += [f"Left out here: {left} numbers of {SINGLE}, in `records.jsonl`."]
     return found
 
 

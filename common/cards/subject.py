@@ -146,8 +146,9 @@ def _checkpoint(folder: RunFolder, records: Sequence[Record]) -> tuple[str, str]
         raise UserError(
             Exit.INPUT,
             relative(folder.records),
-            "was measured on images of another checkpoint than those in samples/",
-            f"run make evaluate EXP={folder.experiment} RUN={folder.run_id} again",
+            "holds numbers of another checkpoint than the one that drew samples/",
+            f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000, then make "
+            "evaluate and whatever else measured",
         )
     paths = {name: folder.checkpoint(name) for name in _CHECKPOINTS}
     held = {name: sha256_of(path) for name, path in paths.items() if path.is_file()}

@@ -95,13 +95,14 @@ def ensure_prepared(data: "ImageDataModule") -> Prepared:
     """Simulates where no folder is given, prepares what is not prepared, and opens it."""
     if data.root is None:
         _ensure_simulated(data)
-    root, folder = _raw_root(data), prepared_folder(data)
+    root, folder, found_now = _raw_root(data), prepared_folder(data), False
     if not _is_prepared(root):
         samples = _scan(data, root)
         if not is_current(folder, root, samples):
+            found_now = True
             _prepare(data, root, folder, samples)
     prepared = Prepared.open(folder)
-    _say(summary(prepared))
+    _say(summary(prepared, found_now))
     return prepared
 
 
@@ -164,15 +165,20 @@ def draw_pipeline_of(data: "ImageDataModule", name: str) -> None:
     _say(f"pipeline: {relative(path)} ({chosen.name})")
 
 
-def summary(prepared: Prepared) -> str:
-    """Images by split, where they are, and what is missing."""
+def summary(prepared: Prepared, found_now: bool = False) -> str:
+    """Images by split, where they are, and what is missing.
+
+    Args:
+        prepared: the data.
+        found_now: whether the findings on them were just listed, the line on sequences with them.
+    """
     counts = [f"{len(prepared.samples(split))} {split}" for split in SPLITS]
     lines = [f"data: {relative(prepared.folder)} ({', '.join(counts)})"]
     found = {sample.label for sample in prepared.manifest}
     missing = [name for name in prepared.facts["classes"] if name not in found]
     if missing:
         lines.append(f"warning: no images of class {', '.join(missing)}")
-    if prepared.facts.get("sequences"):
+    if prepared.facts.get("sequences") and not found_now:
         lines.append(told(prepared.facts["sequences"]))
     if prepared.facts.get("skipped"):
         report = report_of(prepared.folder, prepared.facts["experiment"])

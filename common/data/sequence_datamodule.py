@@ -1,6 +1,9 @@
 """Data modules of experiments whose samples are windows of consecutive moments."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from common.data.datamodule import ImageDataModule
 from common.data.manifest import SPLITS, Sample
@@ -9,6 +12,9 @@ from common.data.sequence_datasets import SequenceDataset
 from common.data.sequences import windows_of
 from common.data.windows import read_levels
 from common.errors import Exit, UserError, relative, require_positive
+
+if TYPE_CHECKING:
+    from common.metrics.protocol import Record
 
 
 class SequenceDataModule(ImageDataModule):
@@ -23,6 +29,9 @@ class SequenceDataModule(ImageDataModule):
             by levels of its own, the percentiles of all of its frames, see `windows`.
         kwargs: as for `ImageDataModule`.
     """
+
+    # Scalars of `measure` that single moments have, by which a continued sequence is followed.
+    followed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, frames: int = 3, normalise: Normalise = "fixed", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -49,12 +58,8 @@ class SequenceDataModule(ImageDataModule):
             self._refuse_other_reading()
         for split in ("train", "val") if self.prepared is not None else ():
             if not self._count(split):
-                raise UserError(
-                    Exit.INPUT,
-                    relative(self.prepared.folder),
-                    f"the {split} split has no window of {self.frames} consecutive moments",
-                    "lower --data.frames, or add data without gaps in time",
-                )
+                remedy = "lower --data.frames, or add data without gaps in time"
+                raise self.without_window(split, remedy)
 
     def samples(self, split: str) -> list[Sample]:
         """First moments of all windows of a split."""
@@ -62,10 +67,43 @@ class SequenceDataModule(ImageDataModule):
 
     def dataset(self, split: str, policy: str = "none") -> SequenceDataset:
         """Windows of one split; arguments and errors as of `ImageDataModule.dataset`."""
+        return self.windows(split, self.frames, policy)
+
+    def windows(self, split: str, frames: int, policy: str = "none") -> SequenceDataset:
+        """As `dataset`, of any number of moments."""
         moments = self.prepared.dataset(split, policy, self.seed)
         own = self.reading.normalise == "sequence"
         levels = read_levels(self.prepared.folder, split) if own else None
-        return SequenceDataset(moments, self.frames, levels)
+        return SequenceDataset(moments, frames, levels)
+
+    def without_window(self, split: str, remedy: str) -> UserError:
+        """The error of a split none of whose sequences is long enough."""
+        problem = f"the {split} split has no window of {self.frames} consecutive moments"
+        return UserError(Exit.INPUT, relative(self.prepared.folder), problem, remedy)
+
+    def glance(self, canvas: np.ndarray) -> np.ndarray:
+        """What `sequence_records` needs of a sequence, uint8 [C, T, S, S]; small, for all are kept.
+
+        Nothing unless an experiment has such records.
+        """
+        return np.empty(0, np.float32)
+
+    def sequence_records(
+        self,
+        train: np.ndarray,
+        real: np.ndarray,
+        fake: np.ndarray,
+        record: "Callable[..., Record]",
+    ) -> "list[Record]":
+        """Numbers that take whole sets of sequences at once.
+
+        Args:
+            train: what `glance` gives of each training sequence [N, ...].
+            real: of each held-out one.
+            fake: of each generated one.
+            record: makes a record of the evaluation.
+        """
+        return []
 
     def _refuse_other_reading(self) -> None:
         done = self.facts["reading"].get("normalise")

@@ -23,11 +23,12 @@ from common.metrics.memorization import (
 )
 from common.metrics.names import Names, names
 from common.metrics.protocol import REFUSALS, Measured, Record, attempt, sentence
-from common.metrics.sides import Side, look, look_at_clips
+from common.metrics.sides import Looking, Side, look, look_at_clips
 
 __all__ = [
     "Evaluation",
     "EvaluationContext",
+    "Looking",
     "Side",
     "evaluate",
     "evaluate_clips",

@@ -145,23 +145,39 @@ def embed(
     Raises:
         MetricRefused: there are no images, or they are too small or too short.
     """
-    rows, waiting = [], []
-
-    def look() -> None:
-        features, logits = extractor.see(torch.stack(waiting).to(device))
-        rows.append(Embedded(features.cpu(), None if logits is None else logits.cpu()))
-        waiting.clear()
-
+    embedding = Embedding(extractor, device)
     for image in images:
-        waiting.append(torch.from_numpy(image))
-        if len(waiting) == _CHUNK:
-            look()
-    if waiting:
-        look()
-    if not rows:
-        raise MetricRefused("Features need images; there are 0.")
-    features, logits = zip(*rows, strict=True)
-    return Embedded(torch.cat(features), torch.cat(logits) if extractor.classes else None)
+        embedding.add(image)
+    return embedding.result()
+
+
+class Embedding:
+    """As `embed`, for images that are handed over one by one; arguments and errors are its."""
+
+    def __init__(self, extractor: Embedder, device: torch.device | str = "cpu") -> None:
+        self._extractor, self._device = extractor, device
+        self._rows: list[Embedded] = []
+        self._waiting: list[Tensor] = []
+
+    def add(self, image: np.ndarray) -> None:
+        """Takes in one image."""
+        self._waiting.append(torch.from_numpy(image))
+        if len(self._waiting) == _CHUNK:
+            self._look()
+
+    def result(self) -> Embedded:
+        """Features of all of them, on the CPU."""
+        if self._waiting:
+            self._look()
+        if not self._rows:
+            raise MetricRefused("Features need images; there are 0.")
+        features, logits = zip(*self._rows, strict=True)
+        return Embedded(torch.cat(features), torch.cat(logits) if self._extractor.classes else None)
+
+    def _look(self) -> None:
+        features, logits = self._extractor.see(torch.stack(self._waiting).to(self._device))
+        self._rows.append(Embedded(features.cpu(), None if logits is None else logits.cpu()))
+        self._waiting.clear()
 
 
 def register(name: str) -> Callable[[Factory], Factory]:

@@ -2,14 +2,16 @@
 
 import re
 
-# How the metrics of the judge and of the augmentation ledger begin; those of `evaluate` begin with
-# neither.
-JUDGE, UTILITY = "judge/", "utility/"
-VERBS = (JUDGE, UTILITY)
-# A line of the ledger, or what it gains, comes before its score.
+# How the metrics of the judge, of the augmentation ledger and of continued recordings begin; those
+# of `evaluate` begin with none of these.
+JUDGE, UTILITY, CONTINUATION = "judge/", "utility/", "continuation/"
+VERBS = (JUDGE, UTILITY, CONTINUATION)
+# What numbers are counted as that `class_of` tells from those of all images.
+SINGLE = "single classes or steps"
+# A line of the ledger, or what it gains, comes before its score; what is of a step ends with it.
 _OF_CLASS = re.compile(
     r"(class_kernel_distance|membership_auc|nearest_ratio|structure/[^/]+"
-    rf"|{JUDGE}[^/]+|{UTILITY}(?:gain/)?+[^/]+/[^/]+)/(.+)",
+    rf"|{JUDGE}[^/]+|{UTILITY}(?:gain/)?+[^/]+/[^/]+|{CONTINUATION}.+(?=/step_\d+\Z))/(.+)",
     re.DOTALL,
 )
 
@@ -20,6 +22,6 @@ def verb_of(metric: str) -> str:
 
 
 def class_of(metric: str) -> tuple[str, str]:
-    """A metric without the class that it is of, and that class; "" where it is of all."""
+    """A metric without the class, or step, that it is of, and that; "" where it is of all."""
     found = _OF_CLASS.fullmatch(metric)
     return (found[1], found[2]) if found else (metric, "")

@@ -1,13 +1,15 @@
 """One set of images or clips as an evaluation sees it: features, not pixels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.metrics.features import Embedder, embed
+from common.metrics.features import Embedder, Embedding
 from common.metrics.protocol import MetricRefused, sentence
 
 
@@ -68,28 +70,10 @@ def look(
     Raises:
         ValueError: there are more or fewer labels than images.
     """
-    shapes, scalars = [], []
-
-    def pixels() -> Iterator[np.ndarray]:
-        for image, measured in images:
-            shapes.append(image.shape)
-            scalars.append(measured)
-            yield image
-
-    stream = pixels()
-    features, logits, refusal = None, None, ""
-    try:
-        features, logits = embed(stream, extractor, device)
-    except MetricRefused as refused:
-        refusal = sentence(refused)
-        for _ in stream:
-            pass
-    if len(labels) not in (0, len(shapes)):
-        raise ValueError(f"there are {len(labels)} labels of {len(shapes)} images")
-    names = scalars[0] if scalars else {}
-    biology = {name: np.array([row[name] for row in scalars]) for name in names}
-    shape = shapes[0] if shapes else ()
-    return Side(len(shapes), shape, features, biology, refusal, logits, labels)
+    looking = Looking(extractor, device)
+    for image, measured in images:
+        looking.add(image, measured)
+    return looking.side(labels)
 
 
 def look_at_clips(
@@ -103,3 +87,44 @@ def look_at_clips(
         device: where it looks.
     """
     return look(((clip, {}) for clip in clips), extractor, device=device)
+
+
+class Looking:
+    """As `look`, for images or clips that are handed over one by one.
+
+    Args:
+        extractor: what turns them into features.
+        device: where it looks.
+    """
+
+    def __init__(self, extractor: Embedder, device: torch.device | str = "cpu") -> None:
+        self._embedding = Embedding(extractor, device)
+        self._shape: tuple[int, ...] = ()
+        self._scalars: list[Mapping[str, float]] = []
+        self._refusal = ""
+
+    def add(self, image: np.ndarray, measured: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Takes in one image, uint8, with its biological scalars."""
+        self._shape = self._shape or image.shape
+        self._scalars.append(measured)
+        # What is refused once is not looked at again, and still counted.
+        if not self._refusal:
+            self._attempt(lambda: self._embedding.add(image))
+
+    def side(self, labels: Sequence[str] = ()) -> Side:
+        """All that was seen; argument and error as of `look`."""
+        count = len(self._scalars)
+        if len(labels) not in (0, count):
+            raise ValueError(f"there are {len(labels)} labels of {count} images")
+        found = None if self._refusal else self._attempt(self._embedding.result)
+        features, logits = found or (None, None)
+        names = self._scalars[0] if self._scalars else {}
+        biology = {name: np.array([row[name] for row in self._scalars]) for name in names}
+        return Side(count, self._shape, features, biology, self._refusal, logits, labels)
+
+    def _attempt(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except MetricRefused as refused:
+            self._refusal = sentence(refused)
+            return None

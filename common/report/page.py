@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from common.metrics.kinds import class_of
+from common.metrics.kinds import SINGLE, class_of
 from common.report import charts
 from common.report.configs import data_set, differing_keys
 from common.report.distributions import distributions
@@ -198,7 +198,7 @@ def _tables(rows: Sequence[tuple[Row, Markup | None]]) -> list[tuple[str, list[o
     """What is of all images stands open; what is of one class alone would push it out of sight."""
     of_all = [row for row in rows if not class_of(row[0].first.metric)[1]]
     of_classes = [row for row in rows if class_of(row[0].first.metric)[1]]
-    return [("", of_all), (_counted(len(of_classes), "number") + " of single classes", of_classes)]
+    return [("", of_all), (f"{_counted(len(of_classes), 'number')} of {SINGLE}", of_classes)]
 
 
 def _interval_plot(row: Row, identity: str) -> Markup | None:

@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "judge/confusion.csv"
 
     @property
+    def continuation(self) -> Path:
+        """What `continue` made of held-out recordings, and how far each of its frames is off."""
+        return self.path / "continuation"
+
+    @property
     def quiz(self) -> Path:
         """Page on which people judge `samples` beside held-out images."""
         return self.path / "quiz/index.html"

@@ -45,7 +45,11 @@ _FIND_VIEW = """
 # Logged by every experiment, also by one that has not run yet.
 _USUAL = ("train/loss", "val/loss", *CLOCK_METRICS)
 _MEASURED = ("Fidelity", "Biology", "Memorisation", "Utility")
-_BIOLOGICAL = ("measurable_share", "wasserstein", "kolmogorov_smirnov")
+# What happens in time is biology, too.
+_BIOLOGICAL = (
+    *("measurable_share", "wasserstein", "kolmogorov_smirnov"),
+    *("order_accuracy", "order_accuracy_real", "continuation"),
+)
 # Each of settings and of measured numbers: more would push the curves out of sight.
 _MOST_COLUMNS = 8
 

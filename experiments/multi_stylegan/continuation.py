@@ -4,6 +4,8 @@ A generator of T frames continues a sequence without further training: styles ar
 first T - 1 frames are the last ones known, and the T-th is the next. Then all move on by one.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,7 +55,19 @@ def invert(
 
 
 def continued(generator: Generator, known: Tensor, count: int, steps: int = 200) -> Tensor:
-    """A sequence and what may follow it.
+    """Known sequences with what may follow them; arguments and errors as of `following`.
+
+    Returns:
+        [B, D, K + count, S, S], of which the first K frames are the given ones.
+    """
+    added = [frame.unsqueeze(2) for frame in following(generator, known, count, steps)]
+    return torch.cat([known, *added], 2)
+
+
+def following(
+    generator: Generator, known: Tensor, count: int, steps: int = 200
+) -> Iterator[Tensor]:
+    """Frames that may follow known ones, one after the other.
 
     Args:
         generator: of at least two frames, in evaluation mode.
@@ -61,8 +75,8 @@ def continued(generator: Generator, known: Tensor, count: int, steps: int = 200)
         count: frames to add.
         steps: of each search; those after the first begin where the last one ended.
 
-    Returns:
-        [B, D, K + count, S, S], of which the first K frames are the given ones.
+    Yields:
+        The next frame of each sequence, [B, D, S, S] in [-1, 1].
 
     Raises:
         ValueError: one frame alone is generated, or too few are known.
@@ -71,14 +85,13 @@ def continued(generator: Generator, known: Tensor, count: int, steps: int = 200)
     if frames < 2 or known.shape[2] < frames - 1:
         problem = f"{known.shape[2]} frames are known and {frames} generated"
         raise ValueError(f"{problem}; at least two have to be generated, all but one known")
-    styles, sequence = None, known
+    styles, last = None, known[:, :, known.shape[2] - frames + 1 :]
     for _ in range(count):
-        last = sequence[:, :, sequence.shape[2] - frames + 1 :]
         styles, _ = invert(generator, last, steps, styles)
         with torch.no_grad():
-            following = generator.synthesize(styles)[:, :, -1:].clamp(-1, 1)
-        sequence = torch.cat([sequence, following], 2)
-    return sequence
+            added = generator.synthesize(styles)[:, :, -1].clamp(-1, 1)
+        last = torch.cat([last[:, :, 1:], added.unsqueeze(2)], 2)
+        yield added
 
 
 def between(styles: Tensor, count: int) -> Tensor:

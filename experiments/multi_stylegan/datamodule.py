@@ -1,17 +1,19 @@
 """Sequences of yeast in traps: brightfield and fluorescence."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from common.data.listing import find_files
 from common.data.manifest import Sample
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError, relative
+from common.metrics.protocol import Record
 from experiments.multi_stylegan import tlfm
 from experiments.multi_stylegan.tlfm import FILE_PATTERN
 
@@ -45,6 +47,7 @@ class YeastDataModule(SequenceDataModule):
         "scene.py",
         "microscope.py",
     )
+    followed = ("cell_area", "gfp_level")
 
     def __init__(
         self,
@@ -91,6 +94,24 @@ class YeastDataModule(SequenceDataModule):
         from experiments.multi_stylegan import biology
 
         return biology.measure(image)
+
+    def glance(self, canvas: np.ndarray) -> np.ndarray:
+        """What the order of frames is seen in: float32 [C, T, s, s] in [0, 1]."""
+        from experiments.multi_stylegan.temporal_order import small
+
+        return small(torch.from_numpy(canvas)[None].float() / 255)[0].numpy()
+
+    def sequence_records(
+        self,
+        train: np.ndarray,
+        real: np.ndarray,
+        fake: np.ndarray,
+        record: Callable[..., Record],
+    ) -> list[Record]:
+        """Whether frames are in an order that real ones have; see `temporal_order`."""
+        from experiments.multi_stylegan.temporal_order import order_records
+
+        return order_records(train, real, fake, record)
 
     def _names(self, root: Path) -> list[str]:
         names = [path.relative_to(root).as_posix() for path in find_files(root, _IMAGES)]

@@ -1,5 +1,6 @@
 """Sequences of yeast in traps, brightfield and fluorescence, from one generator."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from common.networks.style import mixed_styles
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.multi_stylegan import published
+from experiments.multi_stylegan.continuation import following
 from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.tricks import (
@@ -305,6 +307,10 @@ class MultiStyleGAN(AdversarialModule):
         sizes = self.hparams
         frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
         return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
+
+    def following(self, known: Tensor, count: int, steps: int) -> Iterator[Tensor]:
+        """Frames that may follow known ones, one after the other; see `continuation`."""
+        return following(self.generator, known, count, steps)
 
     def draw(self, folder: Path, data: SequenceDataModule, count: int, seed: int) -> list[str]:
         """Figures of samples, of the latent space and of how sequences go on; see `pictures`."""

@@ -4,6 +4,8 @@ It judges whether time can be seen in sequences at all: trained on real ones, it
 much order in generated ones.
 """
 
+import math
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import Exit, UserError
+from common.metrics.bootstrap import bootstrap_interval
+from common.metrics.protocol import Measured, Record
 
+# Of the records: training windows at most, how often each is seen, and the seed of all draws. More
+# passes add little: held-out accuracy 0.82 after 24 passes over 100 windows, 0.87 after 96.
+_WINDOWS, _PASSES, _SEED = 400, 24, 0
 _WIDTH, _BATCH, _RATE = 16, 32, 3e-3
 # Frames are averaged down to this side: order shows in cells and light, not in grain.
 _SIDE = 32
@@ -51,9 +58,44 @@ class OrderClassifier(nn.Module):
 
     def changes(self, sequences: Tensor) -> Tensor:
         """Later minus earlier frame of every pair, [B, D, pairs, h, w]."""
-        flat = F.adaptive_avg_pool2d(sequences.flatten(1, 2), min(_SIDE, sequences.shape[-1]))
-        small = flat.unflatten(1, sequences.shape[1:3])
-        return torch.stack([small[:, :, b] - small[:, :, a] for a, b in self.pairs], 2)
+        seen = small(sequences)
+        return torch.stack([seen[:, :, b] - seen[:, :, a] for a, b in self.pairs], 2)
+
+
+def small(sequences: Tensor) -> Tensor:
+    """Sequences [B, D, T, S, S] averaged down to 32 pixels; smaller ones as they are."""
+    flat = F.adaptive_avg_pool2d(sequences.flatten(1, 2), min(_SIDE, sequences.shape[-1]))
+    return flat.unflatten(1, sequences.shape[1:3])
+
+
+def order_records(
+    train: np.ndarray, real: np.ndarray, fake: np.ndarray, record: Callable[..., Record]
+) -> list[Record]:
+    """Whether a classifier that was trained on real sequences finds order in others.
+
+    Args:
+        train: floats [N, D, T, H, W] of the training split, of which 400 are drawn.
+        real: likewise of the held-out split.
+        fake: generated ones.
+        record: makes a record of an evaluation.
+
+    Returns:
+        ``order_accuracy`` of the generated and ``order_accuracy_real`` of the held-out sequences:
+        share of right answers, for each as it is and once shuffled. Refused where there is no
+        order to see.
+    """
+    chosen = np.random.default_rng(_SEED).permutation(len(train))[:_WINDOWS]
+    steps = math.ceil(_PASSES * len(chosen) / min(_BATCH, len(chosen)))
+    rule = f"trained on {len(chosen)} real windows, {steps} batches, seed {_SEED}"
+    refusal = _refusal(train, real, fake)
+    model = None if refusal else train_order_classifier(train[chosen], _SEED, steps)
+    counts = {"order_accuracy": (0, len(fake)), "order_accuracy_real": (len(real), 0)}
+    found = []
+    for (name, (n_real, n_fake)), side in zip(counts.items(), (fake, real), strict=True):
+        measured = Measured(None, note=refusal) if model is None else _measured(model, side)
+        ends = measured._replace(rule=rule)._asdict()
+        found.append(record(name, extractor="order", n_real=n_real, n_fake=n_fake, **ends))
+    return found
 
 
 def train_order_classifier(sequences: np.ndarray, seed: int, steps: int = 300) -> OrderClassifier:
@@ -88,9 +130,14 @@ def train_order_classifier(sequences: np.ndarray, seed: int, steps: int = 300) -
     return model.eval()
 
 
-@torch.no_grad()
 def order_accuracy(model: OrderClassifier, sequences: np.ndarray, seed: int) -> float:
-    """Share of right answers for each sequence as it is, and once shuffled; 0.5 is chance.
+    """Share of right answers to all sequences; arguments and error as of `right_answers`."""
+    return float(right_answers(model, sequences, seed).mean())
+
+
+@torch.no_grad()
+def right_answers(model: OrderClassifier, sequences: np.ndarray, seed: int) -> np.ndarray:
+    """Share of right answers [N] to each sequence as it is, and once shuffled; 0.5 is chance.
 
     Args:
         model: trained on sequences of as many domains and frames.
@@ -103,8 +150,9 @@ def order_accuracy(model: OrderClassifier, sequences: np.ndarray, seed: int) -> 
     data, rng = _checked(sequences), np.random.default_rng(seed)
     answers = []
     for part in data.split(256):
-        answers += [model(part) > 0, model(shuffled(part, rng)) <= 0]
-    return float(torch.cat(answers).float().mean())
+        pair = torch.stack([model(part) > 0, model(shuffled(part, rng)) <= 0])
+        answers.append(pair.double().mean(0))
+    return torch.cat(answers).numpy()
 
 
 def shuffled(sequences: Tensor, rng: np.random.Generator) -> Tensor:
@@ -116,6 +164,25 @@ def shuffled(sequences: Tensor, rng: np.random.Generator) -> Tensor:
     orders[kept] = np.roll(orders[kept], 1, axis=1)
     rows = torch.arange(count)[:, None]
     return sequences.transpose(1, 2)[rows, torch.from_numpy(orders)].transpose(1, 2)
+
+
+def _refusal(train: np.ndarray, real: np.ndarray, fake: np.ndarray) -> str:
+    """Why order cannot be looked for, or ""."""
+    if train.shape[2] < 2:
+        return "A sequence of one frame has no order."
+    shapes = [side.shape[1:] for side in (train, real, fake)]
+    if len(set(shapes)) > 1:
+        return f"Sequences of unlike shape cannot be compared: {', '.join(map(str, shapes))}."
+    return ""
+
+
+def _measured(model: OrderClassifier, sequences: np.ndarray) -> Measured:
+    """With an interval over sequences, whose two answers are not independent."""
+    answers = right_answers(model, sequences, _SEED)
+    value, note = float(answers.mean()), "chance 0.5"
+    if np.ptp(answers) == 0:
+        return Measured(value, note=f"{note}; all sequences alike, so there is no interval")
+    return Measured(value, *bootstrap_interval(np.mean, answers), note=note)
 
 
 def _mirrored(sequences: Tensor, rng: np.random.Generator) -> Tensor:

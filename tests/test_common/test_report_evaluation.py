@@ -91,7 +91,7 @@ def test_numbers_of_single_classes_stand_in_a_closed_table_of_their_own(workspac
     of_classes = [Record(f"membership_auc/{name}", 0.5) for name in ("cell", "pair")]
     write_records(path, [*of_classes, *read_records(path)])
     text = render(find_runs(workspace))
-    table, closed = text.split("<details><summary>2 numbers of single classes</summary>")
+    table, closed = text.split("<details><summary>2 numbers of single classes or steps</summary>")
     assert "membership_auc" not in table and "<b>kid</b>" in table
     assert closed.split("</details>")[0].count("<b>membership_auc/") == 2
     assert "of single classes" not in before

@@ -242,7 +242,12 @@ def test_pictures_that_are_cut_or_no_png_or_too_many_are_named_instead(tmp_path:
         ("utility/real_50/recall/ODA", "utility/real_50/recall", "ODA"),
         ("utility/gain/real_50/macro_f1", "utility/gain/real_50/macro_f1", ""),
         ("utility/gain/real_50/recall/ODA", "utility/gain/real_50/recall", "ODA"),
+        ("continuation/mae/GFP", "continuation/mae/GFP", ""),
+        ("continuation/mae/a/b/step_12", "continuation/mae/a/b", "step_12"),
+        ("continuation/mae/step_1/2", "continuation/mae/step_1/2", ""),
     ],
 )
-def test_a_number_of_one_class_is_known_by_its_name(metric: str, family: str, name: str) -> None:
+def test_a_number_of_one_class_or_step_is_known_by_its_name(
+    metric: str, family: str, name: str
+) -> None:
     assert class_of(metric) == (family, name)

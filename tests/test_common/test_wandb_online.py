@@ -257,7 +257,10 @@ def test_a_channel_whose_name_is_a_path_is_not_shown() -> None:
 def test_every_record_is_shown_in_the_section_of_its_kind() -> None:
     sections = {
         "Fidelity": ("FID", "kernel_distance", "coverage"),
-        "Biology": ("measurable_share", "wasserstein/size", "kolmogorov_smirnov/size"),
+        "Biology": (
+            *("measurable_share", "wasserstein/size", "kolmogorov_smirnov/size"),
+            *("order_accuracy", "order_accuracy_real", "continuation/mae/GFP"),
+        ),
         "Memorisation": (*REPEATING, *COARSELY),
         "Utility": ("utility/balanced_accuracy",),
     }

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import common.evaluate_sequences as evaluation
+from common import run_images
 from common.data.canvas import rectangle_mask
 from common.data.datasets import SeedDataset
+from common.data.image_io import Image, read_image
+from common.data.sequence_datasets import SequenceDataset
 from common.errors import UserError
 from common.evaluate_sequences import evaluate_sequences, windows_apart
 from common.generation import (
@@ -29,6 +32,7 @@ from experiments.multi_stylegan.datamodule import YeastDataModule
 from made_traps import write_traps
 
 SIZE = 24
+stored = SequenceDataset.stored
 
 
 class Measured(YeastDataModule):
@@ -121,6 +125,41 @@ def test_frames_clips_and_biology_are_measured_of_each_domain(
     assert near["wasserstein/drift"].n_fake == len(real)
     assert near["wasserstein/drift"].value < far["wasserstein/drift"].value
     assert near["leaked_pairs"].value == 0
+
+
+def test_both_sides_are_read_once(
+    data: YeastDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = RunFolder(tmp_path, "multi_stylegan", "a"), []
+    generated(folder, data, validation(data)[:3])
+
+    def noted(path: Path, **how: Path) -> Image:
+        read.append(path.name)
+        return read_image(path, **how)
+
+    monkeypatch.setattr(run_images, "read_image", noted)
+    monkeypatch.setattr(
+        SequenceDataset, "stored", lambda self, k: read.append(k) or stored(self, k)
+    )
+    evaluated(folder, data)
+    rows = [*windows_apart(data, "test"), *windows_apart(data, "train")]
+    assert sorted(k for k in read if isinstance(k, int)) == sorted(rows)
+    assert [k for k in read if isinstance(k, str)] == [f"{k:06d}.ome.tiff" for k in range(3)]
+
+
+def test_the_order_of_frames_is_asked_for_on_both_sides(
+    data: YeastDataModule, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path, "multi_stylegan", "a")
+    generated(folder, data, validation(data))
+    found = evaluated(folder, data)
+    real, fake = found["order_accuracy_real"], found["order_accuracy"]
+    held_out = len(windows_apart(data, "test"))
+    assert (real.n_real, real.n_fake, fake.n_fake) == (held_out, 0, len(validation(data)))
+    # The discs of these recordings grow and drift.
+    assert real.value > 0.7 and fake.value > 0.7
+    trained_on = len(windows_apart(data, "train"))
+    assert real.rule.startswith(f"trained on {trained_on} real windows")
 
 
 def test_order_in_time_is_seen_by_clips_alone(data: YeastDataModule, tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""Held-out recordings of which a model saw the first moments alone, and what it says comes next.
+
+A module can do so that has ``following(known, count, steps)``, which yields frame after frame.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from common.continuation_files import Recordings, write_continuation
+from common.data.manifest import Sample
+from common.data.sequence_datamodule import SequenceDataModule
+from common.data.sequence_datasets import SequenceDataset
+from common.data.sequences import apart
+from common.errors import Exit, UserError
+from common.evaluate import show, update_records
+from common.evaluate_sequences import LONGER
+from common.metrics.bootstrap import share_interval
+from common.metrics.continuation import (
+    REPEATED,
+    Errors,
+    Followed,
+    error_records,
+    followed_records,
+    frame_errors,
+)
+from common.metrics.evaluation import EvaluationContext
+from common.metrics.kinds import CONTINUATION
+from common.metrics.protocol import Record
+from common.progress import images_bar
+from common.run_images import held_out_context, packed_images
+from common.runs.folder import RunFolder
+from common.sampling import in_chunks
+from common.sequence_writer import Beside
+
+# Training frames at most, whose scalars give the range of each.
+_TRAINING = 200
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `continue` is told.
+
+    Attributes:
+        count: recordings at most.
+        seed: of their choice.
+        added: frames.
+        steps: of each search.
+        file_format: of what shows them.
+    """
+
+    count: int
+    seed: int
+    added: int
+    steps: int
+    file_format: Beside
+
+
+def measure_continuation(
+    folder: RunFolder,
+    model: pl.LightningModule,
+    data: SequenceDataModule,
+    asked: Asked,
+    drawn: Mapping[str, str],
+) -> list[Record]:
+    """Continues recordings, writes the folder and the records, and prints the latter.
+
+    Args:
+        folder: of the run.
+        model: with `following`, in evaluation mode, on its device.
+        data: set up; its test split is read.
+        asked: how many recordings go on, and how far.
+        drawn: checkpoint and settings, as of `held_out_context`.
+
+    Raises:
+        UserError: sequences have one frame, or no recording is long enough.
+    """
+    windows = held_out_windows(data, asked.added)
+    found = _continued(model, data, windows, asked)
+    errors = _errors(found, "added"), _errors(found, "known")
+    followed, training = _followed(data, found, asked.seed)
+    context = held_out_context(data, "data", seed=asked.seed, **drawn)
+    groups = len({sample.group for sample in found.samples})
+    record = partial(_record, replace(context, groups=groups), found, asked)
+    finite = int(found.added.isfinite().flatten(1).all(1).sum())
+    low, high = share_interval(finite, len(found.added))
+    share = finite / len(found.added)
+    records = [
+        record(f"{CONTINUATION}finite_share", value=share, low=low, high=high),
+        *error_records(*errors, data.facts["channels"], record),
+    ]
+    for name, seen in followed.items():
+        records += followed_records(name, seen, training, record)
+    # Killed in between, a run has numbers without films and never films of other numbers.
+    shutil.rmtree(folder.continuation, ignore_errors=True)
+    update_records(folder, records, CONTINUATION)
+    write_continuation(folder.continuation, data, found, asked.file_format, errors, followed)
+    show(records)
+    return records
+
+
+def held_out_windows(data: SequenceDataModule, added: int) -> SequenceDataset:
+    """Windows of the test split that begin with the known moments; the longest that there are.
+
+    Args:
+        data: set up.
+        added: moments after the known ones that are of use.
+
+    Raises:
+        UserError: sequences have one frame, or no recording goes on after the known moments.
+    """
+    if data.frames < 2:
+        problem = "leaves no moment that could be known before the one that is generated"
+        remedy = "continue a run that was trained with two or more"
+        raise UserError(Exit.USAGE, f"--data.frames {data.frames}", problem, remedy)
+    for true in range(added, 0, -1):
+        windows = data.windows("test", data.frames - 1 + true)
+        if len(windows):
+            return windows
+    raise data.without_window("test", LONGER)
+
+
+def chosen_rows(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
+    """One window of each recording, recordings and windows drawn; the first k of any number agree.
+
+    Args:
+        samples: first moments of all windows.
+        count: at most.
+        seed: of the draw.
+    """
+    rows = defaultdict(list)
+    for row, sample in enumerate(samples):
+        rows[sample.sequence].append(row)
+    rng = np.random.default_rng(seed)
+    names = [sorted(rows)[k] for k in rng.permutation(len(rows))]
+    return [int(rng.choice(rows[name])) for name in names[:count]]
+
+
+def _continued(
+    model: pl.LightningModule, data: SequenceDataModule, windows: SequenceDataset, asked: Asked
+) -> Recordings:
+    rows = chosen_rows(windows.samples, asked.count, asked.seed)
+    batch = data.on_after_batch_transfer(windows.__getitems__([(0, row) for row in rows]), 0)
+    known, true = batch["image"].tensor_split([data.frames - 1], 2)
+    recordings = len({sample.sequence for sample in data.prepared.samples("test")})
+    print(
+        f"continuing: {len(rows)} of {recordings} test recordings, {known.shape[2]} known frames "
+        f"and {asked.added} more, of which {true.shape[2]} are known to compare with",
+        flush=True,
+    )
+    total = len(rows) * asked.added
+    with images_bar("continuing", total) as bar:
+
+        def go_on(part: Tensor) -> Tensor:
+            # The last part is filled up with recordings that do not count.
+            counting = min(len(part), (total - bar.n) // asked.added)
+            frames = []
+            for frame in model.following(part, asked.added, asked.steps):
+                frames.append(frame)
+                bar.update(counting)
+            return torch.stack(frames, 2)
+
+        added = in_chunks(go_on, known.to(model.device)).cpu()
+    return Recordings([windows.samples[row] for row in rows], batch["mask"], known, true, added)
+
+
+def _errors(found: Recordings, part: str) -> Errors:
+    """Of added frames, or of the last known one, against the frames that came."""
+    length = found.true.shape[2]
+    pairs = (
+        frame_errors(frames[:, :length] if part == "added" else frames[:, -1:], truth)
+        for frames, truth in zip(found.units(part), found.units("true"), strict=True)
+    )
+    return Errors(*map(np.stack, zip(*pairs, strict=True)))
+
+
+def _followed(
+    data: SequenceDataModule, found: Recordings, seed: int
+) -> tuple[dict[str, Followed], str]:
+    """Scalars of single frames by name, and which training frames were looked at."""
+    if not data.followed:
+        return {}, ""
+    rows = apart(data.dataset("train").windows)
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_TRAINING])
+    training = (seen.image[:, :1] for seen in packed_images(data, "train", rows.tolist()))
+    sides = {
+        "known": (frames[:, :1] for frames in found.units("known")),
+        "added": found.units("added"),
+        "true": found.units("true"),
+        "training": training,
+    }
+    lengths = found.added.shape[2], found.true.shape[2]
+    with images_bar("measuring", len(found.samples) * (1 + sum(lengths)) + len(rows)) as bar:
+
+        def scalars(frames: np.ndarray) -> list[list[float]]:
+            """Of each frame those that are followed."""
+            measured = [data.measure(frames[:, k : k + 1]) for k in range(frames.shape[1])]
+            bar.update(len(measured))
+            return [[one[name] for name in data.followed] for one in measured]
+
+        of = {side: np.array([scalars(x) for x in frames]) for side, frames in sides.items()}
+    parts = {"known": of["known"][:, 0], "training": of["training"][:, 0]}
+    values = of | parts
+    return {
+        name: Followed(**{side: array[..., k] for side, array in values.items()})
+        for k, name in enumerate(data.followed)
+    }, f"{len(rows)} training frames"
+
+
+def _record(
+    context: EvaluationContext, found: Recordings, asked: Asked, name: str, **measured: Any
+) -> Record:
+    """No model is in what the last known frame is repeated for: runs share that protocol."""
+    count, ours = len(found.samples), not name.startswith(f"{CONTINUATION}{REPEATED}")
+    rule = (
+        f"{found.known.shape[2]} known frames; {found.true.shape[2]} true ones after them; "
+        f"recordings by seed {asked.seed}"
+    )
+    if ours:
+        rule = f"{rule}; {asked.added} added, each by {asked.steps} steps of search"
+    counts = {"n_real": count, "n_fake": count if ours else 0}
+    return context.record(name, **measured | counts | {"rule": rule})
