@@ -51,7 +51,7 @@ from common.runs.hardware import Hardware
 from common.runs.layout import ChannelsLast
 from common.runs.lock import SAMPLES, TRAINING, RunLock
 from common.runs.ranks import RankTimeout, lost_ranks, watch_ranks_ourselves
-from common.runs.resume import SeededSteps, TypedSettingsWin
+from common.runs.resume import CarriedNumbers, SeededSteps, TypedSettingsWin
 from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.signposts import Signposts
 from common.tracking.run import Tracking, make_loggers
@@ -321,6 +321,7 @@ class ExperimentCLI(Signposts, LightningCLI):
             RankTimeout(config["guard"].rank_timeout_s),
             FiniteGuard(config["guard"].finite),
             SeededSteps(self.datamodule.seed),
+            CarriedNumbers(),
             TypedSettingsWin(),
             ChannelsLast(config["hardware"].channels_last),
         ]

@@ -8,7 +8,11 @@ import numpy as np
 from common.data.image_io import write_ome_tiff
 
 # Of the files: token, level of the ground and of the disc.
-CHANNELS = {"BF": ("00-BF0", 6000, 9000), "GFP": ("01-GFP", 300, 1800)}
+CHANNELS = {
+    "BF": ("00-BF0", 6000, 9000),
+    "GFP": ("01-GFP", 300, 1800),
+    "RFP": ("02-RFP", 100, 1500),
+}
 
 
 def name_of(position: str, trap: int, z: int, time: int, channel: str) -> str:
@@ -34,14 +38,15 @@ def write_traps(
     planes: int = 1,
     times: Sequence[int] = range(5),
     size: int = 24,
+    channels: Sequence[str] = ("BF", "GFP"),
 ) -> Path:
-    """Writes both channels of every moment."""
+    """Writes all channels of every moment."""
     for place, position in enumerate(positions):
         (root / position).mkdir(parents=True)
         for trap in range(traps):
             for z in range(planes):
                 for time in times:
-                    for channel in CHANNELS:
+                    for channel in channels:
                         pixels = frame((place, trap, z), time, channel, size)
                         path = root / name_of(position, trap, z, time, channel)
                         write_ome_tiff(path, pixels, "YX")

@@ -1,6 +1,7 @@
 """What makes a resumed run equal to one that never stopped."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -37,6 +38,39 @@ class SeededSteps(Callback):
         torch.manual_seed(drawn[0])
         np.random.seed(drawn[1])
         random.seed(drawn[2])
+
+
+class CarriedNumbers(Callback):
+    """Saves the newest of each number that steps log, also of those that few steps compute.
+
+    Lightning logs a number again until the same epoch computes it anew, or the history would lack
+    a penalty whose steps are never those that are logged. It does not save it, so that a run that
+    is resumed between two such steps would log none.
+    """
+
+    def __init__(self) -> None:
+        self._carried: dict[str, float] = {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds them as ``carried``."""
+        found = trainer.fit_loop.epoch_loop._results.metrics(on_step=True)["log"]
+        checkpoint["carried"] = {name: float(value) for name, value in found.items()}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keeps them for the first step; older checkpoints have none."""
+        self._carried = checkpoint.get("carried", {})
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs them as if the epoch had not been interrupted; a new one begins without any."""
+        if batch_idx:
+            pl_module.log_dict(self._carried)
+        self._carried = {}
 
 
 class TypedSettingsWin(Callback):

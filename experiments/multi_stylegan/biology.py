@@ -58,7 +58,8 @@ def measure(sequence: np.ndarray) -> dict[str, float]:
     """Reads the trap and the cells of a sequence.
 
     Args:
-        sequence: floats [D, T, H, W] in [0, 1] of the window; brightfield, then GFP.
+        sequence: floats [D, T, H, W] in [0, 1] of the window; brightfield, then GFP; further
+            domains are not looked at.
 
     Returns:
         The keys of `UNITS`, NaN where something cannot be measured:

@@ -33,7 +33,8 @@ def draw(
         folder: gets them.
         model: with the weights of a checkpoint, in evaluation mode.
         data: set up; its validation sequences are looked at, never its test sequences.
-        count: sequences of either kind, and seeds of the walk.
+        count: seeds of the walk, and sequences of either kind; as many of these as there are
+            validation sequences if those are fewer.
         seed: the first of them.
 
     Returns:
@@ -45,8 +46,7 @@ def draw(
     real = batch["image"].to(device)
     seeds = torch.arange(seed, seed + count, device=device)
     fake = model.predict_step({"seed": seeds}, 0)["image"]
-    pair = np.concatenate([to_uint8(side.cpu()) for side in (real, fake)])
-    write_png(folder / SEQUENCES, image_grid(pair, columns=count))
+    write_png(folder / SEQUENCES, above(real, fake))
     z = seeded_noise(seeds, model.hparams.latent_dim)
     walk = between(model.generator.mapping(z, model.hparams.truncation), _STEPS)
     moments = [model.generator.synthesize(part)[:, :, 0] for part in walk.split(16)]
@@ -57,6 +57,22 @@ def draw(
         sequence = continued(model.generator, real[:1], _ADDED, _SEARCH)
     _write(folder / CONTINUED, sequence[0], rate=2)
     return [SEQUENCES, WALK, CONTINUED]
+
+
+def above(real: Tensor, fake: Tensor) -> np.ndarray:
+    """Real sequences in the first row, generated ones in the second, a white line between them.
+
+    Of each the frames are side by side and the domains below each other.
+
+    Args:
+        real: [N, D, T, S, S] in [-1, 1].
+        fake: the same of as many or more; further ones are left out.
+
+    Returns:
+        Grey values uint8 [H, W].
+    """
+    both = torch.cat([real, fake[: len(real)]])
+    return image_grid(to_uint8(both.cpu()), columns=len(real))
 
 
 def _write(path: Path, frames: Tensor, rate: int = _RATE) -> None:

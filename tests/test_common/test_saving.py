@@ -3,7 +3,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,9 +22,11 @@ from common.errors import Exit, UserError
 from common.interrupts import Stopped, interrupts
 from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
+from common.runs.metrics_csv import MetricsCSV
+from common.runs.resume import CarriedNumbers
 from common.runs.saving import BestCheckpoint, LastCheckpoint
 from common.trainer import ExperimentTrainer
-from outcome import digest
+from outcome import digest, history
 
 # Lightning cannot know that the loader goes on by itself.
 pytestmark = [
@@ -34,6 +36,13 @@ pytestmark = [
 
 BATCH, BATCHES = 4, 6
 EPOCH = BATCH * BATCHES
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """Loaders of other tests would take a signal of this one for theirs."""
+    yield
+    interrupts.pending = None
 
 
 class Numbers(Dataset):
@@ -147,7 +156,9 @@ def fit(
             "use_distributed_sampler": False,
             "default_root_dir": folder,
             "plugins": [io],
-            "callbacks": [ImagesSeen(), EMA(20, 0.5), *([best] if best else []), last],
+            "callbacks": [
+                *(ImagesSeen(), EMA(20, 0.5), *([best] if best else []), last, CarriedNumbers())
+            ],
         }
         | options
     )
@@ -246,6 +257,30 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_ends_as_if_nothing_had_
 
 def state(folder: Path) -> dict[str, str]:
     return {part: digest(value) for part, value in load_checkpoint(folder / "last.ckpt").items()}
+
+
+def test_a_number_that_few_steps_compute_is_carried_over_a_stop_but_into_no_new_epoch(
+    tmp_path: Path,
+) -> None:
+    def lazy(walk: Walk, where: str) -> None:
+        if where == "step" and walk.trainer.images_seen % (5 * BATCH) == 0:
+            walk.log("train/lazy", float(walk.trainer.images_seen))
+
+    def stopping(images: int) -> Callable[[Walk, str], None]:
+        return lambda walk, where: (lazy(walk, where), at("step", images, terminate)(walk, where))
+
+    def rows(name: str, *do: Callable[[Walk, str], None]) -> list[tuple[str, str]]:
+        folder = tmp_path / name
+        for k, one in enumerate(do):
+            logger = MetricsCSV(folder / "metrics.csv")
+            fit(folder, one, resume=k > 0, logger=logger, log_every_n_steps=1)
+        return [(row[0], row[4]) for row in history(folder) if row[3] == "train/lazy"]
+
+    seen = {20.0: (20, 24), 40.0: (40, 44, 48), 60.0: (60, 64, 68, 72)}
+    expected = [(str(k), str(value)) for value, shown in seen.items() for k in shown]
+    assert rows("whole", lazy) == expected
+    assert rows("middle", stopping(40), lazy) == expected
+    assert rows("end of an epoch", stopping(2 * EPOCH), lazy) == expected
 
 
 def test_a_signal_between_gradients_that_are_added_up_waits_for_the_step(tmp_path: Path) -> None:
