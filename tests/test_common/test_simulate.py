@@ -1,7 +1,13 @@
-import numpy as np
+import importlib
+import inspect
 
+import numpy as np
+import pytest
+
+from common.data.datamodule import ImageDataModule
 from common.simulate.camera import expose, quantise
 from common.simulate.optics import gaussian_blur, vignetting
+from running import EXPERIMENTS, ROOT
 
 
 def test_a_blurred_point_keeps_its_light_and_spreads_by_sigma() -> None:
@@ -43,3 +49,14 @@ def test_quantisation_rounds_and_saturates() -> None:
     assert levels.dtype == np.uint8 and levels.tolist() == [0, 0, 1, 255, 255]
     assert quantise(np.array([1.0]), bits=12).tolist() == [4095]
     assert quantise(np.array([1.0]), bits=12).dtype == np.uint16
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_simulator_is_the_one_that_the_readme_of_its_experiment_names(name: str) -> None:
+    module = importlib.import_module(f"experiments.{name}.datamodule")
+    classes = [
+        c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__
+    ]
+    (data,) = [c for c in classes if issubclass(c, ImageDataModule)]
+    readme = (ROOT / "experiments" / name / "README.md").read_text(encoding="utf-8")
+    assert f"`{data().simulator_sha256}`" in readme

@@ -9,7 +9,6 @@ from PIL import Image
 
 from common.errors import UserError
 from experiments.cilia_cvae.anatomy import Axoneme, doublet_positions, stretch
-from experiments.cilia_cvae.datamodule import CiliaDataModule
 from experiments.cilia_cvae.simulator import (
     CLASS_FREQUENCIES,
     CLASSES,
@@ -19,7 +18,6 @@ from experiments.cilia_cvae.simulator import (
     sample_truth,
     simulate,
 )
-from running import ROOT
 
 
 def truths(label: str, count: int = 40, shape: tuple[int, int] = (128, 128)) -> list[Axoneme]:
@@ -196,8 +194,3 @@ def test_sizes_and_aspects_spread_like_the_published_ones() -> None:
 def test_an_unknown_class_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"Normale.*Subtle CP"):
         sample_truth("Normale", np.random.default_rng(0), (64, 64))
-
-
-def test_the_simulator_is_the_one_that_the_readme_names() -> None:
-    readme = (ROOT / "experiments/cilia_cvae/README.md").read_text(encoding="utf-8")
-    assert f"`{CiliaDataModule().simulator_sha256}`" in readme

@@ -6,11 +6,9 @@ import pytest
 from common.preprocess.panels import xy_panel
 from common.preprocess.pipeline import Pipeline
 from common.preprocess.threshold import mask_of
-from experiments.mitogan.datamodule import MitoDataModule
 from experiments.mitogan.simulator import NOISES, draw_video
 from made_cells import contrast_to_noise, dice
 from made_previews import preview
-from running import ROOT
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -47,8 +45,3 @@ def test_panels_and_cells_of_simulated_videos_are_found(count: int) -> None:
         inside = 0 <= x - zoom.left < zoom.width and 0 <= y - zoom.top < zoom.height
         held.append(inside)
     assert np.mean(exact) >= 0.98 and np.mean(held) >= 0.99
-
-
-def test_the_simulator_is_the_one_that_the_readme_names() -> None:
-    readme = (ROOT / "experiments/mitogan/README.md").read_text(encoding="utf-8")
-    assert f"`{MitoDataModule().simulator_sha256}`" in readme
