@@ -56,4 +56,5 @@ def test_norms_keep_the_type_and_round_once() -> None:
     expected = F.group_norm(x.double(), norm.num_groups, eps=norm.eps)
     found = norm(x)
     assert found.dtype == torch.bfloat16
+    assert norm.bfloat16()(x).dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
