@@ -76,10 +76,8 @@ def test_generated_sequences_are_judged_by_the_order_of_real_ones() -> None:
     assert [r.metric for r in found] == ["order_accuracy", "order_accuracy_real"]
     assert held_out.value == 1 and held_out.low is None and "all sequences alike" in held_out.note
     assert (held_out.n_real, held_out.n_fake) == (25, 0) and (made.n_real, made.n_fake) == (0, 20)
-    assert (
-        made.low < made.value < made.high < 1
-        and made.note == "chance 0.5; one classifier of one seed"
-    )
+    assert made.low < made.value < made.high < 1
+    assert made.note == "chance 0.5; one classifier of one seed"
     rule = "trained on 40 real windows, 30 batches, seed 0; width 16, side 32, rate 0.003"
     assert made.rule == held_out.rule == rule
     assert order_records(train, real, np.ascontiguousarray(fake), Record) == found
