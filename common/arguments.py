@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -85,9 +86,11 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
-    for position, argument in enumerate(arguments):
-        if argument == option and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1]
-    return None
+    """Of an option given twice the last value counts, as for the parser."""
+    value = None
+    for argument, after in zip_longest(arguments, arguments[1:]):
+        if argument == option:
+            value = after
+        elif argument.startswith(f"{option}="):
+            value = argument.split("=", 1)[1]
+    return value

@@ -174,7 +174,7 @@ class ImageWriter(Callback):
         png = kind in _PNG[:2] if file_format == "auto" else file_format == "png"
         self.suffix = ".png" if png else ".ome.tiff"
         # What else each image is written as.
-        self.beside = ""
+        self.shown_as = ""
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any

@@ -25,7 +25,6 @@ from common.evaluate import show, update_records
 from common.evaluate_sequences import LONGER
 from common.metrics.bootstrap import share_interval
 from common.metrics.continuation import (
-    REPEATED,
     Errors,
     Followed,
     error_records,
@@ -39,7 +38,7 @@ from common.progress import images_bar
 from common.run_images import held_out_context, packed_images
 from common.runs.folder import RunFolder
 from common.sampling import in_chunks
-from common.sequence_writer import Beside
+from common.sequence_writer import SequenceFormat
 
 # Training frames at most, whose scalars give the range of each.
 _TRAINING = 200
@@ -61,7 +60,7 @@ class Asked:
     seed: int
     added: int
     steps: int
-    file_format: Beside
+    file_format: SequenceFormat
 
 
 def measure_continuation(
@@ -83,7 +82,7 @@ def measure_continuation(
     Raises:
         UserError: sequences have one frame, or no recording is long enough.
     """
-    windows = held_out_windows(data, asked.added)
+    windows = held_out_windows(data, asked.added, asked.count)
     found = _continued(model, data, windows, asked)
     errors = _errors(found, "added"), _errors(found, "known")
     followed, training = _followed(data, found, asked.seed)
@@ -94,11 +93,11 @@ def measure_continuation(
     low, high = share_interval(finite, len(found.added))
     share = finite / len(found.added)
     records = [
-        record(f"{CONTINUATION}finite_share", value=share, low=low, high=high),
+        record(f"{CONTINUATION}finite_share", True, value=share, low=low, high=high),
         *error_records(*errors, data.facts["channels"], record),
     ]
     for name, seen in followed.items():
-        records += followed_records(name, seen, training, record)
+        records += followed_records(name, data.followed[name], seen, training, record)
     # Killed in between, a run has numbers without films and never films of other numbers.
     shutil.rmtree(folder.continuation, ignore_errors=True)
     update_records(folder, records, CONTINUATION)
@@ -107,12 +106,14 @@ def measure_continuation(
     return records
 
 
-def held_out_windows(data: SequenceDataModule, added: int) -> SequenceDataset:
-    """Windows of the test split that begin with the known moments; the longest that there are.
+def held_out_windows(data: SequenceDataModule, added: int, count: int) -> SequenceDataset:
+    """Windows of the test split that begin with the known moments, as long as enough recordings.
 
     Args:
         data: set up.
         added: moments after the known ones that are of use.
+        count: recordings that have to have such a window, or all that go on where these are fewer;
+            shorter ones have none.
 
     Raises:
         UserError: sequences have one frame, or no recording goes on after the known moments.
@@ -121,11 +122,11 @@ def held_out_windows(data: SequenceDataModule, added: int) -> SequenceDataset:
         problem = "leaves no moment that could be known before the one that is generated"
         remedy = "continue a run that was trained with two or more"
         raise UserError(Exit.USAGE, f"--data.frames {data.frames}", problem, remedy)
-    for true in range(added, 0, -1):
-        windows = data.windows("test", data.frames - 1 + true)
-        if len(windows):
-            return windows
-    raise data.without_window("test", LONGER)
+    enough = min(count, _recordings(data.samples("test")))
+    if not enough:
+        raise data.without_window("test", LONGER)
+    lengths = (data.windows("test", data.frames - 1 + true) for true in range(added, 0, -1))
+    return next(windows for windows in lengths if _recordings(windows.samples) >= enough)
 
 
 def chosen_rows(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
@@ -144,20 +145,26 @@ def chosen_rows(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
     return [int(rng.choice(rows[name])) for name in names[:count]]
 
 
+def _recordings(samples: Sequence[Sample]) -> int:
+    return len({sample.sequence for sample in samples})
+
+
 def _continued(
     model: pl.LightningModule, data: SequenceDataModule, windows: SequenceDataset, asked: Asked
 ) -> Recordings:
     rows = chosen_rows(windows.samples, asked.count, asked.seed)
     batch = data.on_after_batch_transfer(windows.__getitems__([(0, row) for row in rows]), 0)
     known, true = batch["image"].tensor_split([data.frames - 1], 2)
-    recordings = len({sample.sequence for sample in data.prepared.samples("test")})
+    recordings = _recordings(data.prepared.samples("test"))
+    shorter = recordings - _recordings(windows.samples)
+    left_out = f"; {shorter} shorter recordings are left out" if shorter else ""
     print(
         f"continuing: {len(rows)} of {recordings} test recordings, {known.shape[2]} known frames "
-        f"and {asked.added} more, of which {true.shape[2]} are known to compare with",
+        f"and {asked.added} more, of which {true.shape[2]} are known to compare with{left_out}",
         flush=True,
     )
     total = len(rows) * asked.added
-    with images_bar("continuing", total) as bar:
+    with images_bar("continuing", total, unit="frames") as bar:
 
         def go_on(part: Tensor) -> Tensor:
             # The last part is filled up with recordings that do not count.
@@ -198,7 +205,8 @@ def _followed(
         "training": training,
     }
     lengths = found.added.shape[2], found.true.shape[2]
-    with images_bar("measuring", len(found.samples) * (1 + sum(lengths)) + len(rows)) as bar:
+    total = len(found.samples) * (1 + sum(lengths)) + len(rows)
+    with images_bar("measuring", total, unit="frames") as bar:
 
         def scalars(frames: np.ndarray) -> list[list[float]]:
             """Of each frame those that are followed."""
@@ -216,15 +224,22 @@ def _followed(
 
 
 def _record(
-    context: EvaluationContext, found: Recordings, asked: Asked, name: str, **measured: Any
+    context: EvaluationContext,
+    found: Recordings,
+    asked: Asked,
+    name: str,
+    ours: bool,
+    rule: str = "",
+    **measured: Any,
 ) -> Record:
-    """No model is in what the last known frame is repeated for: runs share that protocol."""
-    count, ours = len(found.samples), not name.startswith(f"{CONTINUATION}{REPEATED}")
-    rule = (
-        f"{found.known.shape[2]} known frames; {found.true.shape[2]} true ones after them; "
-        f"recordings by seed {asked.seed}"
-    )
-    if ours:
-        rule = f"{rule}; {asked.added} added, each by {asked.steps} steps of search"
+    """Without ``ours`` no model is in it, and runs share its protocol."""
+    count = len(found.samples)
+    rules = [
+        f"{found.known.shape[2]} known frames",
+        f"{found.true.shape[2]} true ones after them",
+        f"recordings by seed {asked.seed}",
+        f"{asked.added} added, each by {asked.steps} steps of search" if ours else "",
+        rule,
+    ]
     counts = {"n_real": count, "n_fake": count if ours else 0}
-    return context.record(name, **measured | counts | {"rule": rule})
+    return context.record(name, rule="; ".join(filter(None, rules)), **measured | counts)

@@ -26,9 +26,9 @@ from common.data.image_io import write_png
 from common.data.manifest import Sample
 from common.data.sequence_datamodule import SequenceDataModule
 from common.metrics.continuation import REPEATED, Errors, Followed
-from common.sequence_writer import Beside, writer_of
+from common.sequence_writer import SequenceFormat, writer_of
 from common.storage import whole_file, whole_folder
-from common.tables import to_csv
+from common.tables import finite_or_none, to_csv
 
 # Recordings in the picture.
 _PICTURED = 4
@@ -62,7 +62,7 @@ def write_continuation(
     path: Path,
     data: SequenceDataModule,
     found: Recordings,
-    file_format: Beside,
+    file_format: SequenceFormat,
     errors: tuple[Errors, Errors],
     followed: Mapping[str, Followed],
 ) -> None:
@@ -107,7 +107,7 @@ def _recording_rows(
     for k, (name, sample) in enumerate(zip(names, found.samples, strict=True)):
         values = [v for one in followed.values() for v in (one.known[k], one.added[k, -1])]
         finite = int(found.added[k].isfinite().all())
-        yield [name, sample.alias, sample.moment, finite, *map(_cell, values)]
+        yield [name, sample.alias, sample.moment, finite, *map(finite_or_none, values)]
 
 
 def _step_rows(
@@ -117,9 +117,4 @@ def _step_rows(
     yield ["name", "step", "channel", *columns]
     arrays = [*made, *repeated]
     for k, c, t in np.ndindex(made.mae.shape):
-        yield [names[k], t + 1, channels[c], *(_cell(array[k, c, t]) for array in arrays)]
-
-
-def _cell(value: np.floating) -> float | None:
-    """Empty where nothing could be measured."""
-    return float(value) if np.isfinite(value) else None
+        yield [names[k], t + 1, channels[c], *(finite_or_none(array[k, c, t]) for array in arrays)]

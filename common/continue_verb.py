@@ -7,9 +7,10 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError
-from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
+from common.restoring import restore
+from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
-from common.sequence_writer import Beside
+from common.sequence_writer import SequenceFormat
 from common.tracking.run import Tracking, refuse_tracking
 
 
@@ -33,7 +34,7 @@ class ContinueVerb:
         added: PositiveInt = 10,
         steps: PositiveInt = 200,
         weights: Literal["best", "last", "previous"] = "best",
-        file_format: Beside = "mp4",
+        file_format: SequenceFormat = "mp4",
     ) -> None:
         """Continues held-out recordings, compares that with what came, writes `continuation`.
 
@@ -59,8 +60,7 @@ class ContinueVerb:
         refuse_tracking(self.folder, self.tracking)
         self._open_data(datamodule)
         path = self.folder.checkpoint(weights)
-        checkpoint = load_checkpoint(path)
-        load_weights(model, checkpoint, path)
+        checkpoint = restore(model, datamodule, path)
         model.eval().requires_grad_(False).to(self.strategy.root_device)
         asked = Asked(n, seed, added, steps, file_format)
         settings = changed_settings(model, checkpoint["hyper_parameters"])

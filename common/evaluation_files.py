@@ -7,7 +7,6 @@ digits of `sha256` in the data's manifest, because a file's name could tell whos
 training, nearest held-out image in three rows.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +21,7 @@ from common.metrics.memorization import Memorization
 from common.run_images import generated_images, packed_images
 from common.runs.folder import RunFolder
 from common.storage import whole_file
-from common.tables import to_csv
+from common.tables import finite_or_none, to_csv
 
 NEAREST_SHOWN = 10
 
@@ -110,8 +109,7 @@ def _neighbours(data: ImageDataModule, judged: Judged) -> dict[str, Sequence[obj
 def _scalars(side: Side) -> Iterable[list[float | None]]:
     """Of each image; what could not be measured is an empty cell."""
     for k in range(side.count):
-        values = (float(column[k]) for column in side.biology.values())
-        yield [value if math.isfinite(value) else None for value in values]
+        yield [finite_or_none(float(column[k])) for column in side.biology.values()]
 
 
 def _panel(folder: RunFolder, data: ImageDataModule, judged: Judged) -> np.ndarray:

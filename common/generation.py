@@ -17,6 +17,8 @@ import pytorch_lightning as pl
 from common.data.datasets import SeedDataset
 from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
+from common.metrics.kinds import CONTINUATION, verb_of
+from common.metrics.protocol import Record, read_records, write_records
 from common.privacy import public
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -121,24 +123,31 @@ def shown_folder(folder: RunFolder) -> Path:
     return folder.samples / SHOWN
 
 
-def clear_samples(folder: RunFolder, is_global_zero: bool, making: str = "") -> None:
+def clear_samples(
+    folder: RunFolder, is_global_zero: bool, checkpoint_sha256: str, making: str = ""
+) -> None:
     """Removes what an earlier `generate` wrote, and all that was measured or told of it.
 
     What somebody else put there stays, and so do images that an interrupted `generate` has drawn
-    if it was making the same.
+    if it was making the same. What `continue` left stays where it is of the same checkpoint.
 
     Args:
         folder: of the run.
         is_global_zero: whether this process is the one that does it.
+        checkpoint_sha256: of what will draw the images.
         making: all that the images depend on.
     """
     if not is_global_zero:
         return
     note = drawing_folder(folder) / _MAKING
     same = note.is_file() and note.read_text(encoding="utf-8") == making
-    # Beside the page of the quiz may lie what players have answered.
-    for described in (folder.records, folder.quiz):
-        described.unlink(missing_ok=True)
+    if continued := _continued(folder, checkpoint_sha256):
+        write_records(folder.records, continued)
+    else:
+        folder.records.unlink(missing_ok=True)
+        shutil.rmtree(folder.continuation, ignore_errors=True)
+    # Beside its page may lie what players have answered.
+    folder.quiz.unlink(missing_ok=True)
     for described in (folder.evaluation, folder.confusion.parent, folder.card):
         if described.is_dir():
             shutil.rmtree(described)
@@ -152,6 +161,16 @@ def clear_samples(folder: RunFolder, is_global_zero: bool, making: str = "") -> 
     drawing_folder(folder).mkdir(parents=True, exist_ok=True)
     with whole_file(note) as stream:
         stream.write(making.encode())
+
+
+def _continued(folder: RunFolder, checkpoint_sha256: str) -> list[Record]:
+    """Numbers of recordings that went on by that checkpoint; no sample is in them."""
+    try:
+        records = read_records(folder.records)
+    except UserError:
+        return []
+    of_verb = (record for record in records if verb_of(record.metric) == CONTINUATION)
+    return [record for record in of_verb if record.checkpoint_sha256 == checkpoint_sha256]
 
 
 def drawn_numbers(folder: RunFolder, suffix: str) -> set[int]:

@@ -1,5 +1,6 @@
 """A run of weights that were trained elsewhere, by another program."""
 
+import shutil
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -52,8 +53,13 @@ class Imports:
         """The checkpoints that training leaves, and the configuration."""
         self.strategy.connect(model)
         self.datamodule = datamodule
-        for path in (self.folder.checkpoint(name) for name in ("last", "best")):
-            self.save_checkpoint(path)
-            load_checkpoint(path, to_resume=True)
-        # Last: what has a configuration is a run.
-        RunConfig.of(self).write()
+        try:
+            for path in (self.folder.checkpoint(name) for name in ("last", "best")):
+                self.save_checkpoint(path)
+                load_checkpoint(path, to_resume=True)
+            # Last: what has a configuration is a run.
+            RunConfig.of(self).write()
+        except BaseException:
+            # They would keep the name from the next import.
+            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+            raise

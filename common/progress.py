@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 # In a log file a line every ten seconds is enough; a terminal is redrawn.
 _LOG_INTERVAL_S = 10.0
-_FORMAT = "{desc}: {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+_FORMAT = "{desc}: {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
 
 
 class ImagesProgress(ProgressBar):
@@ -80,14 +80,16 @@ class ImagesProgress(ProgressBar):
             self._bar = None
 
 
-def images_bar(name: str, total: int | None, initial: int = 0, shown: bool = True) -> tqdm:
-    """A bar in images, redrawn in a terminal and a line every ten seconds elsewhere."""
+def images_bar(
+    name: str, total: int | None, initial: int = 0, shown: bool = True, unit: str = "images"
+) -> tqdm:
+    """A bar in images or the like, redrawn in a terminal and a line every ten seconds elsewhere."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=initial,
         desc=name,
-        unit=" images",
+        unit=f" {unit}",
         disable=not shown,
         mininterval=0.5 if terminal else _LOG_INTERVAL_S,
         maxinterval=60,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from common.data.image_io import write_gif, write_ome_tiff, write_png
 from common.errors import Exit, UserError
 from common.generation import grey_to_unit, in_a_name
 
-FileFormat = Literal["auto", "png", "tiff", "mp4", "gif", "strip"]
-# The same for sequences alone.
-Beside = Literal["tiff", "mp4", "gif", "strip"]
 # What comes beside the OME-TIFF.
-SHOWN = ("mp4", "gif", "strip")
+_Shown = Literal["mp4", "gif", "strip"]
+SHOWN = get_args(_Shown)
+SequenceFormat = Literal["tiff", _Shown]
+FileFormat = Literal["auto", "png", SequenceFormat]
 # Red, green and blue of each channel: transmitted light is grey, then fluorescence.
 _TINTS = ((1.0, 1.0, 1.0), (0.1, 1.0, 0.2), (1.0, 0.2, 0.1))
 # Frames a second: slow enough to see a bud.
@@ -50,23 +50,23 @@ class SequenceWriter(ImageWriter):
         if file_format == "png":
             problem = "cannot hold sequences"
             raise UserError(Exit.USAGE, "--file_format png", problem, "choose tiff or strip")
-        self.beside = file_format if file_format in SHOWN else ""
+        self.shown_as = file_format if file_format in SHOWN else ""
         self.shown = shown
 
     def _write_tiff(self, path: Path, image: np.ndarray) -> None:
         names = tuple(self.facts["channels"])
         # The OME-TIFF comes last: where it is, all of a sample is there.
-        if self.beside:
+        if self.shown_as:
             self.shown.mkdir(parents=True, exist_ok=True)
             stem = self.shown / path.name.removesuffix(self.suffix)
             self._show(stem, grey_to_unit(image, self.facts["window"]), names)
         write_ome_tiff(path, image.swapaxes(0, 1), "TCYX", self._pixel_size(), names)
 
     def _show(self, stem: Path, unit: np.ndarray, names: Sequence[str]) -> None:
-        if self.beside == "strip":
+        if self.shown_as == "strip":
             for name, channel in zip(names, _strips(unit), strict=True):
                 write_png(stem.with_name(f"{stem.name}_{in_a_name(name)}.png"), channel)
-        elif self.beside == "gif":
+        elif self.shown_as == "gif":
             write_gif(stem.with_suffix(".gif"), film(unit), _RATE)
         else:
             # Training has to work without a library of videos.

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 # What makes a spreadsheet compute instead of show; the apostrophe is here so that one which was
 # there from the start can be told from one that was added.
@@ -39,6 +41,11 @@ def named_cells(rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """The cells of each row by the names in the first; of a short row the last are missing."""
     header, *body = rows or [[]]
     return [dict(zip(header, row, strict=False)) for row in body]
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value; None, which is an empty cell, for a float that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _guarded(cell: object) -> object:

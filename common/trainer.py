@@ -17,7 +17,8 @@ from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
 from common.importing import Imports
 from common.interrupts import interrupts
-from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
+from common.restoring import restore
+from common.runs.checkpoints import load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
 from common.sequence_writer import FileFormat, writer_of
 from common.tracking.run import Tracking, refuse_tracking
@@ -134,7 +135,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
-        checkpoint = _restore(model, datamodule, path)
+        checkpoint = restore(model, datamodule, path)
         settings = changed_settings(model, checkpoint["hyper_parameters"])
         # Now: training may put another one in its place while images are drawn.
         digest = sha256_of(path)
@@ -148,8 +149,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         rule = (datamodule.facts, file_format, shapes, shown_folder(self.folder))
         writer = writer_of(datamodule.frames, drawing_folder(self.folder), *rule)
         drawn_from = (digest, commit(), self.precision, settings, around_training)
-        making = repr((*drawn_from, seed, labels, size, writer.suffix, writer.beside))
-        clear_samples(self.folder, self.is_global_zero, making)
+        making = repr((*drawn_from, seed, labels, size, writer.suffix, writer.shown_as))
+        clear_samples(self.folder, self.is_global_zero, digest, making)
         datamodule.drawn = drawn_numbers(self.folder, writer.suffix)
         self.callbacks.append(writer)
         self.predict(model, datamodule=datamodule, return_predictions=False)
@@ -195,7 +196,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
             path = self.folder.checkpoint("best")
-            _restore(model, datamodule, path)
+            restore(model, datamodule, path)
             network = own_encoder(model, sha256_of(path), datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
@@ -327,7 +328,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.figures import write_figures
 
         self._open_data(datamodule)
-        _restore(model, datamodule, self.folder.checkpoint(weights))
+        restore(model, datamodule, self.folder.checkpoint(weights))
         model.eval().to(self.strategy.root_device)
         write_figures(self.folder, model, datamodule, n, seed)
 
@@ -355,7 +356,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
 
         if self.is_global_zero:
             path = self.folder.checkpoint(weights)
-            checkpoint = _restore(model, datamodule, path)
+            checkpoint = restore(model, datamodule, path)
             export_run(self.folder, model, datamodule, checkpoint, path)
 
 
@@ -376,10 +377,3 @@ def _refuse_without_posterior(model: pl.LightningModule) -> None:
     if not hasattr(model, "around"):
         problem = f"{type(model).__name__} has no posterior to draw from"
         raise UserError(Exit.USAGE, "--around_training", problem, "leave it out")
-
-
-def _restore(model: pl.LightningModule, datamodule: ImageDataModule, path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = load_checkpoint(path)
-    load_weights(model, checkpoint, path)
-    datamodule.load_facts(checkpoint, path)
-    return checkpoint

@@ -29,7 +29,7 @@ def test_recordings_go_on_or_the_model_says_that_it_cannot(
         return
     assert done.code == 0, done.err
     assert "continuing: 2 of " in done.out and "3 are known to compare with" in done.out
-    assert "continuing: 6/6 images" in done.err
+    assert "continuing: 6/6 frames" in done.err
     sequences = sorted((run / "continuation").glob("*.ome.tiff"))
     assert [path.name for path in sequences] == ["000000.ome.tiff", "000001.ome.tiff"]
     assert len(list((run / "continuation").glob("00000?_*.png"))) == 4
@@ -40,7 +40,11 @@ def test_recordings_go_on_or_the_model_says_that_it_cannot(
     gain = found["continuation/psnr_gain/GFP"]
     assert gain.value < 0 and gain.low < gain.value < gain.high  # hardly trained
     assert (gain.n_real, gain.n_fake, gain.split, gain.unit) == (2, 2, "test", "dB")
-    assert "3 added, each by 1 steps of search" in gain.rule and len(gain.checkpoint_sha256) == 64
+    search = "3 added, each by 1 steps of search"
+    assert search in gain.rule and len(gain.checkpoint_sha256) == 64
+    known, last = (found[f"continuation/cell_area/{end}"] for end in ("first_known", "last_added"))
+    assert search in last.rule and search not in known.rule
+    assert (known.n_fake, last.n_fake, known.unit, last.unit) == (0, 2, "px²", "px²")
     steps = {class_of(name)[1] for name in found} - {""}
     assert steps == {"step_1", "step_2", "step_3"}
     rows = table(run, "steps")
@@ -54,3 +58,7 @@ def test_recordings_go_on_or_the_model_says_that_it_cannot(
     assert again[0].metric == "kernel_distance" and len(again) == len(found) + 1
     assert np.array_equal(read_image(sequences[0]).pixels, first.pixels)
     assert not sequences[1].exists()
+    # Samples of the same checkpoint have nothing to do with it.
+    drawn = cli(experiment, "generate", *at(workspace, "first"), "--n", "1")
+    assert drawn.code == 0, drawn.err
+    assert read_records(run / "records.jsonl") == again[1:] and sequences[0].exists()

@@ -37,7 +37,7 @@ from common.cards.subject import (
 from common.data.cards import card_file, load_card
 from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.metrics.kinds import class_of
-from common.metrics.protocol import read_records
+from common.metrics.protocol import Record, read_records, write_records
 from common.report.configs import Setting
 from common.runs.checkpoints import sha256_of
 from common.runs.lock import SAMPLES as SAMPLES_LOCK
@@ -410,6 +410,12 @@ def test_records_and_samples_of_other_checkpoints_get_no_card(
     digest = rows_of(copy, experiment)[0]["checkpoint_sha256"].encode()
     table.write_bytes(table.read_bytes().replace(digest, b"0" * 64))
     refuses(cli(*card), 3, "records.jsonl", "another checkpoint", "make evaluate")
+    table.write_bytes(table.read_bytes().replace(b"0" * 64, digest))
+    other = Record("continuation/mae/BF", 0.5, checkpoint_sha256="0" * 64)
+    write_records(run / "records.jsonl", [*read_records(run / "records.jsonl"), other])
+    remedy = f'run make continue EXP={experiment} RUN=first ARGS="--weights best"'
+    refuses(cli(*card), 3, "records.jsonl", "another checkpoint", remedy)
+    table.write_bytes(table.read_bytes().replace(digest, b"0" * 64))
     (run / "records.jsonl").unlink()
     refuses(cli(*card), 4, "no longer holds the checkpoint", "make generate")
     shutil.rmtree(run / "samples")

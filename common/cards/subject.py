@@ -16,6 +16,7 @@ from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative, visible
 from common.generation import MANIFEST, read_samples_manifest
+from common.metrics.kinds import CONTINUATION, verb_of
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting, read_config
 from common.run_images import shown_card
@@ -141,17 +142,19 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
 
 def _checkpoint(folder: RunFolder, records: Sequence[Record]) -> tuple[str, str]:
     """The checkpoint that samples and records are of, else the best one that there is."""
-    wanted = {record.checkpoint_sha256 for record in records} | _drawn_by(folder)
-    if len(wanted) > 1:
-        raise UserError(
-            Exit.INPUT,
-            relative(folder.records),
-            "holds numbers of another checkpoint than the one that drew samples/",
-            f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000, then make "
-            "evaluate and whatever else measured",
-        )
     paths = {name: folder.checkpoint(name) for name in _CHECKPOINTS}
     held = {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
+    told = [r for r in records if verb_of(r.metric) != CONTINUATION]
+    of_samples = {record.checkpoint_sha256 for record in told} | _drawn_by(folder)
+    wanted = {record.checkpoint_sha256 for record in records} | of_samples
+    if len(wanted) > 1:
+        run = f"EXP={folder.experiment} RUN={folder.run_id}"
+        remedy = f"run make generate {run} N=1000, then make evaluate and whatever else measured"
+        again = [name for name, digest in held.items() if of_samples == {digest}]
+        if again:
+            remedy = f'run make continue {run} ARGS="--weights {again[0]}"'
+        problem = "holds numbers of another checkpoint than the one that drew samples/"
+        raise UserError(Exit.INPUT, relative(folder.records), problem, remedy)
     if not wanted:
         return next(iter(held.items()), (_CHECKPOINTS[0], ""))
     (digest,) = wanted

@@ -30,8 +30,9 @@ class SequenceDataModule(ImageDataModule):
         kwargs: as for `ImageDataModule`.
     """
 
-    # Scalars of `measure` that single moments have, by which a continued sequence is followed.
-    followed: ClassVar[tuple[str, ...]] = ()
+    # Scalars of `measure` that single moments have, by which a continued sequence is followed, and
+    # the unit of each; "" for a pure number.
+    followed: ClassVar[dict[str, str]] = {}
 
     def __init__(self, frames: int = 3, normalise: Normalise = "fixed", **kwargs: Any) -> None:
         super().__init__(**kwargs)

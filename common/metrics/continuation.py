@@ -13,6 +13,8 @@ from common.metrics.distributions import MIN_VALUES, finite
 from common.metrics.kinds import CONTINUATION
 from common.metrics.protocol import Measured, MetricRefused, Record, attempt
 
+# Percentiles of training frames: lowest and highest are wider the more frames are looked at.
+_CENTRAL = (2.5, 97.5)
 # Of numbers about the last known frame, which is shown again and again; no model is in them.
 REPEATED = "repeated_"
 # Mean square of rounding to 8 bits, in units of the window: frames that agree better are alike.
@@ -72,49 +74,50 @@ def error_records(
         made: of the continued sequences.
         repeated: of the last known frame against the same frames.
         channels: their names.
-        record: makes a record of a name, a unit and what was measured.
+        record: makes a record of a name, whether the model is in it, a unit and what was measured.
     """
     found = {}
     for name, unit, sign in (("mae", "", -1), ("psnr", "dB", 1)):
         own, other = getattr(made, name), getattr(repeated, name)
-        found |= {name: (unit, own), f"{REPEATED}{name}": (unit, other)}
-        found[f"{name}_gain"] = (unit, sign * (own - other))
+        found |= {name: (True, unit, own), f"{REPEATED}{name}": (False, unit, other)}
+        found[f"{name}_gain"] = (True, unit, sign * (own - other))
     steps = [("", slice(None)), *((f"/step_{k + 1}", [k]) for k in range(made.mae.shape[2]))]
     return [
-        record(f"{CONTINUATION}{name}/{channel}{step}", unit=unit, **measured._asdict())
+        record(f"{CONTINUATION}{name}/{channel}{step}", ours, unit=unit, **measured._asdict())
         for step, chosen in steps
-        for name, (unit, values) in found.items()
+        for name, (ours, unit, values) in found.items()
         for k, channel in enumerate(channels)
         for measured in [attempt(mean, values[:, k, chosen].mean(1))]
     ]
 
 
 def followed_records(
-    name: str, seen: Followed, training: str, record: Callable[..., Record]
+    name: str, unit: str, seen: Followed, training: str, record: Callable[..., Record]
 ) -> list[Record]:
     """Where a scalar begins and where it ends, and whether it stays where training frames are.
 
     Args:
         name: of the scalar.
-        seen: its values.
+        unit: of its values.
+        seen: these.
         training: which frames its range is that of, in words.
-        record: makes a record of a name and what was measured.
+        record: makes a record of a name, whether the model is in it, a unit and what was measured.
 
     Returns:
         Medians of the first known and of the last added frame, and the share of added frames
-        within the range of training; what cannot be measured is outside.
+        within the central 95 % of training ones; what cannot be measured is outside.
     """
     shown = seen.true.shape[1] == seen.added.shape[1]
     true = finite(seen.true[:, -1])[0] if shown else np.empty(0)
     beside = f"of the true frames {np.median(true):.4g}" if len(true) else ""
     found = {
-        "first_known": attempt(_median, seen.known, ""),
-        "last_added": attempt(_median, seen.added[:, -1], beside),
-        "within_training": attempt(_within, seen, training),
+        "first_known": (False, unit, attempt(_median, seen.known, "")),
+        "last_added": (True, unit, attempt(_median, seen.added[:, -1], beside)),
+        "within_training": (True, "", attempt(_within, seen, training)),
     }
     return [
-        record(f"{CONTINUATION}{name}/{key}", **measured._asdict())
-        for key, measured in found.items()
+        record(f"{CONTINUATION}{name}/{key}", ours, unit=of, **measured._asdict())
+        for key, (ours, of, measured) in found.items()
     ]
 
 
@@ -151,13 +154,14 @@ def _within(seen: Followed, training: str) -> Measured:
     kept = finite(seen.training)[0]
     if not len(kept):
         raise MetricRefused(f"Measurable in none of {training}.")
-    low, high = kept.min(), kept.max()
+    low, high = np.percentile(kept, _CENTRAL)
 
     def share(values: np.ndarray) -> np.ndarray:
         return ((values >= low) & (values <= high)).mean(1)
 
     true = f"; of the true frames {share(seen.true).mean():.3f}"
-    found = mean(share(seen.added), f"{low:.4g} to {high:.4g} in {training}{true}")
+    found = mean(share(seen.added), f"{low:.4g} to {high:.4g}{true}")
+    found = found._replace(rule=f"range of the central 95 % of {training}")
     if found.low is None:
         return found
     return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))

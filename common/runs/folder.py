@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def records(self) -> Path:
-        """What `evaluate` measured."""
+        """What `evaluate`, `judge`, `utility` and `continue` measured."""
         return self.path / "records.jsonl"
 
     @property

@@ -1,6 +1,5 @@
 """The evaluation of a run in the W&B run of its training: numbers, records, samples."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -21,15 +20,15 @@ from common.metrics.protocol import Record, read_records
 from common.privacy import public, public_sentence
 from common.run_images import generated_images
 from common.runs.folder import RunFolder
-from common.tables import from_csv, named_cells
+from common.tables import finite_or_none, from_csv, named_cells
 from common.tracking.account import answered
 from common.tracking.names import RECORDS, SAMPLES, evaluation_scalars, metric_name
 from common.tracking.run import Tracking, WandbRun
 from common.untrusted_yaml import load_yaml, read_text
 
 SAMPLES_SHOWN = 100
-# Of a record.
-_SENTENCES = ("rule", "preprocessing", "note")
+# Of a record: they may quote a path, or name a file.
+_SENTENCES = ("rule", "preprocessing", "imported", "note")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def records_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]
     """
     rows = [_shown(record) for record in records]
     columns = list(rows[0]) if rows else ["metric"]
-    return columns, [[_cell(row[name]) for name in columns] for row in rows]
+    return columns, [[finite_or_none(row[name]) for name in columns] for row in rows]
 
 
 def _shown(record: Record) -> dict[str, Any]:
@@ -122,15 +121,11 @@ def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any
             wandb.Image(image_grid(sample.image[None])),
             sample.seed,
             public(sample.label),
-            *(_cell(sample.scalars.get(name)) for name in names),
+            *(finite_or_none(sample.scalars.get(name)) for name in names),
         ]
         for sample in shown
     ]
     return ["image", "seed", "label", *names], rows
-
-
-def _cell(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _add_table(

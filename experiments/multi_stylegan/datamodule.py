@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class YeastDataModule(SequenceDataModule):
         "scene.py",
         "microscope.py",
     )
-    followed = ("cell_area", "gfp_level")
+    followed: ClassVar[dict[str, str]] = {"cell_area": "px²", "gfp_level": ""}
 
     def __init__(
         self,

@@ -45,7 +45,8 @@ class MultiStyleGAN(AdversarialModule):
 
     Each step shows the discriminator a batch of sequences and one of samples, augmented alike;
     then the generator follows. What comes on top (penalties, CutMix, top-k, sequences in a wrong
-    order) is a switch each, with its schedule in images seen.
+    order) is a switch each, with its schedule in images seen. With several processes top-k, wrong
+    orders and how much a batch varies are each of the part of the batch that one process has.
 
     Args:
         image_size: side of a frame in pixels, a power of two.

@@ -86,7 +86,10 @@ def order_records(
     """
     chosen = np.random.default_rng(_SEED).permutation(len(train))[:_WINDOWS]
     steps = math.ceil(_PASSES * len(chosen) / min(_BATCH, len(chosen)))
-    rule = f"trained on {len(chosen)} real windows, {steps} batches, seed {_SEED}"
+    rule = (
+        f"trained on {len(chosen)} real windows, {steps} batches, seed {_SEED}; "
+        f"width {_WIDTH}, side {_SIDE}, rate {_RATE:g}"
+    )
     refusal = _refusal(train, real, fake)
     model = None if refusal else train_order_classifier(train[chosen], _SEED, steps)
     counts = {"order_accuracy": (0, len(fake)), "order_accuracy_real": (len(real), 0)}
@@ -128,11 +131,6 @@ def train_order_classifier(sequences: np.ndarray, seed: int, steps: int = 300) -
             optimiser.step()
             rates.step()
     return model.eval()
-
-
-def order_accuracy(model: OrderClassifier, sequences: np.ndarray, seed: int) -> float:
-    """Share of right answers to all sequences; arguments and error as of `right_answers`."""
-    return float(right_answers(model, sequences, seed).mean())
 
 
 @torch.no_grad()
@@ -179,7 +177,7 @@ def _refusal(train: np.ndarray, real: np.ndarray, fake: np.ndarray) -> str:
 def _measured(model: OrderClassifier, sequences: np.ndarray) -> Measured:
     """With an interval over sequences, whose two answers are not independent."""
     answers = right_answers(model, sequences, _SEED)
-    value, note = float(answers.mean()), "chance 0.5"
+    value, note = float(answers.mean()), "chance 0.5; one classifier of one seed"
     if np.ptp(answers) == 0:
         return Measured(value, note=f"{note}; all sequences alike, so there is no interval")
     return Measured(value, *bootstrap_interval(np.mean, answers), note=note)

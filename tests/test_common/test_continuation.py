@@ -1,7 +1,9 @@
 """Continued recordings beside what came: numbers, tables and files."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ EQUAL = 58.92
 class Levels(YeastDataModule):
     """Follows how bright GFP is, which is known of any frame."""
 
-    followed = ("level",)
+    followed: ClassVar[dict[str, str]] = {"level": "grey"}
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         assert image.shape[:2] == (2, 1)
@@ -75,7 +77,7 @@ class Oracle(pl.LightningModule):
 
     def __init__(self, data: Levels) -> None:
         super().__init__()
-        windows = held_out_windows(data, 9)
+        windows = held_out_windows(data, 9, 3)
         batch = windows.__getitems__([(0, row) for row in range(len(windows))])
         self.whole = data.on_after_batch_transfer(batch, 0)["image"]
 
@@ -101,6 +103,10 @@ def continued(folder: RunFolder, data: Levels, model: pl.LightningModule) -> dic
     drawn = {"checkpoint_sha256": "c" * 64, "settings": ""}
     records = measure_continuation(folder, model, data, ASKED, drawn)
     return {record.metric.removeprefix("continuation/"): record for record in records}
+
+
+def plain(name: str, ours: bool, **measured: Any) -> Record:
+    return Record(name, **measured, n_fake=int(ours))
 
 
 @pytest.fixture
@@ -140,11 +146,13 @@ def test_gains_are_paired_and_of_every_step() -> None:
     noise = rng.normal(0, 0.1, (30, 2, 3))
     made = Errors(0.1 + noise / 10, level + noise + 2)
     still = Errors(np.full((30, 2, 3), 0.3), np.broadcast_to(level, (30, 2, 3)))
-    found = {r.metric: r for r in error_records(made, still, ["a", "b/c"], Record)}
+    found = {r.metric: r for r in error_records(made, still, ["a", "b/c"], plain)}
     assert len(found) == 6 * 2 * 4
     gain, psnr = found["continuation/psnr_gain/a"], found["continuation/psnr/a"]
     assert gain.low < 2.02 < gain.high + 0.1 and gain.high - gain.low < 0.1
     assert psnr.high - psnr.low > 1
+    assert (psnr.n_fake, gain.n_fake) == (1, 1)
+    assert found["continuation/repeated_psnr/a"].n_fake == 0
     step = found["continuation/mae_gain/b/c/step_3"]
     assert step.value == pytest.approx((0.3 - made.mae[:, 1, 2]).mean()) and step.unit == ""
 
@@ -157,18 +165,22 @@ def test_a_scalar_is_followed_from_the_known_to_the_last_frame() -> None:
         training=np.array([0.5, 3.5, np.nan]),
     )
     names = ("first_known", "last_added", "within_training")
-    known, added, within = followed_records("area", seen, "3 frames", Record)
+    known, added, within = followed_records("area", "px²", seen, "3 frames", plain)
     assert tuple(r.metric.split("/")[2] for r in (known, added, within)) == names
     assert known.value == 2 and known.low is None  # three are too few to draw from again
     assert added.value == 6 and added.note == "of the true frames 3; 1 more not measurable"
     assert within.value == pytest.approx((2 / 3 + 1 / 3 + 1 / 3) / 3)
-    assert within.note == "0.5 to 3.5 in 3 frames; of the true frames 0.889" and within.low >= 0
+    # Of two values 2.5 % of their distance are cut at each end.
+    assert within.note == "0.575 to 3.425; of the true frames 0.889" and within.low >= 0
+    assert within.rule == "range of the central 95 % of 3 frames"
+    assert (known.unit, added.unit, within.unit) == ("px²", "px²", "")
+    assert (known.n_fake, added.n_fake, within.n_fake) == (0, 1, 1)
     nothing = Followed(*(np.full_like(part, np.nan) for part in seen))
-    refused = followed_records("area", nothing, "3 frames", Record)
+    refused = followed_records("area", "px²", nothing, "3 frames", plain)
     notes = ["Measurable in none of 3 frames."] * 3
     assert [(r.value, r.note) for r in refused] == [(None, note) for note in notes]
     many = seen._replace(known=np.arange(40.0))
-    median = followed_records("area", many, "3 frames", Record)[0]
+    median = followed_records("area", "px²", many, "3 frames", plain)[0]
     assert median.low < median.value == 19.5 < median.high
 
 
@@ -186,13 +198,16 @@ def test_who_knows_what_comes_gains_all_that_standing_still_loses(
         pair = [of[f"repeated_mae/{channel}"] for of in (still, known)]
         assert pair[0].protocol == pair[1].protocol and pair[0].value == pair[1].value
         assert (pair[0].n_real, pair[0].n_fake) == (3, 0)
+    first = [of["level/first_known"] for of in (still, known)]
+    assert first[0].protocol == first[1].protocol and first[0].value == first[1].value
+    assert (first[0].n_fake, first[0].unit, known["level/last_added"].n_fake) == (0, "grey", 3)
     assert "mae/BF/step_8" not in known
     assert "2 known frames; 7 true ones after them; recordings by seed 0" in lost.rule
 
 
 def test_files_hold_the_known_frames_and_the_added_ones(data: Levels, folder: RunFolder) -> None:
     found = continued(folder, data, Oracle(data))
-    windows = held_out_windows(data, 9)
+    windows = held_out_windows(data, 9, 3)
     rows = chosen_rows(windows.samples, 3, 0)
     for k, row in enumerate(rows):
         written = read_image(folder.continuation / f"{k:06d}.ome.tiff").pixels
@@ -214,6 +229,7 @@ def test_files_hold_the_known_frames_and_the_added_ones(data: Levels, folder: Ru
     within = found["level/within_training"]
     true = float(within.note.split("of the true frames ")[1].split(";")[0])
     assert within.value == pytest.approx(true * 7 / 9, abs=1e-3)
+    assert re.search(r"search; range of the central 95 % of \d+ training frames$", within.rule)
     assert len(table(folder, "steps")) == 3 * 2 * 7
 
 
@@ -242,11 +258,31 @@ def test_every_recording_comes_once_and_the_first_ones_do_not_depend_on_their_nu
 
 
 def test_the_longest_recordings_are_taken_up_to_the_frames_that_are_added(data: Levels) -> None:
-    assert held_out_windows(data, 20).windows.shape[1] == 9
-    assert held_out_windows(data, 3).windows.shape[1] == 5
+    assert held_out_windows(data, 20, 3).windows.shape[1] == 9
+    assert held_out_windows(data, 3, 3).windows.shape[1] == 5
     data.frames = 10
     with pytest.raises(UserError, match="test split has no window of 10 consecutive moments"):
-        held_out_windows(data, 3)
+        held_out_windows(data, 3, 3)
     data.frames = 1
     with pytest.raises(UserError, match=r"--data\.frames 1: leaves no moment that could be known"):
-        held_out_windows(data, 3)
+        held_out_windows(data, 3, 3)
+
+
+def test_long_recordings_do_not_leave_out_the_others(
+    tmp_path: Path, folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_traps(tmp_path / "raw", [f"Pos{k}" for k in range(4)], traps=3, times=range(9))
+    # Of each position one trap has nine moments, one four, and one has too few.
+    for trap, length in ((1, 4), (2, 2)):
+        for path in raw.glob(f"*/*_trap_00{trap}.tif"):
+            if int(path.name.split("_")[1]) >= length:
+                path.unlink()
+    shares = {"image_size": SIZE, "val_fraction": 0.25, "test_fraction": 0.5}
+    data = Levels(root=str(raw), workspace=str(tmp_path), **shares)
+    data.prepare_data()
+    data.setup("test")
+    lengths = [held_out_windows(data, 9, count).windows.shape[1] for count in (1, 2, 3, 20)]
+    assert lengths == [9, 9, 4, 4]
+    assert continued(folder, data, Still())["finite_share"].n_real == 3
+    told = "3 of 6 test recordings, 2 known frames and 9 more, of which 2 are known to compare with"
+    assert f"{told}; 2 shorter recordings are left out\n" in capsys.readouterr().out

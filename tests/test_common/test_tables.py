@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.data.datasets import SeedDataset
@@ -18,8 +20,9 @@ from common.generation import (
     sample_file,
     write_samples_manifest,
 )
+from common.metrics.protocol import Record, read_records, write_records
 from common.runs.folder import RunFolder
-from common.tables import from_csv, named_cells, to_csv
+from common.tables import finite_or_none, from_csv, named_cells, to_csv
 
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", "=", "-", "-1"]
 TEXTS = [
@@ -78,7 +81,7 @@ def generated(tmp_path: Path) -> RunFolder:
 @each_text
 def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, text: str) -> None:
     plan = SeedDataset([7, 8], [1, 0], [(4, 4)] * 2, 4)
-    clear_samples(generated, is_global_zero=True)
+    clear_samples(generated, True, "ab")
     for name in ("000000.png", "000001.png"):
         (drawing_folder(generated) / name).write_bytes(name.encode())
     write_samples_manifest(generated, SampleSet(plan, text, ["a", text], ".png"), "ab")
@@ -94,7 +97,7 @@ def test_the_table_of_generated_images_reads_back_exactly(generated: RunFolder, 
 
 
 def drawn(folder: RunFolder, pattern: str = "{number:06d}") -> None:
-    clear_samples(folder, is_global_zero=True)
+    clear_samples(folder, True, "ab")
     for name in ("000000.png", "000001.png"):
         (drawing_folder(folder) / name).write_bytes(name.encode())
     plan = SeedDataset([7, 8], [1, 0], [(4, 4)] * 2, 4)
@@ -115,6 +118,29 @@ def test_what_somebody_else_put_beside_generated_images_stays(generated: RunFold
         (generated.samples / name).write_bytes(b"mine")
     drawn(generated)
     assert names_in(generated) == mine | {"000000.png", "000001.png", "manifest.csv"}
+
+
+def test_numbers_of_continued_recordings_stay_with_the_checkpoint_they_are_of(
+    generated: RunFolder,
+) -> None:
+    continued = Record("continuation/mae/BF", 0.5, checkpoint_sha256="ab")
+    write_records(generated.records, [Record("kernel_distance", 1, checkpoint_sha256="ab")])
+    drawn(generated)
+    assert not generated.records.exists()
+    write_records(generated.records, [Record("judge/recall", 1, checkpoint_sha256="ab"), continued])
+    generated.continuation.mkdir()
+    drawn(generated)
+    assert read_records(generated.records) == [continued] and generated.continuation.exists()
+    clear_samples(generated, True, "cd")
+    assert not generated.records.exists() and not generated.continuation.exists()
+    generated.records.write_text("damaged")
+    clear_samples(generated, True, "ab")
+    assert not generated.records.exists()
+
+
+def test_only_numbers_that_are_not_finite_become_empty_cells() -> None:
+    cells = [1.5, -math.inf, math.nan, np.float64("nan"), 3, "nan", None]
+    assert [finite_or_none(cell) for cell in cells] == [1.5, None, None, None, 3, "nan", None]
 
 
 @pytest.mark.parametrize("moves", [0, 1])

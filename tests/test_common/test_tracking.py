@@ -260,11 +260,18 @@ def test_names_that_differ_have_keys_that_differ() -> None:
 
 def test_of_a_record_only_sentences_lose_words() -> None:
     ours = {"metric": "utility/gain/real_synthetic_25", "split": "test", "data": "0" * 64}
-    record = Record(value=float("nan"), note="see /home/ann/x", rule="area/cubic", **ours)
+    record = Record(
+        value=float("nan"),
+        note="see /home/ann/x",
+        rule="area/cubic",
+        imported="a@b.pt, SHA-256 0",
+        **ours,
+    )
     columns, (row,) = records_table([record])
     shown = dict(zip(columns, row, strict=True))
     assert shown.items() >= {**ours, "rule": "area/cubic", "protocol": record.protocol}.items()
     assert shown["note"] == f"see {PRIVATE}" and shown["value"] is None
+    assert shown["imported"] == f"{PRIVATE} SHA-256 0"
 
 
 def test_secrets_are_masked_and_nothing_else_is_touched() -> None:

@@ -11,13 +11,15 @@ import torch
 import yaml
 from released_weights import REFERENCE, needs_reference, write_released
 
-from common.callbacks import to_grey_levels
+from common.callbacks import RunConfig, to_grey_levels
 from common.cards.origin import Origin
 from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.metrics.protocol import read_records
 from common.report.runs import read_run
 from common.runs.checkpoints import load_checkpoint, sha256_of
+from common.runs.claim import refuse_used
+from common.runs.folder import RunFolder
 from common.sampling import DETAIL_SEED, seeded_noise
 from experiments.multi_stylegan.module import MultiStyleGAN
 from experiments.multi_stylegan.published import load_published
@@ -231,6 +233,19 @@ def test_a_run_that_is_there_is_not_imported_over(imported: Path, weights: Path,
     before = best.read_bytes()
     refuses(imports(cli, weights, *at(imported, "first")), 5, "first", "holds a run already")
     assert best.read_bytes() == before
+
+
+def test_an_import_that_is_stopped_does_not_keep_its_name(
+    imported: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(config: RunConfig) -> str:
+        assert config.folder.checkpoint("best").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunConfig, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        imports(call_cli, weights, *at(imported, "stopped"))
+    refuse_used(RunFolder(imported, EXPERIMENT, "stopped"), resume=False)
 
 
 def test_domains_are_the_channels_of_the_data_card(
