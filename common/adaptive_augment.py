@@ -82,10 +82,12 @@ class Augment:
         return x.reshape(images.shape)
 
     def _graded(self, x: Tensor) -> Tensor:
-        channels = self.photometric_channels
-        graded = torch.zeros(x.shape[1], dtype=torch.bool)
-        graded[slice(None) if channels is None else list(channels)] = True
-        return graded.to(x.device).view(1, -1, 1, 1, 1)
+        # Made on the device: a step that is captured as a CUDA graph copies nothing from the host.
+        every = self.photometric_channels is None
+        graded = torch.full((1, x.shape[1], 1, 1, 1), every, device=x.device)
+        for channel in self.photometric_channels or ():
+            graded[:, channel] = True
+        return graded
 
 
 class AdaptiveProbability(nn.Module):
@@ -130,7 +132,7 @@ class AdaptiveProbability(nn.Module):
         take the mean logit of generated images from them first.
         """
         signs = real_logits.to(self.signs).sign().reshape(len(real_logits), -1).mean(1)
-        signs, seen = sum_over_ranks(torch.stack([signs.sum(), signs.new_tensor(len(signs))]))
+        signs, seen = sum_over_ranks(torch.stack([signs.sum(), signs.new_full((), len(signs))]))
         signs, seen = self.signs + signs, self.seen + seen
         direction = (signs / seen - self.target).sign()
         moved = (self.probability + direction * seen / self.images).clamp(0, self.maximum)

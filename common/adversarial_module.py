@@ -1,5 +1,6 @@
 """What all modules share that hold a generator and a discriminator."""
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +10,7 @@ from torch import Tensor
 from common.adaptive_augment import AdaptiveProbability
 from common.data.datasets import Batch
 from common.optimizers import adam
+from common.step_graphs import StepGraphs
 
 # Probability of augmentation that means: as much as the discriminator overfits.
 ADAPTIVE = -1.0
@@ -33,6 +35,12 @@ class AdversarialModule(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._graphs = StepGraphs()
+
+    def on_train_start(self) -> None:
+        """Graphs are of this start: they know where its tensors lie."""
+        alone = self.device.type == "cuda" and self.trainer.world_size == 1
+        self._graphs = StepGraphs(self.trainer.cuda_graphs and alone)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for generator and discriminator, in this order."""
@@ -42,20 +50,39 @@ class AdversarialModule(pl.LightningModule):
             adam(self.discriminator.parameters(), self.hparams.d_lr, betas, fused),
         ]
 
-    def descend(self, optimizer: Any, loss: Tensor, clip_norm: float = 0.0) -> None:
-        """One step of one optimizer.
+    def learn(
+        self,
+        optimizer: Any,
+        kind: Hashable,
+        terms_of: Callable[..., dict[str, Any]],
+        *inputs: Tensor,
+        loss: str,
+        clip_norm: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """One step of one optimizer; on one GPU its passes are replayed, see `StepGraphs`.
 
         Args:
             optimizer: of `optimizers`.
-            loss: a number with a graph.
+            kind: whatever decides what ``terms_of`` does, besides ``inputs``.
+            terms_of: what is logged, by name; what is no tensor is left out.
+            inputs: its arguments.
+            loss: name of the term that is minimised.
             clip_norm: to which the norm of the gradient is cut; 0 cuts nothing.
         """
-        optimizer.zero_grad()
-        self.manual_backward(loss)
+
+        def passes(*tensors: Tensor) -> dict[str, Tensor]:
+            # Gradients that graphs share stay where they are.
+            optimizer.zero_grad(set_to_none=not self._graphs.enabled)
+            terms = terms_of(*tensors)
+            self.manual_backward(terms[loss])
+            return {name: v.detach() for name, v in terms.items() if isinstance(v, Tensor)}
+
+        terms = self._graphs((loss, kind), passes, *inputs)
         if clip_norm:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
+        return terms
 
     def probability(self) -> Tensor:
         """Of augmentation now, a tensor of no dimension."""

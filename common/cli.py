@@ -196,6 +196,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         trainer.tracking = config["tracking"]
         trainer.image_budget = config["budget"].budget
         trainer.fused_optimizers = config["hardware"].fused_optimizer
+        trainer.cuda_graphs = config["hardware"].cuda_graphs
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -38,6 +38,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         images_seen: training images over all ranks so far.
         image_budget: images after which training stops, 0 for no limit.
         fused_optimizers: whether modules shall ask for fused optimizers.
+        cuda_graphs: whether modules shall replay steps, where they can.
         memory_format: layout of image tensors.
     """
 
@@ -46,6 +47,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
     images_seen: int = 0
     image_budget: int = 0
     fused_optimizers: bool = True
+    cuda_graphs: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -122,8 +122,15 @@ class ImageDataModule(ExperimentData):
     @property
     def simulated_name(self) -> str:
         """Of the simulated raw folder; another simulator, number or size gives another name."""
-        what = f"{self.simulated_images}x{self.simulated_size}px"
-        return f"{self.experiment}-simulated-{what}-{self.simulator_sha256[:8]}"
+        what, digest = f"{self.simulated_images}x{self.simulated_size}px", self.simulator_sha256[:8]
+        if told := " ".join(map(str, self.simulated_options)):
+            digest = hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[:8]
+        return f"{self.experiment}-simulated-{what}-{digest}"
+
+    @property
+    def simulated_options(self) -> tuple[int, ...]:
+        """What decides on simulated images besides their number and size."""
+        return ()
 
     @property
     def channels(self) -> tuple[str, ...]:

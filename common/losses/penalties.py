@@ -96,7 +96,7 @@ class PathLengthPenalty(nn.Module):
         """Penalty, a number >= 0, of lengths [B]; in training they move the mean first."""
         if self.training:
             total, count = sum_over_ranks(
-                torch.stack([lengths.sum(), lengths.new_tensor(len(lengths))])
+                torch.stack([lengths.sum(), lengths.new_full((), len(lengths))])
             )
             self.mean.lerp_((total / count).to(self.mean), _NEWEST)
         return (lengths - self.mean).square().mean()

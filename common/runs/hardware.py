@@ -24,6 +24,8 @@ class Hardware:
             two thirds of a large element-wise operation on a CPU are page faults otherwise.
         fused_optimizer: one kernel for all parameters.
         channels_last: NHWC layout of images and convolution weights.
+        cuda_graphs: on one GPU, the passes of adversarial models are captured and replayed whole;
+            off until somebody has seen a whole training with it.
         precision: "auto" is bfloat16 where the hardware multiplies it natively, else float32.
         threads: CPU threads of a process; 0 leaves torch's choice.
     """
@@ -31,6 +33,7 @@ class Hardware:
     allocator: bool = True
     fused_optimizer: bool = True
     channels_last: bool = True
+    cuda_graphs: bool = False
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     threads: NonNegativeInt = 0
 

@@ -1,6 +1,5 @@
 """Frames of fluorescence videos of mitochondria."""
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ class MitoDataModule(MovieDataModule):
         simulated_frames: of one simulated video.
         simulated_test: frames of further simulated videos, which are the test split; 0 takes it
             from the others, by video.
+        simulated_test_frames: of each of these videos. Frames of one video are near copies: what is
+            to cover many of them has to come as near as they are to one another.
         kwargs: as for `MovieDataModule`.
     """
 
@@ -30,31 +31,35 @@ class MitoDataModule(MovieDataModule):
     )
 
     def __init__(
-        self, simulated_frames: int = 30, simulated_test: NonNegativeInt = 0, **kwargs: Any
+        self,
+        simulated_frames: int = 30,
+        simulated_test: NonNegativeInt = 0,
+        simulated_test_frames: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require_positive("data", simulated_frames=simulated_frames)
+        require_positive(
+            "data", simulated_frames=simulated_frames, simulated_test_frames=simulated_test_frames
+        )
         self.simulated_frames = simulated_frames
         self.simulated_test = simulated_test
+        self.simulated_test_frames = simulated_test_frames
 
     @property
-    def simulated_name(self) -> str:
-        """Another one for another number of frames of a video, or of the test split."""
-        *start, digest = super().simulated_name.split("-")
-        told = f"{digest} {self.simulated_frames} {self.simulated_test}"
-        return "-".join([*start, hashlib.sha256(told.encode()).hexdigest()[: len(digest)]])
+    def simulated_options(self) -> tuple[int, ...]:
+        """Frames of a video, and those of the test split."""
+        return self.simulated_frames, self.simulated_test, self.simulated_test_frames
 
     def simulate(self, root: Path) -> None:
         """Writes simulated videos, with their ground truth in `tables` and `ground_truth`."""
         from experiments.mitogan.simulator import simulate
 
-        count, frames = self.simulated_images, self.simulated_frames
-        how = {"seed": 0, "mean_size": self.simulated_size, "frames_per_video": frames}
-        if not self.simulated_test:
-            simulate(root, count, **how)
-            return
-        simulate(root / "train", count, **how)
-        simulate(root / "test", self.simulated_test, **how, first=math.ceil(count / frames))
+        count, frames, test = self.simulated_images, self.simulated_frames, self.simulated_test
+        how = {"seed": 0, "mean_size": self.simulated_size}
+        simulate(root / "train" if test else root, count, frames_per_video=frames, **how)
+        if test:
+            how |= {"frames_per_video": self.simulated_test_frames}
+            simulate(root / "test", test, first=math.ceil(count / frames), **how)
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Foreground, width, length, branches, ends, components and loops; see `biology`."""

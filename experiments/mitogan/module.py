@@ -1,5 +1,6 @@
 """Generative adversarial network of mitochondria from few frames."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ class MitoGAN(AdversarialModule):
         """One step of the discriminator, and of the generator where it is its turn."""
         real, step = batch["image"], self.step_number(batch)
         g_optimizer, d_optimizer = self.optimizers()
-        terms = self.discriminator_terms(real, step)
-        self.descend(d_optimizer, terms["d_loss"])
+        judged = partial(self.discriminator_terms, step=step)
+        kind = lazy_weight(step, self.hparams.penalty_every)
+        terms = self.learn(d_optimizer, kind, judged, real, loss="d_loss")
         if step % self.hparams.critic_steps == 0:
-            terms["g_loss"] = self.generator_term(real)
-            self.descend(g_optimizer, terms["g_loss"])
+            terms |= self.learn(g_optimizer, None, self.generator_terms, real, loss="g_loss")
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Tensor]:
@@ -138,7 +139,7 @@ class MitoGAN(AdversarialModule):
             loss = loss + weight * hparams.interpolation_weight * terms["interpolation"]
         return terms | {"d_loss": loss}
 
-    def generator_term(self, real: Tensor) -> Tensor:
+    def generator_terms(self, real: Tensor) -> dict[str, Tensor]:
         """Loss of the generator; frames [B, C, S, S] are what the relativistic one compares to."""
         probability = self.probability()
         fake = self.augment(self.generator(self._noise(real), None), probability)
@@ -146,7 +147,8 @@ class MitoGAN(AdversarialModule):
         if self.hparams.loss == "relativistic":
             with torch.no_grad():
                 real_logits = self.discriminator(self.augment(real, probability))
-        return generator_loss(self.hparams.loss, self.discriminator(fake), real_logits)
+        loss = generator_loss(self.hparams.loss, self.discriminator(fake), real_logits)
+        return {"g_loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Both losses on frames that were not trained on, without augmentation or penalty."""

@@ -1,5 +1,6 @@
 """Sequences of yeast in traps: brightfield and fluorescence."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeInt
 
 from common.data.listing import find_files
 from common.data.manifest import Sample
@@ -18,11 +20,15 @@ from experiments.multi_stylegan import tlfm
 from experiments.multi_stylegan.tlfm import FILE_PATTERN
 
 _IMAGES = (".tif", ".tiff", ".png")
+# Of a simulated test split.
+_FRAMES, _TRAPS = 12, 5
 _MOVIES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
 
 
 class YeastDataModule(SequenceDataModule):
     r"""`<position>/<files>`, a file for each channel of each moment; a position is a group.
+
+    Folders such as `train` and `test` around the positions are a split that came with the data.
 
     Args:
         file_pattern: regular expression that is searched in the path below the raw folder, with
@@ -34,6 +40,8 @@ class YeastDataModule(SequenceDataModule):
             published split, where all are there), "trap", or "time", pieces of ``frames`` moments
             or a little more. Of the last two held-out numbers are optimistic: the same cells, or
             the same chip, were trained on.
+        simulated_test: moments of further simulated positions, five traps each, which are the test
+            split; 0 takes that from the others, by position.
         kwargs: as for `SequenceDataModule`.
     """
 
@@ -53,11 +61,13 @@ class YeastDataModule(SequenceDataModule):
         self,
         file_pattern: str = FILE_PATTERN,
         split_by: Literal["position", "trap", "time"] = "position",
+        simulated_test: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.file_pattern = file_pattern
         self.split_by = split_by
+        self.simulated_test = simulated_test
         self._pattern: re.Pattern[str] = tlfm.compiled(file_pattern, self.card.channels)
 
     def scan(self, root: Path) -> list[Sample]:
@@ -76,18 +86,29 @@ class YeastDataModule(SequenceDataModule):
             return [replace(one, group=one.sequence.rpartition("/")[0]) for one in samples]
         if self.split_by == "time":
             return samples
-        splits = tlfm.with_official_split(samples)
+        splits = tlfm.known_splits(samples)
         return [replace(one, split=split) for one, split in zip(samples, splits, strict=True)]
 
     def left_out(self, root: Path) -> Mapping[str, str]:
         """Files whose moment lacks another channel."""
         return self._scanned(self._names(root)).left_out
 
+    @property
+    def simulated_options(self) -> tuple[int, ...]:
+        """Moments of the test split, if it is a simulation of its own."""
+        return (self.simulated_test,) if self.simulated_test else ()
+
     def simulate(self, root: Path) -> None:
         """Writes simulated recordings, with their ground truth."""
         from experiments.multi_stylegan.simulator import simulate
 
-        simulate(root, self.simulated_images, seed=0, mean_size=self.simulated_size)
+        count, test, size = self.simulated_images, self.simulated_test, self.simulated_size
+        simulate(root / "train" if test else root, count, seed=0, mean_size=size)
+        if test:
+            # Another seed gives other positions, whatever their names.
+            positions = math.ceil(test / (_FRAMES * _TRAPS))
+            how = {"frames_per_trap": _FRAMES, "positions": positions}
+            simulate(root / "test", test, seed=1, mean_size=size, **how)
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """What is known of the cells of a sequence [C, T, H, W] in [0, 1]; see `biology`."""

@@ -1,6 +1,7 @@
 """Sequences of yeast in traps, brightfield and fluorescence, from one generator."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from experiments.multi_stylegan.tricks import (
     cutmix_loss,
     hardest,
     mixed,
+    number_of,
     ramp,
     reordered,
 )
@@ -173,24 +175,32 @@ class MultiStyleGAN(AdversarialModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
-        real, step = batch["image"], self.step_number(batch)
+        real, step, schedule = batch["image"], self.step_number(batch), self.schedule()
+        kind, clip = self._kind(len(real), step), self.hparams.clip_norm
+        share = torch.full((), schedule["cutmix_prob"], device=self.device)
         g_optimizer, d_optimizer = self.optimizers()
         self.toggle_optimizer(d_optimizer)
-        terms = self.discriminator_terms(real, step)
-        self.descend(d_optimizer, terms["d_loss"], self.hparams.clip_norm)
+
+        def judged(real: Tensor, share: Tensor) -> dict[str, Tensor]:
+            return self.discriminator_terms(real, step, share)
+
+        terms = self.learn(d_optimizer, kind, judged, real, share, loss="d_loss", clip_norm=clip)
         self.untoggle_optimizer(d_optimizer)
         self.toggle_optimizer(g_optimizer)
-        terms |= self.generator_terms(len(real), step)
-        self.descend(g_optimizer, terms["g_loss"], self.hparams.clip_norm)
+        made = partial(self.generator_terms, len(real), step)
+        terms |= self.learn(g_optimizer, kind, made, loss="g_loss", clip_norm=clip)
         self.untoggle_optimizer(g_optimizer)
-        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log_dict({f"train/{name}": value for name, value in (terms | schedule).items()})
 
-    def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Any]:
+    def discriminator_terms(
+        self, real: Tensor, step: int, cutmix_prob: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """What is logged of one step of the discriminator, each a number.
 
         Args:
             real: sequences [B, D, T, S, S] in [-1, 1].
             step: counted from 0; decides whether there is a penalty.
+            cutmix_prob: of a sequence to be mixed; that of the schedule unless told.
         """
         hparams, probability, schedule = self.hparams, self.probability(), self.schedule()
         with torch.no_grad():
@@ -202,7 +212,7 @@ class MultiStyleGAN(AdversarialModule):
         real_logits, fake_logits = self.discriminator(shown), self.discriminator(made)
         self.adaptive.update(real_logits[0].detach())
         loss = self._loss(discriminator_loss, real_logits, fake_logits)
-        terms = {"augment_prob": probability, **schedule}
+        terms = {"augment_prob": probability}
         terms |= {"real_logit": real_logits[0].mean(), "fake_logit": fake_logits[0].mean()}
         if weight:
             both = real_logits[0] + real_logits[1].flatten(1).mean(1, keepdim=True)
@@ -210,7 +220,8 @@ class MultiStyleGAN(AdversarialModule):
             loss = loss + weight / 2 * terms["r1"]
         if schedule["cutmix_prob"] > 0:
             pixels = real_logits[1], fake_logits[1][: len(real)]
-            terms |= self._cutmix(shown, made[: len(real)], *pixels, schedule["cutmix_prob"])
+            share = schedule["cutmix_prob"] if cutmix_prob is None else cutmix_prob
+            terms |= self._cutmix(shown, made[: len(real)], *pixels, share)
             loss = loss + terms["cutmix"] + hparams.cutmix_weight * terms["consistency"]
         return terms | {"d_loss": loss}
 
@@ -324,7 +335,12 @@ class MultiStyleGAN(AdversarialModule):
         return [SampleDistance(self.hparams.val_extractor, self.hparams.val_samples)]
 
     def _cutmix(
-        self, real: Tensor, fake: Tensor, real_pixels: Tensor, fake_pixels: Tensor, share: float
+        self,
+        real: Tensor,
+        fake: Tensor,
+        real_pixels: Tensor,
+        fake_pixels: Tensor,
+        share: Tensor | float,
     ) -> dict[str, Tensor]:
         mask = boxes(real, share)
         logit, pixel_logit = self.discriminator(mixed(real.detach(), fake, mask))
@@ -333,8 +349,20 @@ class MultiStyleGAN(AdversarialModule):
             "consistency": consistency(pixel_logit, real_pixels, fake_pixels, mask),
         }
 
+    def _kind(self, count: int, step: int) -> tuple[Any, ...]:
+        """All that decides which operations a step of so many sequences consists of."""
+        hparams, schedule = self.hparams, self.schedule()
+        return (
+            lazy_weight(step, hparams.r1_every),
+            lazy_weight(step, hparams.path_length_every),
+            schedule["cutmix_prob"] > 0,
+            number_of(schedule["top_k_share"], count),
+            number_of(schedule["order_share"], count, least=0),
+            self.trainer.images_seen >= hparams.pixel_map_from,
+        )
+
     def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
-        count = round(share * len(real))
+        count = number_of(share, len(real), least=0)
         return self.augment(reordered(real[:count]), probability) if count else real[:0]
 
     def _loss(self, kind: Any, *logits: Any) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from common.data.manifest import SPLITS, Sample, partners_of
 from common.data.sequences import numbered, usual_step
+from common.data.splits import SPLIT_FOLDERS
 from common.errors import Exit, UserError
 
 # Of names such as img_000000012_02-GFP_001_trap_003.tif, as far as the published parser shows them.
@@ -112,12 +113,17 @@ def scan(
     return _joined(files, channels, block)
 
 
-def with_official_split(samples: Sequence[Sample]) -> list[str]:
-    """Split of each sample where all official positions are there, else "" for all of them.
+def known_splits(samples: Sequence[Sample]) -> list[str]:
+    """Split of each sample that folders or published positions tell, else "" for all of them.
 
-    Positions beyond those are trained on. A position is the last folder of the group's name.
+    Folders such as ``train`` and ``test`` around the positions come first. Where all published
+    positions are there, further ones are trained on. A position is the last folder of a group.
     """
-    positions = [sample.group.rsplit("/", 1)[-1] for sample in samples]
+    parts = [sample.group.split("/") for sample in samples]
+    told = [SPLIT_FOLDERS.get(folders[0].lower(), "") if folders[1:] else "" for folders in parts]
+    if all(told):
+        return told
+    positions = [folders[-1] for folders in parts]
     if not OFFICIAL.keys() <= set(positions):
         return [""] * len(samples)
     return [OFFICIAL.get(position, SPLITS[0]) for position in positions]

@@ -3,6 +3,7 @@
 Pure functions of tensors; when each of them begins is told by `ramp` in images seen.
 """
 
+from functools import cache
 from itertools import permutations
 
 import torch
@@ -20,6 +21,11 @@ def ramp(images_seen: int, start: int, end: int) -> float:
     if images_seen >= end:
         return 1.0
     return max(0.0, (images_seen - start) / (end - start)) if end > start else 0.0
+
+
+def number_of(share: float, count: int, least: int = 1) -> int:
+    """How many of so many a share is, rounded."""
+    return max(least, round(share * count))
 
 
 def boxes(like: Tensor, probability: Tensor | float) -> Tensor:
@@ -90,8 +96,7 @@ def hardest(logits: Tensor, share: float) -> Tensor:
     Returns:
         Their positions.
     """
-    count = max(1, round(share * len(logits)))
-    return logits.detach().flatten().topk(count).indices
+    return logits.detach().flatten().topk(number_of(share, len(logits))).indices
 
 
 def reordered(sequences: Tensor) -> Tensor:
@@ -106,10 +111,16 @@ def reordered(sequences: Tensor) -> Tensor:
     frames = sequences.shape[2]
     if frames < 2:
         raise ValueError("one frame has no order")
-    orders = torch.tensor(list(permutations(range(frames)))[1:], device=sequences.device)
+    orders = _wrong_orders(frames, sequences.device)
     chosen = orders[torch.randint(len(orders), (len(sequences),), device=sequences.device)]
     index = chosen[:, None, :, None, None].expand_as(sequences)
     return sequences.gather(2, index)
+
+
+@cache
+def _wrong_orders(frames: int, device: torch.device) -> Tensor:
+    """Kept: a step that is captured as a CUDA graph copies nothing from the host."""
+    return torch.tensor(list(permutations(range(frames)))[1:], device=device)
 
 
 def _targeted(kind: Loss, logits: Tensor, real: Tensor) -> Tensor:

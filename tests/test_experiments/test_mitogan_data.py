@@ -95,7 +95,7 @@ def test_the_pipeline_decides_the_channels(
 def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
     data = MitoDataModule(
         workspace=str(tmp_path), image_size=32, val_fraction=0.4, simulated_images=8,
-        simulated_size=64, simulated_frames=2, simulated_test=6,
+        simulated_size=64, simulated_frames=2, simulated_test=6, simulated_test_frames=2,
     )  # fmt: skip
     data.prepare_data()
     found = data.prepared.manifest
@@ -103,6 +103,8 @@ def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
     assert groups["test"] == {f"cell_00{k}" for k in (5, 6, 7)}
     assert groups["train"] | groups["val"] == {f"cell_00{k}" for k in (1, 2, 3, 4)}
     assert len(found) == 14 and len({s.pixels_sha256 for s in found}) == 14
+    data.simulated_test_frames, name = 1, data.simulated_name
+    assert data.simulated_name != name
 
 
 def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from common.data.datasets import Batch
 from common.data.image_io import read_image, write_ome_tiff
-from common.data.manifest import read_manifest
+from common.data.manifest import SPLITS, read_manifest
 from common.data.preparation import check_data, ensure_prepared
 from common.data.raw_files import digest_of_all
 from common.errors import UserError
@@ -362,3 +362,26 @@ def test_real_strips_of_focal_planes_and_videos_are_refused(tmp_path: Path) -> N
         opened(REAL / "aliby_traps", tmp_path, **pairs)
     with pytest.raises(UserError, match="is a video, and recordings have a file for each channel"):
         opened(REAL / "video", tmp_path)
+
+
+def test_a_test_split_of_further_positions_is_simulated(tmp_path: Path) -> None:
+    data = YeastDataModule(
+        workspace=str(tmp_path), image_size=16, val_fraction=0.5, simulated_images=24,
+        simulated_size=32, simulated_test=84,
+    )  # fmt: skip
+    data.prepare_data()
+    found = data.prepared.manifest
+    groups = {split: {s.group for s in found if s.split == split} for split in SPLITS}
+    # The last trap is the second one of its position.
+    assert groups["test"] == {"test/Pos18", "test/Pos20"}
+    assert groups["train"] | groups["val"] == {"train/Pos18", "train/Pos20"}
+    assert len(found) == len({s.pixels_sha256 for s in found}) == 24 + 84
+
+
+def test_folders_are_a_split_that_came_with_the_data(tmp_path: Path) -> None:
+    for split in ("Training", "val", "test"):
+        write_traps(tmp_path / "raw" / split)
+    found = module(tmp_path / "raw", tmp_path).scan(tmp_path / "raw")
+    assert {s.group.split("/")[0]: s.split for s in found} == {
+        "Training": "train", "val": "val", "test": "test",
+    }  # fmt: skip
