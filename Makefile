@@ -153,7 +153,8 @@ gpu-check: ## build, CUDA tests and benchmark with PYTHON, which has torch, nump
 	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
 		{ echo "error[1]: gpu-check: $(PYTHON) has no torch, or its torch finds no GPU; run it on a machine with one, or name a Python with PYTHON=" >&2; exit 1; }
 	@$(PYTHON) kernels/build.py --cuda --strict --retry
-	@code=0; $(PYTHON) -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels/test_cuda.py || code=1; \
+	@code=0; $(PYTHON) -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels/test_cuda.py \
+		tests/test_common/test_step_graphs.py || code=1; \
 		$(PYTHON) -m kernels.bench --device cuda $(ARGS) || code=1; exit $$code
 
 # What cannot be compiled is said in one line, and everything runs without it.

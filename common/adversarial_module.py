@@ -38,9 +38,18 @@ class AdversarialModule(pl.LightningModule):
         self._graphs = StepGraphs()
 
     def on_train_start(self) -> None:
-        """Graphs are of this start: they know where its tensors lie."""
+        """Begins without graphs: each of them holds addresses of tensors of its own training."""
         alone = self.device.type == "cuda" and self.trainer.world_size == 1
         self._graphs = StepGraphs(self.trainer.cuda_graphs and alone)
+
+    def on_train_end(self) -> None:
+        """Lets go of the graphs, which cannot be copied with the module."""
+        self._graphs = StepGraphs()
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Gradients that graphs add to stay where they are; a replayed step zeroes them itself."""
+        if not self._graphs.enabled:
+            super().on_validation_model_zero_grad()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for generator and discriminator, in this order."""
@@ -54,17 +63,17 @@ class AdversarialModule(pl.LightningModule):
         self,
         optimizer: Any,
         kind: Hashable,
-        terms_of: Callable[..., dict[str, Any]],
+        terms_of: Callable[..., dict[str, Tensor]],
         *inputs: Tensor,
         loss: str,
         clip_norm: float = 0.0,
     ) -> dict[str, Tensor]:
-        """One step of one optimizer; on one GPU its passes are replayed, see `StepGraphs`.
+        """One step of one optimizer; with ``hardware.cuda_graphs`` its passes may be replayed.
 
         Args:
             optimizer: of `optimizers`.
-            kind: whatever decides what ``terms_of`` does, besides ``inputs``.
-            terms_of: what is logged, by name; what is no tensor is left out.
+            kind: whatever decides what ``terms_of`` does, besides ``inputs``; see `StepGraphs`.
+            terms_of: what is logged, by name.
             inputs: its arguments.
             loss: name of the term that is minimised.
             clip_norm: to which the norm of the gradient is cut; 0 cuts nothing.
@@ -75,7 +84,7 @@ class AdversarialModule(pl.LightningModule):
             optimizer.zero_grad(set_to_none=not self._graphs.enabled)
             terms = terms_of(*tensors)
             self.manual_backward(terms[loss])
-            return {name: v.detach() for name, v in terms.items() if isinstance(v, Tensor)}
+            return {name: value.detach() for name, value in terms.items()}
 
         terms = self._graphs((loss, kind), passes, *inputs)
         if clip_norm:

@@ -25,6 +25,9 @@ class StepGraphs:
     function of the tensors it is given, of weights, gradients and buffers that stay where they
     are, and of the device's random numbers, which advance as ever. It waits for no value of the
     device and copies nothing from the host. Whatever else decides what it does is part of its kind.
+    Its Python runs when it is captured and never again, callbacks included: of a replayed step the
+    guard of finite numbers sees gradients and weights, not the loss. Parameters that it does not
+    reach have a gradient of zero instead of none.
 
     Args:
         enabled: else every step runs as it is, as on other devices than a GPU.
@@ -34,7 +37,8 @@ class StepGraphs:
         self.enabled = enabled
         self._seen: dict[Hashable, int] = {}
         self._captured: dict[Hashable, _Captured] = {}
-        # Nothing that a graph was captured from may have run on the default stream.
+        # A backward pass runs on the stream of its forward pass, and the default one cannot be
+        # captured.
         self._stream = torch.cuda.Stream() if enabled else None
         self._pool = torch.cuda.graph_pool_handle() if enabled else None
 
@@ -71,11 +75,8 @@ class StepGraphs:
     def _capture(self, step: Step, inputs: tuple[Tensor, ...]) -> _Captured:
         static = tuple(x.detach().clone() for x in inputs)
         graph = torch.cuda.CUDAGraph()
-        kind = {"dtype": torch.get_autocast_dtype("cuda"), "cache_enabled": False}
-        # Copies of weights in half precision belong to a graph: the next one needs newer ones.
-        with (
-            torch.autocast("cuda", enabled=torch.is_autocast_enabled("cuda"), **kind),
-            torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
-        ):
-            results = step(*static)
+        # Other threads, such as those of a loader, go on with calls that a capture must not hold.
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            # Aliases: a step may ask for derivatives by what it is given.
+            results = step(*(x.detach() for x in static))
         return _Captured(graph, static, results)

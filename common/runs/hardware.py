@@ -24,7 +24,7 @@ class Hardware:
             two thirds of a large element-wise operation on a CPU are page faults otherwise.
         fused_optimizer: one kernel for all parameters.
         channels_last: NHWC layout of images and convolution weights.
-        cuda_graphs: on one GPU, the passes of adversarial models are captured and replayed whole;
+        cuda_graphs: on one GPU, passes of adversarial models are captured and replayed as graphs;
             off until somebody has seen a whole training with it.
         precision: "auto" is bfloat16 where the hardware multiplies it natively, else float32.
         threads: CPU threads of a process; 0 leaves torch's choice.

@@ -19,8 +19,8 @@ class MitoDataModule(MovieDataModule):
         simulated_frames: of one simulated video.
         simulated_test: frames of further simulated videos, which are the test split; 0 takes it
             from the others, by video.
-        simulated_test_frames: of each of these videos. Frames of one video are near copies: what is
-            to cover many of them has to come as near as they are to one another.
+        simulated_test_frames: of each of these videos. Coverage asks how near samples come to a
+            held-out frame, measured by its nearest others; those of its own video are near copies.
         kwargs: as for `MovieDataModule`.
     """
 
@@ -48,7 +48,8 @@ class MitoDataModule(MovieDataModule):
     @property
     def simulated_options(self) -> tuple[int, ...]:
         """Frames of a video, and those of the test split."""
-        return self.simulated_frames, self.simulated_test, self.simulated_test_frames
+        of_test = (self.simulated_test_frames,) if self.simulated_test else ()
+        return self.simulated_frames, self.simulated_test, *of_test
 
     def simulate(self, root: Path) -> None:
         """Writes simulated videos, with their ground truth in `tables` and `ground_truth`."""

@@ -20,9 +20,9 @@ from experiments.multi_stylegan import tlfm
 from experiments.multi_stylegan.tlfm import FILE_PATTERN
 
 _IMAGES = (".tif", ".tiff", ".png")
-# Of a simulated test split.
-_FRAMES, _TRAPS = 12, 5
 _MOVIES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
+# Of a test split that is simulated by itself: moments of a trap, traps of a position.
+_MOMENTS, _TRAPS = 12, 5
 
 
 class YeastDataModule(SequenceDataModule):
@@ -83,10 +83,10 @@ class YeastDataModule(SequenceDataModule):
             raise self._without_moments(root, names, found.left_out)
         samples = found.samples
         if self.split_by == "trap":
-            return [replace(one, group=one.sequence.rpartition("/")[0]) for one in samples]
-        if self.split_by == "time":
-            return samples
-        splits = tlfm.known_splits(samples)
+            samples = [replace(one, group=one.sequence.rpartition("/")[0]) for one in samples]
+        splits = tlfm.split_of_folders(samples)
+        if self.split_by == "position" and not any(splits):
+            splits = tlfm.official_split(samples)
         return [replace(one, split=split) for one, split in zip(samples, splits, strict=True)]
 
     def left_out(self, root: Path) -> Mapping[str, str]:
@@ -106,8 +106,8 @@ class YeastDataModule(SequenceDataModule):
         simulate(root / "train" if test else root, count, seed=0, mean_size=size)
         if test:
             # Another seed gives other positions, whatever their names.
-            positions = math.ceil(test / (_FRAMES * _TRAPS))
-            how = {"frames_per_trap": _FRAMES, "positions": positions}
+            positions = math.ceil(test / (_MOMENTS * _TRAPS))
+            how = {"frames_per_trap": _MOMENTS, "positions": positions}
             simulate(root / "test", test, seed=1, mean_size=size, **how)
 
     def measure(self, image: np.ndarray) -> dict[str, float]:

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
@@ -29,6 +28,7 @@ from experiments.multi_stylegan import published
 from experiments.multi_stylegan.continuation import following
 from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
+from experiments.multi_stylegan.pixel_map import read_pixel_map
 from experiments.multi_stylegan.tricks import (
     boxes,
     consistency,
@@ -176,31 +176,29 @@ class MultiStyleGAN(AdversarialModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
         real, step, schedule = batch["image"], self.step_number(batch), self.schedule()
-        kind, clip = self._kind(len(real), step), self.hparams.clip_norm
+        judges, makes = self._kinds(len(real), step, schedule)
+        clip = {"clip_norm": self.hparams.clip_norm}
         share = torch.full((), schedule["cutmix_prob"], device=self.device)
         g_optimizer, d_optimizer = self.optimizers()
         self.toggle_optimizer(d_optimizer)
-
-        def judged(real: Tensor, share: Tensor) -> dict[str, Tensor]:
-            return self.discriminator_terms(real, step, share)
-
-        terms = self.learn(d_optimizer, kind, judged, real, share, loss="d_loss", clip_norm=clip)
+        judged = partial(self.discriminator_terms, step=step)
+        terms = self.learn(d_optimizer, judges, judged, real, share, loss="d_loss", **clip)
         self.untoggle_optimizer(d_optimizer)
         self.toggle_optimizer(g_optimizer)
         made = partial(self.generator_terms, len(real), step)
-        terms |= self.learn(g_optimizer, kind, made, loss="g_loss", clip_norm=clip)
+        terms |= self.learn(g_optimizer, makes, made, loss="g_loss", **clip)
         self.untoggle_optimizer(g_optimizer)
         self.log_dict({f"train/{name}": value for name, value in (terms | schedule).items()})
 
     def discriminator_terms(
-        self, real: Tensor, step: int, cutmix_prob: Tensor | None = None
+        self, real: Tensor, cutmix_prob: Tensor | float, step: int
     ) -> dict[str, Tensor]:
         """What is logged of one step of the discriminator, each a number.
 
         Args:
             real: sequences [B, D, T, S, S] in [-1, 1].
+            cutmix_prob: of a sequence to be mixed, where the schedule says that some are.
             step: counted from 0; decides whether there is a penalty.
-            cutmix_prob: of a sequence to be mixed; that of the schedule unless told.
         """
         hparams, probability, schedule = self.hparams, self.probability(), self.schedule()
         with torch.no_grad():
@@ -220,8 +218,7 @@ class MultiStyleGAN(AdversarialModule):
             loss = loss + weight / 2 * terms["r1"]
         if schedule["cutmix_prob"] > 0:
             pixels = real_logits[1], fake_logits[1][: len(real)]
-            share = schedule["cutmix_prob"] if cutmix_prob is None else cutmix_prob
-            terms |= self._cutmix(shown, made[: len(real)], *pixels, share)
+            terms |= self._cutmix(shown, made[: len(real)], *pixels, cutmix_prob)
             loss = loss + terms["cutmix"] + hparams.cutmix_weight * terms["consistency"]
         return terms | {"d_loss": loss}
 
@@ -349,17 +346,13 @@ class MultiStyleGAN(AdversarialModule):
             "consistency": consistency(pixel_logit, real_pixels, fake_pixels, mask),
         }
 
-    def _kind(self, count: int, step: int) -> tuple[Any, ...]:
-        """All that decides which operations a step of so many sequences consists of."""
-        hparams, schedule = self.hparams, self.schedule()
-        return (
-            lazy_weight(step, hparams.r1_every),
-            lazy_weight(step, hparams.path_length_every),
-            schedule["cutmix_prob"] > 0,
-            number_of(schedule["top_k_share"], count),
-            number_of(schedule["order_share"], count, least=0),
-            self.trainer.images_seen >= hparams.pixel_map_from,
-        )
+    def _kinds(self, count: int, step: int, schedule: dict[str, float]) -> tuple[Any, Any]:
+        """All that decides which operations a step of each network consists of."""
+        hparams, mapped = self.hparams, self.trainer.images_seen >= self.hparams.pixel_map_from
+        wrong = number_of(schedule["order_share"], count, least=0)
+        kept = number_of(schedule["top_k_share"], count)
+        judges = (lazy_weight(step, hparams.r1_every), schedule["cutmix_prob"] > 0, wrong, mapped)
+        return judges, (count, lazy_weight(step, hparams.path_length_every), kept, mapped)
 
     def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
         count = number_of(share, len(real), least=0)
@@ -384,24 +377,3 @@ class MultiStyleGAN(AdversarialModule):
 
     def _noise(self, count: int) -> Tensor:
         return torch.randn(count, self.generator.noise_values, device=self.device)
-
-
-def read_pixel_map(path: Path, size: int) -> Tensor:
-    """Weights of pixels, float32 [size, size] of mean 1, from the grey values of an image.
-
-    Raises:
-        UserError: the file cannot be read, holds more than one plane, or only zeros.
-    """
-    # Training has to work without an image library.
-    from common.data.image_io import read_image
-    from common.preprocess.geometry import resize
-
-    pixels = read_image(path).pixels.squeeze()
-    if pixels.ndim != 2 or pixels.min() < 0 or not pixels.any():
-        problem = f"is no map of pixels: it holds {pixels.shape} values from {pixels.min():g} on"
-        remedy = "name a grey image that is not black all over"
-        raise UserError(Exit.USAGE, relative(path), problem, remedy)
-    weights = torch.from_numpy(resize(pixels.astype(np.float32)[None], size, size)[0])
-    # Cubic interpolation goes below 0 beside an edge.
-    weights = weights.clamp(min=0)
-    return weights / weights.mean()

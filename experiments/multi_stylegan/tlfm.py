@@ -113,17 +113,18 @@ def scan(
     return _joined(files, channels, block)
 
 
-def known_splits(samples: Sequence[Sample]) -> list[str]:
-    """Split of each sample that folders or published positions tell, else "" for all of them.
+def split_of_folders(samples: Sequence[Sample]) -> list[str]:
+    """Split that the first folder of each sample tells, such as ``train``; "" where it is none."""
+    folders = [sample.name.split("/") for sample in samples]
+    return [SPLIT_FOLDERS.get(first.lower(), "") if more else "" for first, *more in folders]
 
-    Folders such as ``train`` and ``test`` around the positions come first. Where all published
-    positions are there, further ones are trained on. A position is the last folder of a group.
+
+def official_split(samples: Sequence[Sample]) -> list[str]:
+    """Split of each sample where all official positions are there, else "" for all of them.
+
+    Positions beyond those are trained on. A position is the last folder of the group's name.
     """
-    parts = [sample.group.split("/") for sample in samples]
-    told = [SPLIT_FOLDERS.get(folders[0].lower(), "") if folders[1:] else "" for folders in parts]
-    if all(told):
-        return told
-    positions = [folders[-1] for folders in parts]
+    positions = [sample.group.rsplit("/", 1)[-1] for sample in samples]
     if not OFFICIAL.keys() <= set(positions):
         return [""] * len(samples)
     return [OFFICIAL.get(position, SPLITS[0]) for position in positions]

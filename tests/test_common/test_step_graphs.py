@@ -9,7 +9,7 @@ from common.step_graphs import StepGraphs
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
-def trained(enabled: bool, steps: int = 12) -> tuple[list[float], list[Tensor]]:
+def trained(enabled: bool, steps: int) -> tuple[list[float], list[Tensor]]:
     """Losses and weights of a network with noise, a penalty every third step, and clipping."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1)).cuda()

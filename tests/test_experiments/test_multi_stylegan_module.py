@@ -12,7 +12,8 @@ from torch import Tensor
 from common.data.image_io import write_png
 from common.errors import UserError
 from common.losses.adversarial import generator_loss
-from experiments.multi_stylegan.module import MultiStyleGAN, read_pixel_map
+from experiments.multi_stylegan.module import MultiStyleGAN
+from experiments.multi_stylegan.pixel_map import read_pixel_map
 from experiments.multi_stylegan.tricks import (
     boxes,
     consistency,
@@ -124,19 +125,19 @@ def test_the_generator_learns_from_what_is_kept_alone() -> None:
 def test_all_terms_are_finite_numbers_and_nothing_of_the_caller_is_changed() -> None:
     made, real = model(cutmix_images=0, order_from=0, augment_prob=0.5), sequences()
     before = real.clone()
-    terms = made.discriminator_terms(real, 0) | made.generator_terms(4, 0)
+    terms = made.discriminator_terms(real, 0.5, 0) | made.generator_terms(4, 0)
     assert {"r1", "cutmix", "consistency", "path_length", "d_loss", "g_loss"} <= set(terms)
     for name, value in terms.items():
         assert torch.isfinite(torch.as_tensor(value)).all(), name
     assert torch.equal(real, before) and not real.requires_grad
-    plain = model(cutmix_prob=0.0).discriminator_terms(real, 1)
+    plain = model(cutmix_prob=0.0).discriminator_terms(real, 0.0, 1)
     assert not {"r1", "cutmix", "consistency"} & set(plain)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "wasserstein"])
 def test_other_losses_train_both_networks(loss: str) -> None:
     made = model(loss=loss)
-    made.discriminator_terms(sequences(), 0)["d_loss"].backward()
+    made.discriminator_terms(sequences(), 0.5, 0)["d_loss"].backward()
     made.generator_terms(4, 0)["g_loss"].backward()
     assert all(p.grad is not None for p in made.discriminator.head.parameters())
     assert made.generator.constants.grad.abs().sum() > 0
@@ -157,7 +158,7 @@ def test_augmentation_follows_logits_of_real_sequences(logit: float, rises: bool
     shown: list[int] = []
     made.discriminator.forward = confident
     for _ in range(100):
-        made.discriminator_terms(sequences(), 1)
+        made.discriminator_terms(sequences(), 0.5, 1)
     assert (made.adaptive.probability > 0.4) == rises
 
 
@@ -204,3 +205,23 @@ def test_a_map_of_pixels_decides_how_much_each_of_them_counts(tmp_path: Path) ->
     write_png(tmp_path / "black.png", picture * 0)
     with pytest.raises(UserError, match="no map of pixels"):
         read_pixel_map(tmp_path / "black.png", 16)
+
+
+def test_a_validation_leaves_the_gradients_that_graphs_add_to() -> None:
+    made = model()
+    weight = made.discriminator.pixel_bias
+    for replays, kept in ((True, True), (False, False)):
+        weight.grad = torch.ones_like(weight)
+        made._graphs.enabled = replays
+        made.on_validation_model_zero_grad()
+        assert (weight.grad is not None) == kept
+
+
+def test_steps_of_one_kind_are_those_that_do_the_same() -> None:
+    made = model(100, top_k_share=0.5, top_k_from=0, top_k_to=200, r1_every=16)
+    schedule = made.schedule()
+    judges, makes = made._kinds(8, 1, schedule)
+    assert made._kinds(8, 3, schedule) == (judges, makes)
+    assert made._kinds(8, 16, schedule)[0] != judges and made._kinds(9, 1, schedule)[1] != makes
+    later = schedule | {"top_k_share": 0.5, "order_share": 0.25}
+    assert made._kinds(8, 1, later)[0] != judges and made._kinds(8, 1, later)[1] != makes
