@@ -118,8 +118,7 @@ def _noise(generator: torch.nn.Module, latents: Tensor, seeds: range) -> Tensor:
 
 def _images(generator: torch.nn.Module, latents: Tensor, noise: Tensor) -> Tensor:
     styled = isinstance(generator, StyleGenerator)
-    network = generator.synthesis if styled else generator
-    return in_chunks(network, latents, noise).clamp(-1, 1)
+    return in_chunks(generator.drawn if styled else generator, latents, noise).clamp(-1, 1)
 
 
 def _measured(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.networks.discriminator import Discriminator
 from common.networks.equalized import halving_widths, resolutions
 from common.networks.residual import ResidualDiscriminator, ResidualGenerator
-from common.networks.style import MappingNetwork, SynthesisNetwork, mixed_styles
+from common.networks.style import MappingNetwork, Noise, SynthesisNetwork, mixed_styles
 
 Backbone = Literal["style", "residual", "dcgan"]
 # Radford et al. 2016, Section 3.
@@ -45,13 +45,18 @@ class StyleGenerator(nn.Module):
         self.noise_values = self.synthesis.noise_values
 
     def forward(self, z: Tensor, noise: Tensor | None, truncation: float = 1.0) -> Tensor:
-        """Image [B, C, S, S], unbounded, of z [B, latent_dim] and noise [B, noise_values].
+        """Image [B, C, S, S] in [-1, 1] of z [B, latent_dim] and noise [B, noise_values].
 
         Noise is fresh where it is None.
         """
         w = self.mapping(z, truncation)
         styles = self._mixed(w, z) if self.training and self.mixing_prob else w
-        return self.synthesis(styles, "fresh" if noise is None else noise)
+        return self.drawn(styles, "fresh" if noise is None else noise)
+
+    def drawn(self, styles: Tensor, noise: Noise) -> Tensor:
+        """Image [B, C, S, S] in [-1, 1] of styles and noise, see `SynthesisNetwork`."""
+        # Most of a frame is black, which a sum of layers with noise never quite is, and that shows.
+        return self.synthesis(styles, noise).tanh()
 
     def _mixed(self, w: Tensor, z: Tensor) -> Tensor:
         other = self.mapping(torch.randn_like(z))
@@ -141,8 +146,10 @@ def generator(
     widths = halving_widths(image_size, width, max_width)
     if backbone == "style":
         return StyleGenerator(image_size, num_channels, latent_dim, widths, mixing_prob)
-    kind = ResidualGenerator if backbone == "residual" else DCGenerator
-    return PlainGenerator(kind(image_size, num_channels, latent_dim, widths))
+    shape = (image_size, num_channels, latent_dim, widths)
+    if backbone == "residual":
+        return PlainGenerator(nn.Sequential(ResidualGenerator(*shape), nn.Tanh()))
+    return PlainGenerator(DCGenerator(*shape))
 
 
 def discriminator(
