@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_a_missing_data_folder_is_named(experiment: str, tmp_path: Path, cli: Cl
     refuses(cli(*fit, "--data.root", tmp_path / "empty"), 3, "empty", "data_cards/")
 
 
+def _files_of_images(raw: Path) -> list[list[Path]]:
+    """Files that are channels of one image stand together, the first channel first."""
+
+    def image(path: Path) -> str:
+        return re.sub(r"_\d+-(BF|GFP)\d*_", "_", str(path))
+
+    return [list(files) for _, files in groupby(sorted(find_images(raw), key=image), key=image)]
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -140,17 +150,18 @@ def _colour(path: Path) -> None:
 def test_a_bad_image_is_named_and_nothing_is_prepared(
     raw: Path, experiment: str, damage: Callable[[Path], None], word: str, cli: Cli, tmp_path: Path
 ) -> None:
-    victim = find_images(raw)[3]
-    damage(victim)
+    victims = _files_of_images(raw)[3]
+    for path in victims:
+        damage(path)
     prepare = [experiment, "prepare", *smoke(experiment), "--workspace", tmp_path / "w"]
-    refuses(cli(*prepare, "--data.root", raw), 3, victim.name, word)
+    refuses(cli(*prepare, "--data.root", raw), 3, victims[0].name, word)
     assert not list((tmp_path / "w/data/processed").glob("*/"))
 
 
 def test_all_bad_images_are_counted_at_once(
     raw: Path, experiment: str, cli: Cli, tmp_path: Path
 ) -> None:
-    for path in find_images(raw)[:5]:
+    for path in chain(*_files_of_images(raw)[:5]):
         _empty(path)
     prepare = [experiment, "prepare", *smoke(experiment), "--workspace", tmp_path / "w"]
     refuses(cli(*prepare, "--data.root", raw), 3, "5 of ", "and 2 more")
