@@ -40,7 +40,7 @@ class AdversarialModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Begins without graphs: each of them holds addresses of tensors of its own training."""
         alone = self.device.type == "cuda" and self.trainer.world_size == 1
-        self._graphs = StepGraphs(self.trainer.cuda_graphs and alone)
+        self._graphs = StepGraphs(self.trainer.hardware.cuda_graphs and alone)
 
     def on_train_end(self) -> None:
         """Lets go of the graphs, which cannot be copied with the module."""
@@ -53,7 +53,8 @@ class AdversarialModule(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for generator and discriminator, in this order."""
-        betas, fused = (self.hparams.beta1, self.hparams.beta2), self.trainer.fused_optimizers
+        betas = (self.hparams.beta1, self.hparams.beta2)
+        fused = self.trainer.hardware.fused_optimizer
         return [
             adam(self.generator.parameters(), self.hparams.g_lr, betas, fused),
             adam(self.discriminator.parameters(), self.hparams.d_lr, betas, fused),

@@ -183,8 +183,8 @@ class ExperimentCLI(Signposts, LightningCLI):
             "plugins": [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()],
         }
         if config["trainer"]["precision"] is None:
-            kind = _accelerator(config["trainer"]["accelerator"])
-            kwargs["precision"] = config["hardware"].resolved_precision(kind) if fits else "32-true"
+            asked = config["hardware"].resolved_precision(config["trainer"]["accelerator"])
+            kwargs["precision"] = asked if fits else "32-true"
         config["trainer"]["callbacks"] = [*(config["trainer"]["callbacks"] or []), *self._extra()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -195,8 +195,7 @@ class ExperimentCLI(Signposts, LightningCLI):
         trainer.folder = self.folder
         trainer.tracking = config["tracking"]
         trainer.image_budget = config["budget"].budget
-        trainer.fused_optimizers = config["hardware"].fused_optimizer
-        trainer.cuda_graphs = config["hardware"].cuda_graphs
+        trainer.hardware = config["hardware"]
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -390,11 +389,3 @@ def _keys(text: str) -> list[str]:
 def _device(trainer: ExperimentTrainer) -> str:
     device = trainer.strategy.root_device.type
     return f"{trainer.num_devices} x {device}, {trainer.precision}"
-
-
-def _accelerator(name: str) -> str:
-    import torch
-
-    if name in ("auto", "gpu", "cuda"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return os.fspath(name)

@@ -20,6 +20,7 @@ from common.interrupts import interrupts
 from common.restoring import restore
 from common.runs.checkpoints import load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
+from common.runs.hardware import Hardware
 from common.sequence_writer import FileFormat, writer_of
 from common.tracking.run import Tracking, refuse_tracking
 from common.utility.task import JUDGE, JUDGES, LEDGER, PERCENTS, Balance, Training
@@ -37,8 +38,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         tracking: where its numbers go besides the folder.
         images_seen: training images over all ranks so far.
         image_budget: images after which training stops, 0 for no limit.
-        fused_optimizers: whether modules shall ask for fused optimizers.
-        cuda_graphs: whether modules shall replay steps, where they can.
+        hardware: what modules shall use for speed, where they can.
         memory_format: layout of image tensors.
     """
 
@@ -46,8 +46,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
     tracking: Tracking
     images_seen: int = 0
     image_budget: int = 0
-    fused_optimizers: bool = True
-    cuda_graphs: bool = False
+    hardware: Hardware = Hardware()
     memory_format: torch.memory_format = torch.contiguous_format
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -45,9 +45,11 @@ class Hardware:
             torch.set_num_threads(self.threads)
 
     def resolved_precision(self, accelerator: str) -> str:
-        """Lightning's name of the precision on that accelerator ("cpu", "cuda", ...)."""
+        """Lightning's name of the precision on what it calls "auto", "gpu", "cpu", "tpu", ..."""
         if self.precision != "auto":
             return self.precision
+        if accelerator in ("auto", "gpu", "cuda"):
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         return "bf16-mixed" if has_native_bf16(accelerator) else "32-true"
 
 

@@ -104,4 +104,4 @@ class CiliaGenerator(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over all parameters."""
-        return adam(self.parameters(), self.lr, fused=self.trainer.fused_optimizers)
+        return adam(self.parameters(), self.lr, fused=self.trainer.hardware.fused_optimizer)

@@ -68,7 +68,7 @@ class BlobGAN(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for each network."""
-        fused = self.trainer.fused_optimizers
+        fused = self.trainer.hardware.fused_optimizer
         return [
             adam(self.generator.parameters(), self.g_lr, (0.5, 0.99), fused),
             adam(self.discriminator.parameters(), self.d_lr, (0.5, 0.99), fused),
