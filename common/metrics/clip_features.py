@@ -90,7 +90,9 @@ class Triplets(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Features [B, dim] of grey clips uint8 [B, 3, T, H, W], at least three frames long."""
         windows = clips[:, 0].unfold(1, 3, 1).movedim(-1, 2)  # [B, T - 2, 3, H, W]
-        rows = run(self.network, windows.flatten(0, 1), _WINDOWS)[:, : self.dim]
+        flat = windows.flatten(0, 1)
+        # Short clips give fewer than fill a chunk, and always as many.
+        rows = run(self.network, flat, min(_WINDOWS, len(flat)))[:, : self.dim]
         return rows.unflatten(0, windows.shape[:2]).mean(1)
 
 

@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__unix__)
+#include <unistd.h>
+#endif
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -20,14 +24,24 @@
 
 namespace {
 
-constexpr int64_t kCacheBytes = int64_t(32) << 20;
 constexpr int64_t kPageBytes = 4096;
+
+// Of the last-level cache, what one process may count on: large ones are shared by many cores.
+inline int64_t cache_bytes() {
+  constexpr int64_t kLeast = int64_t(32) << 20, kShare = 8;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return bytes / kShare > kLeast ? bytes / kShare : kLeast;
+#else
+  return kLeast;
+#endif
+}
 
 // Whether a result is no longer in the caches when it is read, because it is too large or what it is
 // made from has taken its place. Writing it with ordinary stores would read it first: three passes
 // over memory instead of two.
 inline bool leaves_caches(int64_t bytes_in, int64_t bytes_out) {
-  return bytes_out >= kCacheBytes || bytes_in + bytes_out >= 2 * kCacheBytes;
+  return bytes_out >= cache_bytes() || bytes_in + bytes_out >= 2 * cache_bytes();
 }
 
 // Elements of a buffer that stays in the first-level cache.
