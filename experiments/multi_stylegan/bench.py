@@ -28,6 +28,7 @@ from experiments.multi_stylegan.discriminator import Discriminator
 from experiments.multi_stylegan.networks import Generator
 from kernels.bench_timing import in_turn
 
+ARMS = ("plain", "published", "published-bf16", "dual", "dual-bf16")
 KINDS = ("G forward", "G step", "D step", "R1 step", "path length step")
 # Of the released code: learning rates, norm to which gradients are cut, layers from z to w.
 _G_LR, _D_LR, _CLIP, _MAPPING_LAYERS = 2e-4, 6e-4, 5.0, 8
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="sequences a step")
     parser.add_argument("--width", type=int, default=512, help="channels at full resolution")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=ARMS, default=ARMS, help="arms to be timed")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     latent_dim = min(512, options.width)
@@ -178,7 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **vars(options),
     }
     seconds: dict[str, dict[str, float]] = {}
-    arms = {name: steps(arm, real) for name, arm in _arms(options.size, widths, latent_dim)}
+    arms = {
+        name: steps(arm, real)
+        for name, arm in _arms(options.size, widths, latent_dim, options.only)
+    }
+    if not arms:
+        parser.error("--only: this CPU has no instructions for bfloat16; name another arm")
     for kind in KINDS:
         timed = {name: ("auto", arm[kind]) for name, arm in arms.items()}
         found = in_turn(timed, options.rounds, "cpu")
@@ -195,12 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(result))
 
 
-def _arms(size: int, widths: Sequence[int], latent_dim: int) -> Iterator[tuple[str, Arm]]:
-    yield "plain", plain(size, widths, latent_dim)
-    for wiring in ("published", "dual"):
-        yield wiring, ours(size, widths, latent_dim, wiring, False, "cpu")
-        if has_native_bf16("cpu"):
-            yield f"{wiring} bf16", ours(size, widths, latent_dim, wiring, True, "cpu")
+def _arms(
+    size: int, widths: Sequence[int], latent_dim: int, only: Sequence[str]
+) -> Iterator[tuple[str, Arm]]:
+    for name in only:
+        wiring, _, bf16 = name.partition("-")
+        if wiring == "plain":
+            yield name, plain(size, widths, latent_dim)
+        elif not bf16 or has_native_bf16("cpu"):
+            yield name, ours(size, widths, latent_dim, wiring, bool(bf16), "cpu")
 
 
 @contextmanager
@@ -223,21 +233,23 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _row(kind: str, seconds: dict[str, float], batch: int) -> str:
-    cells = [
-        f"{name} {s:.2f} s ({batch / s:.2f} sequences/s, {seconds['plain'] / s:.1f} x)"
-        for name, s in seconds.items()
-    ]
+    plain = seconds.get("plain")
+    cells = []
+    for name, s in seconds.items():
+        times = f", {plain / s:.1f} x" if plain else ""
+        cells.append(f"{name} {s:.2f} s ({batch / s:.2f} sequences/s{times})")
     return f"{kind:17} " + "; ".join(cells)
 
 
 def _print_floor(result: dict[str, Any]) -> None:
     peak = result["peak_flops"]
     floor = result["g_forward_flops"] / peak["convolution"]
-    share = floor / result["seconds"]["G forward"]["published"]
     rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peak.items())
     print(f"{result['hardware']}; peaks in float32: {rates}")
-    print(f"G forward, published wiring: {share:.0%} of the convolution floor of {floor:.2f} s")
-    print(f"peak memory {result['peak_memory_gb']:.1f} GB, all arms together")
+    if found := result["seconds"]["G forward"].get("published"):
+        share = floor / found
+        print(f"G forward, published: {share:.0%} of the convolution floor of {floor:.2f} s")
+    print(f"peak memory {result['peak_memory_gb']:.1f} GB, all of them together")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ class MultiStyleGAN(AdversarialModule):
         d_lr: of the discriminator's.
         beta1: of both.
         beta2: of both.
-        clip_norm: to which the norm of each gradient is cut; 0 cuts none.
+        clip_norm: to which the norm of each gradient is cut; 0 cuts none. A step whose penalty
+            stands for those of several has as many times that.
         pixel_weight: of the loss on the logits of pixels, beside that on sequences.
         pixel_map: image file whose grey values tell how much each pixel counts in that loss, such
             as more where the trap is; "" for all alike. The weights lie in the checkpoint.
@@ -176,17 +177,19 @@ class MultiStyleGAN(AdversarialModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
         real, step, schedule = batch["image"], self.step_number(batch), self.schedule()
+        hparams = self.hparams
         judges, makes = self._kinds(len(real), step, schedule)
-        clip = {"clip_norm": self.hparams.clip_norm}
         share = torch.full((), schedule["cutmix_prob"], device=self.device)
         g_optimizer, d_optimizer = self.optimizers()
         self.toggle_optimizer(d_optimizer)
         judged = partial(self.discriminator_terms, step=step)
-        terms = self.learn(d_optimizer, judges, judged, real, share, loss="d_loss", **clip)
+        clip = self._clip_norm(step, hparams.r1_every, hparams.r1_weight)
+        terms = self.learn(d_optimizer, judges, judged, real, share, loss="d_loss", clip_norm=clip)
         self.untoggle_optimizer(d_optimizer)
         self.toggle_optimizer(g_optimizer)
         made = partial(self.generator_terms, len(real), step)
-        terms |= self.learn(g_optimizer, makes, made, loss="g_loss", **clip)
+        clip = self._clip_norm(step, hparams.path_length_every, hparams.path_length_weight)
+        terms |= self.learn(g_optimizer, makes, made, loss="g_loss", clip_norm=clip)
         self.untoggle_optimizer(g_optimizer)
         self.log_dict({f"train/{name}": value for name, value in (terms | schedule).items()})
 
@@ -353,6 +356,10 @@ class MultiStyleGAN(AdversarialModule):
         kept = number_of(schedule["top_k_share"], count)
         judges = (lazy_weight(step, hparams.r1_every), schedule["cutmix_prob"] > 0, wrong, mapped)
         return judges, (count, lazy_weight(step, hparams.path_length_every), kept, mapped)
+
+    def _clip_norm(self, step: int, every: int, weight: float) -> float:
+        # Cut to that of a step without it, a lazy penalty loses most of its weight.
+        return self.hparams.clip_norm * max(1.0, lazy_weight(step, every) if weight else 0.0)
 
     def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
         count = number_of(share, len(real), least=0)

@@ -225,3 +225,24 @@ def test_steps_of_one_kind_are_those_that_do_the_same() -> None:
     assert made._kinds(8, 16, schedule)[0] != judges and made._kinds(9, 1, schedule)[1] != makes
     later = schedule | {"top_k_share": 0.5, "order_share": 0.25}
     assert made._kinds(8, 1, later)[0] != judges and made._kinds(8, 1, later)[1] != makes
+
+
+def test_a_lazy_penalty_is_cut_to_as_many_times_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def norms(images_seen: int, **settings: float) -> tuple[float, float]:
+        made, found = model(images_seen, clip_norm=5, **settings), {}
+        for name in ("optimizers", "toggle_optimizer", "untoggle_optimizer", "log_dict"):
+            monkeypatch.setattr(made, name, lambda *given: (None, None))
+
+        def learn(*given: object, loss: str, clip_norm: float) -> dict[str, Tensor]:
+            found[loss] = clip_norm
+            return {}
+
+        monkeypatch.setattr(made, "learn", learn)
+        made.training_step({"image": sequences()}, 0)
+        return found["d_loss"], found["g_loss"]
+
+    lazy = {"r1_every": 2, "path_length_every": 4}
+    assert norms(4, **lazy) == (10, 20)
+    assert norms(8, **lazy) == (5, 5)
+    assert norms(12, **lazy) == (10, 5)
+    assert norms(4, **lazy, r1_weight=0, path_length_weight=0) == (5, 5)
