@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.adversarial import Loss, generator_loss
+from common.losses.adversarial import Loss
 
 # CutMix: the least and the most of a side that is cut (Schönfeld et al. 2020 cut any rectangle).
 _LEAST, _MOST = 0.1, 0.9
@@ -61,7 +61,8 @@ def cutmix_loss(kind: Loss, logit: Tensor, pixel_logit: Tensor, mask: Tensor) ->
     """What the discriminator minimises on mixed sequences (Schönfeld et al. 2020, Section 3.2).
 
     A mixed sequence is generated as a whole, and each of its pixels is what it came from. What
-    was not mixed counts as real.
+    was not mixed counts nothing: as real it would outweigh the generated ones, and whoever sees no
+    difference would call everything real.
 
     Args:
         kind: of the loss, as on all other sequences; the relativistic one has no pairs here and
@@ -69,9 +70,16 @@ def cutmix_loss(kind: Loss, logit: Tensor, pixel_logit: Tensor, mask: Tensor) ->
         logit: [B, 1].
         pixel_logit: [B, 1, 1, H, W].
         mask: of `boxes`.
+
+    Returns:
+        The mean over all B sequences, so that the weight is that of their mixed share.
     """
-    whole = mask.flatten(1).amin(1, keepdim=True)
-    return _targeted(kind, logit, whole) + _targeted(kind, pixel_logit, mask)
+    cut = 1 - mask.flatten(1).amin(1)
+    losses = (
+        _targeted(kind, one * sign).flatten(1).mean(1)
+        for one, sign in ((logit, -1), (pixel_logit, 2 * mask - 1))
+    )
+    return (cut * sum(losses)).mean()
 
 
 def consistency(pixel_logit: Tensor, real: Tensor, fake: Tensor, mask: Tensor) -> Tensor:
@@ -123,9 +131,9 @@ def _wrong_orders(frames: int, device: torch.device) -> Tensor:
     return torch.tensor(list(permutations(range(frames)))[1:], device=device)
 
 
-def _targeted(kind: Loss, logits: Tensor, real: Tensor) -> Tensor:
-    """Loss of logits that should be large where ``real`` is 1 and small where it is 0."""
-    signed = logits.float() * (2 * real - 1)
-    if kind == "hinge":
-        return F.relu(1 - signed).mean()
-    return generator_loss("wasserstein" if kind == "wasserstein" else "non_saturating", signed)
+def _targeted(kind: Loss, signed: Tensor) -> Tensor:
+    """Loss of each logit that should be large, in float32."""
+    signed = signed.float()
+    if kind == "wasserstein":
+        return -signed
+    return F.relu(1 - signed) if kind == "hinge" else F.softplus(-signed)

@@ -96,8 +96,11 @@ def test_what_is_mixed_is_generated_as_a_whole_and_pixel_by_pixel_what_it_came_f
     whole = torch.tensor([[20.0], [-20.0]])
     assert cutmix_loss("non_saturating", whole, right, mask) < 1e-6
     assert cutmix_loss("hinge", whole, right, mask) == 0
-    assert cutmix_loss("non_saturating", -whole, right, mask) == pytest.approx(20)
-    assert cutmix_loss("wasserstein", whole, right, mask) == -40
+    assert cutmix_loss("non_saturating", -whole, right, mask) == pytest.approx(10)
+    assert cutmix_loss("wasserstein", whole, right, mask) == -20
+    # What was not mixed has no say, whatever is thought of it.
+    assert cutmix_loss("non_saturating", whole - 99, right, mask) < 1e-6
+    assert cutmix_loss("non_saturating", whole, right, torch.ones_like(mask)) == 0
     assert consistency(right, right, -right, torch.ones_like(mask)) == 0
     wrong = consistency(torch.zeros_like(mask), right, right, mask)
     assert wrong == pytest.approx(400)
