@@ -60,6 +60,7 @@ class MultiStyleGAN(AdversarialModule):
         max_width: most channels of a path anywhere.
         mapping_layers: from z to w.
         wiring: "dual", or "published" as the released code has it.
+        noise: whether each layer learns how much noise it adds; else none is added.
         d_width: channels of the discriminator's first block; later ones have 2, 3, 6 and 8 times
             as many.
         d_levels: blocks of the discriminator, 3 to 5, each at half the side of the one before.
@@ -112,6 +113,7 @@ class MultiStyleGAN(AdversarialModule):
         max_width: int = 512,
         mapping_layers: int = 8,
         wiring: Wiring = "dual",
+        noise: bool = True,
         d_width: int = 32,
         d_levels: int = 5,
         widths: list[int] | None = None,
@@ -158,6 +160,9 @@ class MultiStyleGAN(AdversarialModule):
             image_size, num_channels, frames, latent_dim, style_dim,
             generator_widths(image_size, width, max_width, widths), mapping_layers, wiring,
         )  # fmt: skip
+        for name, strength in self.generator.named_parameters():
+            # They begin at 0, and strengths of released weights are kept.
+            strength.requires_grad_(noise or not name.endswith(".strength"))
         self.discriminator = Discriminator(
             num_channels * frames,
             discriminator_widths(image_size, d_width, d_levels, d_widths),

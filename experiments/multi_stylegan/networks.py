@@ -14,6 +14,7 @@ from kernels.precision import without_autocast
 # dual: each domain's images are read from its own path. published: as the released code has it,
 # where all but the coarsest images are read from the path of the first domain.
 Wiring = Literal["dual", "published"]
+_FAINT = 0.1
 
 
 class Generator(nn.Module):
@@ -228,7 +229,9 @@ class Frames(nn.Module):
 
     def __init__(self, before: int, frames: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(frames, before, 1, 1))
+        # Frames begin with little contrast, as most of microscopy has; weights change too slowly
+        # to get there from unit variance.
+        self.weight = nn.Parameter(_FAINT * torch.randn(frames, before, 1, 1))
         self.bias = nn.Parameter(torch.zeros(frames))
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:

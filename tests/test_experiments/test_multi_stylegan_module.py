@@ -249,3 +249,14 @@ def test_a_lazy_penalty_is_cut_to_as_many_times_the_norm(monkeypatch: pytest.Mon
     assert norms(8, **lazy) == (5, 5)
     assert norms(12, **lazy) == (10, 5)
     assert norms(4, **lazy, r1_weight=0, path_length_weight=0) == (5, 5)
+
+
+def test_without_noise_samples_do_not_depend_on_it() -> None:
+    made = model(noise=False)
+    made.generator_terms(4, 0)["g_loss"].backward()
+    still = {name for name, p in made.generator.named_parameters() if p.grad is None}
+    assert still and all(name.endswith(".strength") for name in still)
+    noise = torch.randn(2, 3, made.generator.noise_values)
+    z = torch.randn(3, 8)
+    assert torch.equal(made.decode(z, noise[0]), made.decode(z, noise[1]))
+    assert all(p.requires_grad for p in model().generator.parameters())
