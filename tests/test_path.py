@@ -250,7 +250,7 @@ def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
 @pytest.mark.parametrize("size", ["cpu", "default"])
 def test_the_larger_sizes_take_a_step(experiment: str, size: str, tmp_path: Path, cli: Cli) -> None:
     config = ROOT / "experiments" / experiment / f"configs/{size}.yaml"
-    few = ["--data.simulated_images", "40", "--data.batch_size", "2", "--data.num_workers", "0"]
+    few = ["--data.simulated_images", "90", "--data.batch_size", "2", "--data.num_workers", "0"]
     few += ["--trainer.check_val_every_n_epoch", "1"]
     budget = ["--budget.images_seen", "4", "--preview.count", "2", "--tracking.wandb", "disabled"]
     result = cli(experiment, "fit", "--config", config, *few, *budget, *at(tmp_path, "one"))
