@@ -32,6 +32,10 @@ class Discriminator(nn.Module):
             the one before; at least 3.
         group_size: samples that `minibatch_deviation` compares; 0 takes the whole batch.
         blur_last: blurs what has been halved, as published, instead of what is to be halved.
+        places: along each side, whose features the logit of a sequence is made of; each is the
+            mean over its part of the frame. With 1, as published, the logit hardly tells where in
+            the frame something is.
+        blurs: before halving. Of outlines of one pixel a blur leaves little.
     """
 
     def __init__(
@@ -40,15 +44,18 @@ class Discriminator(nn.Module):
         widths: Sequence[int] = (128, 256, 384, 768, 1024),
         group_size: int = 4,
         blur_last: bool = False,
+        places: int = 1,
+        blurs: bool = True,
     ) -> None:
         super().__init__()
+        self.places = places
         sizes = pairwise([channels, *widths])
         varying = range(len(widths) - _VARYING, len(widths))
         self.encoder = nn.ModuleList(
             Attention(*size) if k == _ATTENDS_DOWN else Residual(*size, k in varying, group_size)
             for k, size in enumerate(sizes)
         )
-        halving = BlurLast if blur_last else Halving
+        halving = BlurLast if blur_last else Halving if blurs else Striding
         self.down = nn.ModuleList(halving(width) for width in widths[:-1])
         upwards = list(pairwise(widths[::-1]))
         # What comes from below and the encoder's block of that side are a block's input together.
@@ -63,7 +70,7 @@ class Discriminator(nn.Module):
             for k, (size, (_, after)) in enumerate(zip(inputs, upwards, strict=True))
         )
         self.head = nn.Sequential(
-            EqualizedLinear(widths[-1], _HEAD, "lrelu"), EqualizedLinear(_HEAD, 1)
+            EqualizedLinear(widths[-1] * places**2, _HEAD, "lrelu"), EqualizedLinear(_HEAD, 1)
         )
         self.pixel_bias = nn.Parameter(torch.zeros(widths[0]))
         self.pixel_head = EqualizedConv(widths[0], 1, 1, bias=False)
@@ -87,7 +94,8 @@ class Discriminator(nn.Module):
                 x = self.down[k](x)
         # Differences between similar sequences need more than bfloat16.
         with without_autocast(x):
-            logit = self.head(x.to(self.pixel_bias.dtype).mean((2, 3)))
+            whole = F.adaptive_avg_pool2d(x.to(self.pixel_bias.dtype), self.places)
+            logit = self.head(whole.flatten(1))
         for up, block in zip(self.up, self.decoder, strict=True):
             larger = up(upsample2d(x, self.taps.float()))
             x = block(torch.cat([larger, beside.pop()], 1))
@@ -160,6 +168,18 @@ class Halving(EqualizedConv):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, down=2)
+
+
+class Striding(EqualizedConv):
+    """The same without a filter."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, width, H, W] to [B, width, H / 2, W / 2]."""
+        y = F.conv2d(x, self.weight * self.scale, stride=2, padding=1)
+        return bias_act(y, self.bias, act="linear")
 
 
 class BlurLast(EqualizedConv):

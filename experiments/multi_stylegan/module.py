@@ -70,6 +70,8 @@ class MultiStyleGAN(AdversarialModule):
             ``d_width`` and ``d_levels``.
         d_published: the discriminator does what that of the released code does: it blurs what it
             has halved, and sees how much the whole batch varies.
+        d_places: along each side, that the discriminator's logit of a sequence tells apart.
+        d_blurs: whether it blurs before it halves; thin outlines in small frames are lost then.
         loss: "non_saturating", "hinge" or "wasserstein".
         g_lr: of the generator's Adam.
         d_lr: of the discriminator's.
@@ -119,6 +121,8 @@ class MultiStyleGAN(AdversarialModule):
         widths: list[int] | None = None,
         d_widths: list[int] | None = None,
         d_published: bool = False,
+        d_places: int = 1,
+        d_blurs: bool = True,
         loss: Loss = "non_saturating",
         g_lr: float = 1e-3,
         d_lr: float = 2e-3,
@@ -133,7 +137,7 @@ class MultiStyleGAN(AdversarialModule):
         r1_every: int = 16,
         path_length_weight: float = 2.0,
         path_length_every: int = 16,
-        augment: str = "microscopy",
+        augment: str = "flip+translate+affine+brightness+contrast",
         augment_prob: float = ADAPTIVE,
         adaptive_images: int = 500_000,
         cutmix_prob: float = 0.5,
@@ -166,6 +170,8 @@ class MultiStyleGAN(AdversarialModule):
         self.discriminator = Discriminator(
             num_channels * frames,
             discriminator_widths(image_size, d_width, d_levels, d_widths),
+            places=d_places,
+            blurs=d_blurs,
             **(PUBLISHED if d_published else {}),
         )
         self.augment = Augment(augment)

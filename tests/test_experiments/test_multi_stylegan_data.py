@@ -73,6 +73,18 @@ def test_a_moment_is_all_of_its_files(raw: Path, tmp_path: Path) -> None:
         assert abs(plane.mean() - read_image(raw / name).pixels.mean()) < 20
 
 
+def test_traps_are_shown_as_they_stand_unless_asked(raw: Path, tmp_path: Path) -> None:
+    data = opened(raw, tmp_path / "w")
+    dataset = data.dataset("train")
+    whole = dataset.__getitems__([(0, row) for row in range(len(dataset))])
+    windows = data.on_after_batch_transfer(whole, 0)["image"]
+    shown = torch.cat([batch["image"] for batch in batches(data)])
+    assert all((windows == one).flatten(1).all(1).any() for one in shown)
+    turned = opened(raw, tmp_path / "w", augment="d4")
+    shown = torch.cat([batch["image"] for batch in batches(turned)])
+    assert not all((windows == one).flatten(1).all(1).any() for one in shown)
+
+
 @pytest.mark.parametrize("frames", [1, 3, 5])
 def test_windows_are_consecutive_moments_of_one_sequence(
     raw: Path, tmp_path: Path, frames: int

@@ -205,6 +205,29 @@ def logits(network: Discriminator, x: Tensor) -> list[Tensor]:
     return [found.detach() for found in network(x)]
 
 
+@pytest.mark.parametrize(("places", "same"), [(1, True), (4, False)])
+def test_only_with_several_places_a_logit_tells_where_something_is(
+    places: int, same: bool
+) -> None:
+    torch.manual_seed(0)
+    network = Discriminator(6, (8, 8, 16, 16), group_size=1, places=places)
+    here, there = torch.zeros(2, 1, 2, 3, 96, 96)
+    # Far from the borders, and moved by what the coarsest features have a place for.
+    here[..., 38:42, 38:42] = there[..., 54:58, 54:58] = torch.randn(4, 4)
+    one, other = (logits(network, x)[0] for x in (here, there))
+    assert torch.allclose(one, other, atol=1e-5) is same
+
+
+def test_without_a_blur_every_other_pixel_of_a_convolution_is_kept() -> None:
+    torch.manual_seed(0)
+    network = Discriminator(6, (8, 8, 16, 16), blurs=False).down[0]
+    torch.nn.init.normal_(network.bias)
+    x = torch.randn(2, 8, 12, 12)
+    scaled = network.weight / (8 * 9) ** 0.5
+    expected = torch.nn.functional.conv2d(x, scaled, network.bias, padding=1)[..., ::2, ::2]
+    assert torch.allclose(network(x), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("blur_last", [False, True])
 def test_every_pixel_has_a_logit(blur_last: bool) -> None:
     torch.manual_seed(0)
