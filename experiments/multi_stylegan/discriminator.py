@@ -20,7 +20,7 @@ from kernels.precision import without_autocast
 # the batch varies, features of the head.
 _ATTENDS_DOWN, _ATTENDS_UP, _VARYING, _HEAD = 2, 1, 2, 128
 # Arguments by which the discriminator does what the released code's does.
-PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True}
+PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True, "places": 1}
 
 
 class Discriminator(nn.Module):

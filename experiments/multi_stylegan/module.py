@@ -69,7 +69,7 @@ class MultiStyleGAN(AdversarialModule):
         d_widths: the same of the discriminator's blocks, at least 3; None leaves them to
             ``d_width`` and ``d_levels``.
         d_published: the discriminator does what that of the released code does: it blurs what it
-            has halved, and sees how much the whole batch varies.
+            has halved, sees how much the whole batch varies, and judges the mean over all places.
         d_places: along each side, that the discriminator's logit of a sequence tells apart.
         d_blurs: whether it blurs before it halves; thin outlines in small frames are lost then.
         loss: "non_saturating", "hinge" or "wasserstein".
@@ -156,9 +156,9 @@ class MultiStyleGAN(AdversarialModule):
         self.save_hyperparameters()
         require_positive(
             "model", num_channels=num_channels, frames=frames, latent_dim=latent_dim,
-            style_dim=style_dim, width=width, d_width=d_width, g_lr=g_lr, d_lr=d_lr,
-            r1_every=r1_every, path_length_every=path_length_every, adaptive_images=adaptive_images,
-            top_k_share=top_k_share,
+            style_dim=style_dim, width=width, d_width=d_width, d_places=d_places, g_lr=g_lr,
+            d_lr=d_lr, r1_every=r1_every, path_length_every=path_length_every,
+            adaptive_images=adaptive_images, top_k_share=top_k_share,
         )  # fmt: skip
         self.generator = Generator(
             image_size, num_channels, frames, latent_dim, style_dim,
@@ -170,9 +170,7 @@ class MultiStyleGAN(AdversarialModule):
         self.discriminator = Discriminator(
             num_channels * frames,
             discriminator_widths(image_size, d_width, d_levels, d_widths),
-            places=d_places,
-            blurs=d_blurs,
-            **(PUBLISHED if d_published else {}),
+            **{"places": d_places, "blurs": d_blurs, **(PUBLISHED if d_published else {})},
         )
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)

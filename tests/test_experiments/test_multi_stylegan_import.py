@@ -169,7 +169,8 @@ def test_the_configuration_of_the_run_follows_the_file_and_imports_it_again(
     imported: Path, weights: Path, cli: Cli
 ) -> None:
     first = run_folder(imported, EXPERIMENT, "first")
-    typed = ["--data.frames", "5", "--model.wiring", "dual", "--config", first / "config.yaml"]
+    others = ["--data.frames", "5", "--model.wiring", "dual", "--model.d_places", "4"]
+    typed = [*others, "--config", first / "config.yaml"]
     result = imports(cli, weights, *at(imported, "second"), *typed)
     assert result.code == 0, result.err
     second = run_folder(imported, EXPERIMENT, "second")

@@ -206,9 +206,7 @@ def logits(network: Discriminator, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("places", "same"), [(1, True), (4, False)])
-def test_only_with_several_places_a_logit_tells_where_something_is(
-    places: int, same: bool
-) -> None:
+def test_only_with_several_places_a_logit_tells_where_something_is(places: int, same: bool) -> None:
     torch.manual_seed(0)
     network = Discriminator(6, (8, 8, 16, 16), group_size=1, places=places)
     here, there = torch.zeros(2, 1, 2, 3, 96, 96)
