@@ -73,6 +73,13 @@ def test_a_moment_is_all_of_its_files(raw: Path, tmp_path: Path) -> None:
         assert abs(plane.mean() - read_image(raw / name).pixels.mean()) < 20
 
 
+def test_a_video_is_no_recording(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/film.avi").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match="film.avi: is a video, .*--data.file_pattern"):
+        opened(tmp_path / "raw", tmp_path / "w")
+
+
 def test_traps_are_shown_as_they_stand_unless_asked(raw: Path, tmp_path: Path) -> None:
     data = opened(raw, tmp_path / "w")
     dataset = data.dataset("train")
