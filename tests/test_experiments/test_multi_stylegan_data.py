@@ -76,7 +76,7 @@ def test_a_moment_is_all_of_its_files(raw: Path, tmp_path: Path) -> None:
 def test_a_video_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/film.avi").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match="film.avi: is a video, .*--data.file_pattern"):
+    with pytest.raises(UserError, match=r"film\.avi: is a video, .*--data.file_pattern"):
         opened(tmp_path / "raw", tmp_path / "w")
 
 
