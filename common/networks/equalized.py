@@ -52,7 +52,7 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv(nn.Module):
-    """Convolution that keeps the size of an image, or blurs it and halves it, with activation.
+    """Convolution that keeps the size of an image or halves it, with activation.
 
     Args:
         before: channels of the input.
@@ -62,6 +62,8 @@ class EqualizedConv(nn.Module):
         down: 2 halves the image, 1 does not.
         bias: whether there is one.
         gain: factor of the result.
+        blur: whether the image is filtered before it is halved; of outlines of one pixel that
+            leaves little.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class EqualizedConv(nn.Module):
         down: int = 1,
         bias: bool = True,
         gain: float = 1.0,
+        blur: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(after, before, kernel, kernel))
@@ -81,14 +84,16 @@ class EqualizedConv(nn.Module):
         self.down = down
         self.scale = (before * kernel**2) ** -0.5
         self.gain = gain * (2**0.5 if act == "lrelu" else 1)
-        self.register_buffer("taps", setup_filter(TAPS) if down > 1 else None, persistent=False)
+        self.register_buffer(
+            "taps", setup_filter(TAPS) if down > 1 and blur else None, persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, before, H, W] to [B, after, H / down, W / down]."""
         kernel = self.weight.shape[-1]
         padding = kernel // 2
-        if self.down == 1:
-            y = F.conv2d(x, self.weight * self.scale, padding=padding)
+        if self.taps is None:
+            y = F.conv2d(x, self.weight * self.scale, stride=self.down, padding=padding)
         else:
             # The padding of filter and kernel together; a 1 x 1 kernel can do with fewer pixels.
             more = padding + (len(TAPS) - self.down) // 2

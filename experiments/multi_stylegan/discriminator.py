@@ -20,7 +20,7 @@ from kernels.precision import without_autocast
 # the batch varies, features of the head.
 _ATTENDS_DOWN, _ATTENDS_UP, _VARYING, _HEAD = 2, 1, 2, 128
 # Arguments by which the discriminator does what the released code's does.
-PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True, "places": 1}
+PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True}
 
 
 class Discriminator(nn.Module):
@@ -35,7 +35,7 @@ class Discriminator(nn.Module):
         places: along each side, whose features the logit of a sequence is made of; each is the
             mean over its part of the frame. With 1, as published, the logit hardly tells where in
             the frame something is.
-        blurs: before halving. Of outlines of one pixel a blur leaves little.
+        blurs: before halving, see `EqualizedConv`.
     """
 
     def __init__(
@@ -55,8 +55,10 @@ class Discriminator(nn.Module):
             Attention(*size) if k == _ATTENDS_DOWN else Residual(*size, k in varying, group_size)
             for k, size in enumerate(sizes)
         )
-        halving = BlurLast if blur_last else Halving if blurs else Striding
-        self.down = nn.ModuleList(halving(width) for width in widths[:-1])
+        self.down = nn.ModuleList(
+            BlurLast(width) if blur_last else EqualizedConv(width, width, 3, down=2, blur=blurs)
+            for width in widths[:-1]
+        )
         upwards = list(pairwise(widths[::-1]))
         # What comes from below and the encoder's block of that side are a block's input together.
         rising = [max(below - beside, below // 4) for below, beside in upwards]
@@ -163,27 +165,8 @@ class Attention(nn.Module):
         return self.strength * self.mix(seen) + self.beside(x)
 
 
-class Halving(EqualizedConv):
-    """Blurred 3 x 3 convolution of stride 2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, width, 3, down=2)
-
-
-class Striding(EqualizedConv):
-    """The same without a filter."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [B, width, H, W] to [B, width, H / 2, W / 2]."""
-        y = F.conv2d(x, self.weight * self.scale, stride=2, padding=1)
-        return bias_act(y, self.bias, act="linear")
-
-
 class BlurLast(EqualizedConv):
-    """The same with the filter behind the stride, where it removes no aliasing."""
+    """3 x 3 convolution of stride 2 with the filter behind it, where it removes no aliasing."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, down=2)

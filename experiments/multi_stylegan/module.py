@@ -69,7 +69,7 @@ class MultiStyleGAN(AdversarialModule):
         d_widths: the same of the discriminator's blocks, at least 3; None leaves them to
             ``d_width`` and ``d_levels``.
         d_published: the discriminator does what that of the released code does: it blurs what it
-            has halved, sees how much the whole batch varies, and judges the mean over all places.
+            has halved, and sees how much the whole batch varies.
         d_places: along each side, that the discriminator's logit of a sequence tells apart.
         d_blurs: whether it blurs before it halves; thin outlines in small frames are lost then.
         loss: "non_saturating", "hinge" or "wasserstein".
@@ -170,7 +170,9 @@ class MultiStyleGAN(AdversarialModule):
         self.discriminator = Discriminator(
             num_channels * frames,
             discriminator_widths(image_size, d_width, d_levels, d_widths),
-            **{"places": d_places, "blurs": d_blurs, **(PUBLISHED if d_published else {})},
+            places=d_places,
+            blurs=d_blurs,
+            **(PUBLISHED if d_published else {}),
         )
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
