@@ -1,6 +1,7 @@
 """Held-out recordings of which a model saw the first moments alone, and what it says comes next.
 
-A module can do so that has ``following(known, count, steps)``, which yields frame after frame.
+A module can do so that has ``following(known, count, steps, trust)``, which yields frame after
+frame, and ``trust(examples, steps)``, which tells how much of the changes that it draws comes true.
 """
 
 import shutil
@@ -42,6 +43,8 @@ from common.sequence_writer import SequenceFormat
 
 # Training frames at most, whose scalars give the range of each.
 _TRAINING = 200
+# Training sequences that tell the model how much of the changes that it draws comes true.
+_EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def measure_continuation(
 
     Args:
         folder: of the run.
-        model: with `following`, in evaluation mode, on its device.
+        model: with `following` and `trust`, in evaluation mode, on its device.
         data: set up; its test split is read.
         asked: how many recordings go on, and how far.
         drawn: checkpoint and settings, as of `held_out_context`.
@@ -83,7 +86,10 @@ def measure_continuation(
         UserError: sequences have one frame, or no recording is long enough.
     """
     windows = held_out_windows(data, asked.added, asked.count)
-    found = _continued(model, data, windows, asked)
+    examples = data.spread("train", _EXAMPLES)
+    print(f"judging how changes come true: {len(examples)} training sequences", flush=True)
+    trust = model.trust(examples.to(model.device), asked.steps)
+    found = _continued(model, data, windows, asked, trust)
     errors = _errors(found, "added"), _errors(found, "known")
     followed, training = _followed(data, found, asked.seed)
     context = held_out_context(data, "data", seed=asked.seed, **drawn)
@@ -92,8 +98,13 @@ def measure_continuation(
     finite = int(found.added.isfinite().flatten(1).all(1).sum())
     low, high = share_interval(finite, len(found.added))
     share = finite / len(found.added)
+    judged = f"from {len(examples)} training sequences"
     records = [
         record(f"{CONTINUATION}finite_share", True, value=share, low=low, high=high),
+        *(
+            record(f"{CONTINUATION}trust/{channel}", True, value=value, note=judged)
+            for channel, value in zip(data.facts["channels"], trust.tolist(), strict=True)
+        ),
         *error_records(*errors, data.facts["channels"], record),
     ]
     for name, seen in followed.items():
@@ -150,7 +161,11 @@ def _recordings(samples: Sequence[Sample]) -> int:
 
 
 def _continued(
-    model: pl.LightningModule, data: SequenceDataModule, windows: SequenceDataset, asked: Asked
+    model: pl.LightningModule,
+    data: SequenceDataModule,
+    windows: SequenceDataset,
+    asked: Asked,
+    trust: Tensor,
 ) -> Recordings:
     rows = chosen_rows(windows.samples, asked.count, asked.seed)
     batch = data.on_after_batch_transfer(windows.__getitems__([(0, row) for row in rows]), 0)
@@ -170,7 +185,7 @@ def _continued(
             # The last part is filled up with recordings that do not count.
             counting = min(len(part), (total - bar.n) // asked.added)
             frames = []
-            for frame in model.following(part, asked.added, asked.steps):
+            for frame in model.following(part, asked.added, asked.steps, trust):
                 frames.append(frame)
                 bar.update(counting)
             return torch.stack(frames, 2)

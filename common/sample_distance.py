@@ -58,8 +58,6 @@ class SampleDistance(Callback):
                     "raise --data.val_fraction, or add data",
                 )
             self._network = extractor(self.name)
-            rows = range(0, count, max(1, count // self.samples))
-            batch = data.dataset("val").__getitems__([(0, row) for row in rows])
-            images = to_uint8(frames_of(data.on_after_batch_transfer(batch, 0)["image"]))
+            images = to_uint8(frames_of(data.spread("val", self.samples)))
             self._real = embed(images, self._network, device).features
         return self._real

@@ -38,7 +38,9 @@ def test_recordings_go_on_or_the_model_says_that_it_cannot(
     found = {record.metric: record for record in read_records(run / "records.jsonl")}
     assert found["continuation/finite_share"].value == 1
     gain = found["continuation/psnr_gain/GFP"]
-    assert gain.value < 0 and gain.low < gain.value < gain.high  # hardly trained
+    # Hardly trained, it draws changes that do not come true.
+    assert all(0 <= found[f"continuation/trust/{channel}"].value < 0.5 for channel in ("BF", "GFP"))
+    assert gain.low <= gain.value <= gain.high
     assert (gain.n_real, gain.n_fake, gain.split, gain.unit) == (2, 2, "test", "dB")
     search = "3 added, each by 1 steps of search"
     assert search in gain.rule and len(gain.checkpoint_sha256) == 64

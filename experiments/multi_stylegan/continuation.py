@@ -1,7 +1,8 @@
 """From frames back to styles, and on from there: what may come next in a sequence.
 
 A generator of T frames continues a sequence without further training: styles are looked for whose
-first T - 1 frames are the last ones known, and the T-th is the next. Then all move on by one.
+first T - 1 frames are the last ones known, and the T-th tells how the last of them changes. Then
+all move on by one.
 """
 
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.sampling import in_chunks
 from experiments.multi_stylegan.networks import Generator
 
-# Of Adam on the styles, and of how strongly they are held near their average (Karras et al. 2020,
-# Appendix D, start there, too).
-_LR, _HOLD = 0.05, 1e-3
+# Of Adam on the styles, and of how strongly they are held among those that the mapping network
+# makes; free ones fit known frames better and say nothing of the next.
+_LR, _HOLD = 0.1, 1e-3
 # Compared at these sides relative to the full one: coarse ones first lead to the right place.
 _SCALES = (1, 2, 4)
+# Samples of which the nearest begins the search, how many at once, and styles whose spread counts.
+_STARTS, _AT_ONCE, _MAPPED = 256, 32, 4096
 
 
 def invert(
@@ -24,11 +28,15 @@ def invert(
 ) -> tuple[Tensor, Tensor]:
     """Styles whose first frames are given ones.
 
+    The search moves along the principal axes of the mapped styles, in units of their spread (Zhu et
+    al. 2020, Improved StyleGAN embedding), which keeps it among styles that samples have.
+
     Args:
         generator: in evaluation mode; not changed. Its own noise is used.
         target: sequences [B, D, K, S, S] in [-1, 1] of K frames, at most as many as it makes.
         steps: of the search.
-        start: styles [B, num_styles, style_dim] to begin with; their average without them.
+        start: styles [B, num_styles, style_dim] to begin with; without them those of the sample
+            that is the nearest of some hundred.
 
     Returns:
         Styles [B, num_styles, style_dim], and the mean square by which each sequence is missed [B].
@@ -40,40 +48,72 @@ def invert(
     known = target.shape[2]
     if known > frames:
         raise ValueError(f"{known} frames are more than the {frames} that are generated")
-    average = generator.mapping.average.expand(len(target), generator.num_styles, -1)
-    styles = (average if start is None else start).detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([styles], _LR)
+    mean, axes = _spread(generator)
+    start = _nearest(generator, target) if start is None else start
+    place = torch.linalg.lstsq(axes.T, (start - mean).flatten(0, 1).T).solution.T
+    place = place.view(*start.shape[:2], -1).clone().requires_grad_()
+    optimizer = torch.optim.Adam([place], _LR)
     for step in range(steps + 1):
+        styles = mean + place @ axes
         found = generator.synthesize(styles)[:, :, :known]
         if step == steps:
             break
-        loss = sum(_distance(found, target, scale).sum() for scale in _SCALES)
-        loss = loss + _HOLD * (styles - average).square().mean((1, 2)).sum()
-        (styles.grad,) = torch.autograd.grad(loss, styles)
+        loss = _distances(found, target).sum()
+        loss = loss + _HOLD * place.square().mean((1, 2)).sum()
+        (place.grad,) = torch.autograd.grad(loss, place)
         optimizer.step()
-    return styles.detach(), _distance(found, target, 1).detach()
+    missed = (found - target).square().mean((1, 2, 3, 4))
+    return styles.detach(), missed.detach()
 
 
-def continued(generator: Generator, known: Tensor, count: int, steps: int = 200) -> Tensor:
+def trust(generator: Generator, examples: Tensor, steps: int = 200) -> Tensor:
+    """How much of the change that the generator draws comes true, in each domain: [D] in [0, 1].
+
+    The least squares of the change to the last frame of recordings on the one that is drawn from
+    the frames before it. Where the two have nothing to do with each other it is about 0.
+
+    Args:
+        generator: of at least two frames, in evaluation mode.
+        examples: sequences [N, D, T, S, S] in [-1, 1] of as many frames as it makes, which
+            no result is compared with.
+        steps: of each search.
+    """
+
+    def drawn_after(known: Tensor) -> Tensor:
+        styles, _ = invert(generator, known, steps)
+        return _change(generator, styles)
+
+    drawn = in_chunks(drawn_after, examples[:, :, :-1])
+    true = examples[:, :, -1] - examples[:, :, -2]
+    products, squares = ((drawn * x).sum((0, 2, 3)) for x in (true, drawn))
+    share = products / squares.clamp(min=torch.finfo(squares.dtype).tiny)
+    return share.nan_to_num(0).clamp(0, 1)
+
+
+def continued(generator: Generator, known: Tensor, count: int, steps: int, trust: Tensor) -> Tensor:
     """Known sequences with what may follow them; arguments and errors as of `following`.
 
     Returns:
         [B, D, K + count, S, S], of which the first K frames are the given ones.
     """
-    added = [frame.unsqueeze(2) for frame in following(generator, known, count, steps)]
+    added = [frame.unsqueeze(2) for frame in following(generator, known, count, steps, trust)]
     return torch.cat([known, *added], 2)
 
 
 def following(
-    generator: Generator, known: Tensor, count: int, steps: int = 200
+    generator: Generator, known: Tensor, count: int, steps: int, trust: Tensor
 ) -> Iterator[Tensor]:
     """Frames that may follow known ones, one after the other.
+
+    Each is the one before it and a part of what the generator changes from there: what it cannot
+    draw of a recording stays as it was.
 
     Args:
         generator: of at least two frames, in evaluation mode.
         known: sequences [B, D, K, S, S] in [-1, 1]; K is at least one less than it makes.
         count: frames to add.
         steps: of each search; those after the first begin where the last one ended.
+        trust: the part in each domain [D], see `trust`.
 
     Yields:
         The next frame of each sequence, [B, D, S, S] in [-1, 1].
@@ -88,8 +128,8 @@ def following(
     styles, last = None, known[:, :, known.shape[2] - frames + 1 :]
     for _ in range(count):
         styles, _ = invert(generator, last, steps, styles)
-        with torch.no_grad():
-            added = generator.synthesize(styles)[:, :, -1].clamp(-1, 1)
+        change = trust[:, None, None] * _change(generator, styles)
+        added = (last[:, :, -1] + change).clamp(-1, 1)
         last = torch.cat([last[:, :, 1:], added.unsqueeze(2)], 2)
         yield added
 
@@ -109,8 +149,44 @@ def between(styles: Tensor, count: int) -> Tensor:
     return torch.lerp(styles[:, None], following[:, None], shares[:, None, None]).flatten(0, 1)
 
 
-def _distance(found: Tensor, target: Tensor, scale: int) -> Tensor:
-    """Mean square of each sequence [B], of pixels or of squares of them."""
-    pair = (F.avg_pool2d(x.flatten(1, 2), scale) for x in (found, target))
-    first, second = pair
-    return (first - second).square().mean((1, 2, 3))
+@torch.no_grad()
+def _change(generator: Generator, styles: Tensor) -> Tensor:
+    """From the last frame but one to the last [B, D, S, S]."""
+    before, after = generator.synthesize(styles)[:, :, -2:].unbind(2)
+    return after - before
+
+
+@torch.no_grad()
+def _spread(generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mean of the mapped styles [style_dim] and their axes, as long as they are spread, as rows."""
+    w = _mapped(generator, _MAPPED)[:, 0]
+    mean = w.mean(0)
+    values, vectors = torch.linalg.eigh((w - mean).T.cov())
+    return mean, vectors.T * values.clamp(min=0).sqrt()[:, None]
+
+
+@torch.no_grad()
+def _nearest(generator: Generator, target: Tensor) -> Tensor:
+    """Styles [B, num_styles, style_dim] of the sample that is nearest to each sequence."""
+    styles, distances = _mapped(generator, _STARTS), []
+    for part in styles.split(_AT_ONCE):
+        found = generator.synthesize(part)[:, :, : target.shape[2]]
+        distances.append(torch.stack([_distances(found, one[None]) for one in target], 1))
+    return styles[torch.cat(distances).argmin(0)]
+
+
+def _mapped(generator: Generator, count: int) -> Tensor:
+    """Styles of z that are the same each time."""
+    mapping = generator.mapping
+    size = mapping.layers[0].weight.shape[1]
+    z = torch.randn(count, size, generator=torch.Generator().manual_seed(0))
+    return mapping(z.to(mapping.average))
+
+
+def _distances(found: Tensor, target: Tensor) -> Tensor:
+    """Mean square of each sequence [B], of pixels and of squares of them."""
+    first, second = found.flatten(1, 2), target.flatten(1, 2)
+    return sum(
+        (F.avg_pool2d(first, scale) - F.avg_pool2d(second, scale)).square().mean((1, 2, 3))
+        for scale in _SCALES
+    )

@@ -25,10 +25,12 @@ from common.networks.style import mixed_styles
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.multi_stylegan import published
-from experiments.multi_stylegan.continuation import following
+from experiments.multi_stylegan.camera_noise import CameraNoise
+from experiments.multi_stylegan.continuation import following, trust
 from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.pixel_map import read_pixel_map
+from experiments.multi_stylegan.schedule import clip_norm, kinds, shares
 from experiments.multi_stylegan.tricks import (
     boxes,
     consistency,
@@ -36,10 +38,12 @@ from experiments.multi_stylegan.tricks import (
     hardest,
     mixed,
     number_of,
-    ramp,
     reordered,
 )
 from experiments.multi_stylegan.widths import discriminator_widths, generator_widths
+
+# Training sequences that the noise of cameras is measured in.
+_MEASURED = 200
 
 
 class MultiStyleGAN(AdversarialModule):
@@ -61,6 +65,8 @@ class MultiStyleGAN(AdversarialModule):
         mapping_layers: from z to w.
         wiring: "dual", or "published" as the released code has it.
         noise: whether each layer learns how much noise it adds; else none is added.
+        camera_noise: whether samples get white noise as strong as in training frames; see
+            `CameraNoise`.
         d_width: channels of the discriminator's first block; later ones have 2, 3, 6 and 8 times
             as many.
         d_levels: blocks of the discriminator, 3 to 5, each at half the side of the one before.
@@ -116,6 +122,7 @@ class MultiStyleGAN(AdversarialModule):
         mapping_layers: int = 8,
         wiring: Wiring = "dual",
         noise: bool = True,
+        camera_noise: bool = True,
         d_width: int = 32,
         d_levels: int = 5,
         widths: list[int] | None = None,
@@ -174,32 +181,39 @@ class MultiStyleGAN(AdversarialModule):
             blurs=d_blurs,
             **(PUBLISHED if d_published else {}),
         )
+        self.camera = CameraNoise(num_channels)
+        # Of the generator, and of the cameras.
+        pixels = num_channels * frames * image_size**2
+        self._noise_values = [self.generator.noise_values, pixels]
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
         self.path_length = PathLengthPenalty()
         self.register_buffer("pixel_weights", torch.ones(image_size, image_size))
 
     def setup(self, stage: str) -> None:
-        """Reads the map of pixels where training begins."""
+        """Reads the map of pixels and measures the noise of cameras where training begins."""
         if stage == "fit" and self.hparams.pixel_map:
             size = self.hparams.image_size
             self.pixel_weights.copy_(read_pixel_map(Path(self.hparams.pixel_map), size))
+        if stage == "fit" and self.hparams.camera_noise:
+            self.camera.measure(self.trainer.datamodule.spread("train", _MEASURED))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
         real, step, schedule = batch["image"], self.step_number(batch), self.schedule()
         hparams = self.hparams
-        judges, makes = self._kinds(len(real), step, schedule)
+        judges, makes = kinds(hparams, self.trainer.images_seen, len(real), step, schedule)
         share = torch.full((), schedule["cutmix_prob"], device=self.device)
         g_optimizer, d_optimizer = self.optimizers()
         self.toggle_optimizer(d_optimizer)
         judged = partial(self.discriminator_terms, step=step)
-        clip = self._clip_norm(step, hparams.r1_every, hparams.r1_weight)
+        clip = clip_norm(hparams.clip_norm, step, hparams.r1_every, hparams.r1_weight)
         terms = self.learn(d_optimizer, judges, judged, real, share, loss="d_loss", clip_norm=clip)
         self.untoggle_optimizer(d_optimizer)
         self.toggle_optimizer(g_optimizer)
         made = partial(self.generator_terms, len(real), step)
-        clip = self._clip_norm(step, hparams.path_length_every, hparams.path_length_weight)
+        every, weight = hparams.path_length_every, hparams.path_length_weight
+        clip = clip_norm(hparams.clip_norm, step, every, weight)
         terms |= self.learn(g_optimizer, makes, made, loss="g_loss", clip_norm=clip)
         self.untoggle_optimizer(g_optimizer)
         self.log_dict({f"train/{name}": value for name, value in (terms | schedule).items()})
@@ -216,7 +230,7 @@ class MultiStyleGAN(AdversarialModule):
         """
         hparams, probability, schedule = self.hparams, self.probability(), self.schedule()
         with torch.no_grad():
-            fake = self.generator.synthesize(self._styles(len(real)), self._noise(len(real)))
+            fake = self._samples(len(real))
         shown, made = self.augment(real, probability), self.augment(fake, probability)
         weight = lazy_weight(step, hparams.r1_every) * hparams.r1_weight
         shown.requires_grad_(weight > 0)
@@ -243,7 +257,7 @@ class MultiStyleGAN(AdversarialModule):
             count: samples.
             step: counted from 0; decides whether there is a penalty.
         """
-        fake = self.generator.synthesize(self._styles(count), self._noise(count))
+        fake = self._samples(count)
         logits = self.discriminator(self.augment(fake, self.probability()))
         kept = hardest(logits[0], self.schedule()["top_k_share"])
         logits = [found[kept] for found in logits]
@@ -261,19 +275,12 @@ class MultiStyleGAN(AdversarialModule):
 
     def schedule(self) -> dict[str, float]:
         """What the number of images seen decides: shares and probabilities by name."""
-        hparams, seen = self.hparams, self.trainer.images_seen
-        fallen = ramp(seen, hparams.top_k_from, hparams.top_k_to)
-        begun = hparams.frames > 1 and seen >= hparams.order_from
-        return {
-            "cutmix_prob": hparams.cutmix_prob * ramp(seen, 0, hparams.cutmix_images),
-            "top_k_share": 1 - fallen * (1 - hparams.top_k_share),
-            "order_share": hparams.order_share if begun else 0.0,
-        }
+        return shares(self.hparams, self.trainer.images_seen)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Both losses on sequences that were not trained on, without augmentation or penalty."""
         real = batch["image"]
-        fake = self.generator.synthesize(self._styles(len(real)), self._noise(len(real)))
+        fake = self._samples(len(real))
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
         terms = {
             "d_loss": self._loss(discriminator_loss, real_logits, fake_logits),
@@ -294,7 +301,7 @@ class MultiStyleGAN(AdversarialModule):
             self.decode,
             {
                 "z": seeded_noise(batch["seed"], self.hparams.latent_dim),
-                "noise": seeded_noise(batch["seed"] + DETAIL_SEED, self.generator.noise_values),
+                "noise": seeded_noise(batch["seed"] + DETAIL_SEED, sum(self._noise_values)),
             },
         )
 
@@ -303,9 +310,11 @@ class MultiStyleGAN(AdversarialModule):
 
         Args:
             z: [B, latent_dim].
-            noise: [B, noise_values].
+            noise: of the generator, then of the cameras [B, noise_values].
         """
-        return self.generator(z, None, self.hparams.truncation, noise).clamp(-1, 1)
+        inner, outer = noise.split(self._noise_values, 1)
+        frames = self.generator(z, None, self.hparams.truncation, inner)
+        return self.camera(frames, outer).clamp(-1, 1)
 
     @staticmethod
     def published_options(path: Path) -> dict[str, Any]:
@@ -331,9 +340,13 @@ class MultiStyleGAN(AdversarialModule):
         frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
         return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
 
-    def following(self, known: Tensor, count: int, steps: int) -> Iterator[Tensor]:
+    def trust(self, examples: Tensor, steps: int) -> Tensor:
+        """How much of the changes that are drawn comes true; see `continuation`."""
+        return trust(self.generator, examples, steps)
+
+    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
         """Frames that may follow known ones, one after the other; see `continuation`."""
-        return following(self.generator, known, count, steps)
+        return following(self.generator, known, count, steps, trust)
 
     def draw(self, folder: Path, data: SequenceDataModule, count: int, seed: int) -> list[str]:
         """Figures of samples, of the latent space and of how sequences go on; see `pictures`."""
@@ -360,18 +373,6 @@ class MultiStyleGAN(AdversarialModule):
             "consistency": consistency(pixel_logit, real_pixels, fake_pixels, mask),
         }
 
-    def _kinds(self, count: int, step: int, schedule: dict[str, float]) -> tuple[Any, Any]:
-        """All that decides which operations a step of each network consists of."""
-        hparams, mapped = self.hparams, self.trainer.images_seen >= self.hparams.pixel_map_from
-        wrong = number_of(schedule["order_share"], count, least=0)
-        kept = number_of(schedule["top_k_share"], count)
-        judges = (lazy_weight(step, hparams.r1_every), schedule["cutmix_prob"] > 0, wrong, mapped)
-        return judges, (count, lazy_weight(step, hparams.path_length_every), kept, mapped)
-
-    def _clip_norm(self, step: int, every: int, weight: float) -> float:
-        # Cut to that of a step without it, a lazy penalty loses most of its weight.
-        return self.hparams.clip_norm * max(1.0, lazy_weight(step, every) if weight else 0.0)
-
     def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
         count = number_of(share, len(real), least=0)
         return self.augment(reordered(real[:count]), probability) if count else real[:0]
@@ -392,6 +393,11 @@ class MultiStyleGAN(AdversarialModule):
         if not self.training or not self.hparams.mixing_prob:
             return one
         return mixed_styles(one, self.generator.mapping(z[1]), self.hparams.mixing_prob)
+
+    def _samples(self, count: int) -> Tensor:
+        """Fresh sequences, with the noise of their cameras."""
+        frames = self.generator.synthesize(self._styles(count), self._noise(count))
+        return self.camera(frames, torch.randn_like(frames).flatten(1))
 
     def _noise(self, count: int) -> Tensor:
         return torch.randn(count, self.generator.noise_values, device=self.device)

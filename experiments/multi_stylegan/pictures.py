@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from experiments.multi_stylegan.module import MultiStyleGAN
 
 SEQUENCES, WALK, CONTINUED = "sequences.png", "interpolation.mp4", "continuation.mp4"
-# Frames from one seed to the next, frames a second, frames added to a sequence, steps of a search.
-_STEPS, _RATE, _ADDED, _SEARCH = 12, 12, 10, 60
+# Frames from one seed to the next, frames a second, frames added to a sequence, steps of a search,
+# training sequences that tell how much of a drawn change comes true.
+_STEPS, _RATE, _ADDED, _SEARCH, _EXAMPLES = 12, 12, 10, 60, 8
 
 
 @torch.no_grad()
@@ -54,7 +55,9 @@ def draw(
     if real.shape[2] < 2:
         return [SEQUENCES, WALK]
     with torch.enable_grad():
-        sequence = continued(model.generator, real[:1], _ADDED, _SEARCH)
+        examples = data.spread("train", _EXAMPLES).to(device)
+        trust = model.trust(examples, _SEARCH)
+        sequence = continued(model.generator, real[:1], _ADDED, _SEARCH, trust)
     _write(folder / CONTINUED, sequence[0], rate=2)
     return [SEQUENCES, WALK, CONTINUED]
 

@@ -1,6 +1,6 @@
 """What the discriminator is shown, and what the generator learns from, besides real and generated.
 
-Pure functions of tensors; when each of them begins is told by `ramp` in images seen.
+Pure functions of tensors; when each of them begins, `schedule` tells.
 """
 
 from functools import cache
@@ -14,13 +14,6 @@ from common.losses.adversarial import Loss
 
 # CutMix: the least and the most of a side that is cut (Schönfeld et al. 2020 cut any rectangle).
 _LEAST, _MOST = 0.1, 0.9
-
-
-def ramp(images_seen: int, start: int, end: int) -> float:
-    """0 up to ``start``, 1 from ``end`` on, a line between; a step where the two are one."""
-    if images_seen >= end:
-        return 1.0
-    return max(0.0, (images_seen - start) / (end - start)) if end > start else 0.0
 
 
 def number_of(share: float, count: int, least: int = 1) -> int:

@@ -68,11 +68,16 @@ def data(recordings: Path) -> Levels:
 class Still(pl.LightningModule):
     """Says that nothing happens any more."""
 
-    def following(self, known: Tensor, count: int, steps: int) -> Iterator[Tensor]:
+    def trust(self, examples: Tensor, steps: int) -> Tensor:
+        assert examples.shape[1:3] == (2, 3) and steps == ASKED.steps
+        return torch.tensor([0.25, 0.75])
+
+    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
+        assert trust.tolist() == [0.25, 0.75]
         yield from [known[:, :, -1]] * count
 
 
-class Oracle(pl.LightningModule):
+class Oracle(Still):
     """Knows the recordings by heart; after them everything is dark."""
 
     def __init__(self, data: Levels) -> None:
@@ -81,7 +86,7 @@ class Oracle(pl.LightningModule):
         batch = windows.__getitems__([(0, row) for row in range(len(windows))])
         self.whole = data.on_after_batch_transfer(batch, 0)["image"]
 
-    def following(self, known: Tensor, count: int, steps: int) -> Iterator[Tensor]:
+    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
         away = (self.whole[:, None, :, :2] - known).abs().flatten(2).sum(2)
         rest = self.whole[away.argmin(0), :, 2:]
         for k in range(count):
@@ -91,8 +96,8 @@ class Oracle(pl.LightningModule):
 class Broken(Oracle):
     """Loses one of them."""
 
-    def following(self, known: Tensor, count: int, steps: int) -> Iterator[Tensor]:
-        for frame in super().following(known, count, steps):
+    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
+        for frame in super().following(known, count, steps, trust):
             frame = frame.clone()
             frame[1] = torch.nan
             yield frame
@@ -283,6 +288,8 @@ def test_long_recordings_do_not_leave_out_the_others(
     data.setup("test")
     lengths = [held_out_windows(data, 9, count).windows.shape[1] for count in (1, 2, 3, 20)]
     assert lengths == [9, 9, 4, 4]
-    assert continued(folder, data, Still())["finite_share"].n_real == 3
+    found = continued(folder, data, Still())
+    assert found["finite_share"].n_real == 3
+    assert [found[f"trust/{channel}"].value for channel in ("BF", "GFP")] == [0.25, 0.75]
     told = "3 of 6 test recordings, 2 known frames and 9 more, of which 2 are known to compare with"
     assert f"{told}; 2 shorter recordings are left out\n" in capsys.readouterr().out

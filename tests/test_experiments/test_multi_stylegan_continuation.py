@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.multi_stylegan.continuation import between, continued, invert
+from experiments.multi_stylegan.continuation import between, continued, invert, trust
 from experiments.multi_stylegan.networks import Generator
 
 
@@ -44,7 +44,7 @@ def test_one_sequence_does_not_lead_another_astray(generator: Generator) -> None
 def test_a_sequence_goes_on_and_what_was_known_stays(generator: Generator) -> None:
     _, frames = drawn(generator)
     frames = frames.clamp(-1, 1)
-    made = continued(generator, frames, 10, steps=3)
+    made = continued(generator, frames, 10, 3, torch.tensor([0.5, 1.0]))
     assert made.shape == (2, 2, 13, 16, 16)
     assert torch.equal(made[:, :, :3], frames)
     assert made.isfinite().all() and made.abs().max() <= 1
@@ -53,12 +53,42 @@ def test_a_sequence_goes_on_and_what_was_known_stays(generator: Generator) -> No
     assert all(p.grad is None for p in generator.parameters())
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_changes_are_trusted_as_far_as_they_come_true(generator: Generator) -> None:
+    _, frames = drawn(generator, 9)
+    found = trust(generator, frames, steps=100)
+    assert found.shape == (2,) and (found > 0.8).all()
+    # In one domain only a third of the change happens, and in the other one nothing.
+    slower = frames.clone()
+    slower[:, 0, 2] = frames[:, 0, 1] + (frames[:, 0, 2] - frames[:, 0, 1]) / 3
+    slower[:, 1, 2] = frames[:, 1, 1]
+    again = trust(generator, slower, steps=100)
+    assert again[0].item() == pytest.approx(1 / 3, abs=0.05) and again[1] == 0
+    still = continued(generator, frames[:1, :, :2].clamp(-1, 1), 2, 1, torch.zeros(2))
+    assert torch.equal(still[:, :, 2:], still[:, :, 1:2].expand(-1, -1, 2, -1, -1))
+    broken = frames.clone()
+    broken[0, 0] = torch.nan
+    assert trust(generator, broken, steps=1)[0] == 0
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_cannot_be_drawn_stays(generator: Generator) -> None:
+    _, frames = drawn(generator)
+    frames = frames.clamp(-0.9, 0.9)
+    frames[:, :, :, ::5, ::3] += 0.1
+    made = continued(generator, frames[:, :, :2], 1, 20, torch.ones(2))
+    styles, _ = invert(generator, frames[:, :, :2], 20)
+    with torch.no_grad():
+        before, after = generator.synthesize(styles)[:, :, 1:].unbind(2)
+    torch.testing.assert_close(made[:, :, 2], (frames[:, :, 1] + after - before).clamp(-1, 1))
+
+
 def test_what_cannot_be_continued_is_refused(generator: Generator) -> None:
     _, frames = drawn(generator)
     with pytest.raises(ValueError, match="more than the 3"):
         invert(generator, torch.cat([frames, frames], 2))
     with pytest.raises(ValueError, match="1 frames are known"):
-        continued(generator, frames[:, :, :1], 1)
+        continued(generator, frames[:, :, :1], 1, 1, torch.ones(2))
 
 
 def test_a_walk_passes_all_its_anchors_and_ends_before_the_first() -> None:
