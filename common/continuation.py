@@ -1,7 +1,7 @@
 """Held-out recordings of which a model saw the first moments alone, and what it says comes next.
 
-A module can do so that has ``following(known, count, steps, trust)``, which yields frame after
-frame, and ``trust(examples, steps)``, which tells how much of the changes that it draws comes true.
+A module can do so that has ``following(known, count, steps, shrinkage)``, which yields frame after
+frame, and ``shrinkage(examples, steps)``, by how much the changes that it draws are to be shrunk.
 """
 
 import shutil
@@ -43,7 +43,7 @@ from common.sequence_writer import SequenceFormat
 
 # Training frames at most, whose scalars give the range of each.
 _TRAINING = 200
-# Training sequences that tell the model how much of the changes that it draws comes true.
+# Validation sequences that tell the model how much of the changes that it draws comes true.
 _EXAMPLES = 32
 
 
@@ -77,7 +77,7 @@ def measure_continuation(
 
     Args:
         folder: of the run.
-        model: with `following` and `trust`, in evaluation mode, on its device.
+        model: with `following` and `shrinkage`, in evaluation mode, on its device.
         data: set up; its test split is read.
         asked: how many recordings go on, and how far.
         drawn: checkpoint and settings, as of `held_out_context`.
@@ -86,10 +86,10 @@ def measure_continuation(
         UserError: sequences have one frame, or no recording is long enough.
     """
     windows = held_out_windows(data, asked.added, asked.count)
-    examples = data.spread("train", _EXAMPLES)
-    print(f"judging how changes come true: {len(examples)} training sequences", flush=True)
-    trust = model.trust(examples.to(model.device), asked.steps)
-    found = _continued(model, data, windows, asked, trust)
+    examples = data.spread("val", _EXAMPLES)["image"].to(model.device)
+    print(f"judging drawn changes: {len(examples)} validation sequences", flush=True)
+    shrinkage = model.shrinkage(examples, asked.steps)
+    found = _continued(model, data, windows, asked, shrinkage)
     errors = _errors(found, "added"), _errors(found, "known")
     followed, training = _followed(data, found, asked.seed)
     context = held_out_context(data, "data", seed=asked.seed, **drawn)
@@ -98,13 +98,9 @@ def measure_continuation(
     finite = int(found.added.isfinite().flatten(1).all(1).sum())
     low, high = share_interval(finite, len(found.added))
     share = finite / len(found.added)
-    judged = f"from {len(examples)} training sequences"
     records = [
         record(f"{CONTINUATION}finite_share", True, value=share, low=low, high=high),
-        *(
-            record(f"{CONTINUATION}trust/{channel}", True, value=value, note=judged)
-            for channel, value in zip(data.facts["channels"], trust.tolist(), strict=True)
-        ),
+        *_shrinkage_records(context, data, shrinkage, len(examples), asked.steps),
         *error_records(*errors, data.facts["channels"], record),
     ]
     for name, seen in followed.items():
@@ -165,7 +161,7 @@ def _continued(
     data: SequenceDataModule,
     windows: SequenceDataset,
     asked: Asked,
-    trust: Tensor,
+    shrinkage: Tensor,
 ) -> Recordings:
     rows = chosen_rows(windows.samples, asked.count, asked.seed)
     batch = data.on_after_batch_transfer(windows.__getitems__([(0, row) for row in rows]), 0)
@@ -185,13 +181,31 @@ def _continued(
             # The last part is filled up with recordings that do not count.
             counting = min(len(part), (total - bar.n) // asked.added)
             frames = []
-            for frame in model.following(part, asked.added, asked.steps, trust):
+            for frame in model.following(part, asked.added, asked.steps, shrinkage):
                 frames.append(frame)
                 bar.update(counting)
             return torch.stack(frames, 2)
 
         added = in_chunks(go_on, known.to(model.device)).cpu()
     return Recordings([windows.samples[row] for row in rows], batch["mask"], known, true, added)
+
+
+def _shrinkage_records(
+    context: EvaluationContext,
+    data: SequenceDataModule,
+    shrinkage: Tensor,
+    examples: int,
+    steps: int,
+) -> list[Record]:
+    """Of each channel; of validation sequences, unlike all others."""
+    groups = len({sample.group for sample in data.samples("val")})
+    context = replace(context, split="val", groups=groups)
+    rule = f"{data.frames - 1} known frames and the next one; {steps} steps of search"
+    counts = {"n_real": examples, "n_fake": examples}
+    return [
+        context.record(f"{CONTINUATION}shrinkage/{channel}", value=value, rule=rule, **counts)
+        for channel, value in zip(data.facts["channels"], shrinkage.tolist(), strict=True)
+    ]
 
 
 def _errors(found: Recordings, part: str) -> Errors:

@@ -20,8 +20,8 @@ class SampleDistance(Callback):
 
     Args:
         network: name of the feature extractor.
-        samples: drawn at each validation, ten or more; about as many validation images are
-            compared, spread over all of them.
+        samples: drawn at each validation, ten or more; as many validation images are compared,
+            spread over all of them.
     """
 
     def __init__(self, network: str, samples: int) -> None:
@@ -58,6 +58,6 @@ class SampleDistance(Callback):
                     "raise --data.val_fraction, or add data",
                 )
             self._network = extractor(self.name)
-            images = to_uint8(frames_of(data.spread("val", self.samples)))
+            images = to_uint8(frames_of(data.spread("val", self.samples)["image"]))
             self._real = embed(images, self._network, device).features
         return self._real

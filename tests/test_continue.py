@@ -38,9 +38,10 @@ def test_recordings_go_on_or_the_model_says_that_it_cannot(
     found = {record.metric: record for record in read_records(run / "records.jsonl")}
     assert found["continuation/finite_share"].value == 1
     gain = found["continuation/psnr_gain/GFP"]
-    # Hardly trained, it draws changes that do not come true.
-    assert all(0 <= found[f"continuation/trust/{channel}"].value < 0.5 for channel in ("BF", "GFP"))
-    assert gain.low <= gain.value <= gain.high
+    # Hardly trained, it draws changes that hardly come true; without any of them nothing happens.
+    believed = found["continuation/shrinkage/GFP"]
+    assert 0 <= believed.value < 0.5 and (gain.value == 0) == (believed.value == 0)
+    assert (believed.split, believed.n_real) == ("val", 20)
     assert (gain.n_real, gain.n_fake, gain.split, gain.unit) == (2, 2, "test", "dB")
     search = "3 added, each by 1 steps of search"
     assert search in gain.rule and len(gain.checkpoint_sha256) == 64

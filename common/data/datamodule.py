@@ -272,18 +272,16 @@ class ImageDataModule(ExperimentData):
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return self.on_after_batch_transfer(moved, 0)
 
-    def spread(self, split: str, count: int) -> Tensor:
-        """About as many rows of a split, spread over all of it: [N, C, ...] in [-1, 1].
+    def spread(self, split: str, count: int) -> Batch:
+        """So many rows of a split, spread over all of it, or all where these are fewer.
 
         Args:
-            split: see `dataset`; it is not augmented.
-            count: up to twice as many come, or all, where these are fewer.
+            split: arguments and errors as of `dataset`; not augmented.
+            count: at least 1.
         """
-        dataset, total = self.dataset(split), len(self.samples(split))
-        rows = range(0, total, max(1, total // count))
-        return self.on_after_batch_transfer(dataset.__getitems__([(0, k) for k in rows]), 0)[
-            "image"
-        ]
+        dataset = self.dataset(split)
+        rows = range(0, len(dataset), max(1, len(dataset) // count))[:count]
+        return self.on_after_batch_transfer(dataset.__getitems__([(0, row) for row in rows]), 0)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, every batch full; goes on in the middle of a resumed epoch."""

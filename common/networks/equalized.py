@@ -62,8 +62,8 @@ class EqualizedConv(nn.Module):
         down: 2 halves the image, 1 does not.
         bias: whether there is one.
         gain: factor of the result.
-        blur: whether the image is filtered before it is halved; of outlines of one pixel that
-            leaves little.
+        blur: whether the image is filtered before it is halved, which nearly erases outlines one
+            pixel wide.
     """
 
     def __init__(

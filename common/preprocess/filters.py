@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from common.preprocess.boxes import as_float
+from common.preprocess.noise import MEDIAN_OF_NORMAL, NOISE_KERNEL, NOISE_KERNEL_NORM
 from kernels import non_local_means
 
 # One frame is one task here; OpenCV's own threads would only compete.
@@ -13,10 +14,6 @@ cv2.setNumThreads(0)
 
 # Blur within the Laplacian, pixels: without one it would see noise before anything else.
 LAPLACIAN_SIGMA_PX = 1.0
-# Difference of two second differences (Immerkaer 1996): straight edges and ramps vanish in it.
-_NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-# Median of absolute values of normal numbers of unit variance.
-_MEDIAN_OF_NORMAL = 0.6745
 # Side of a patch and reach of the search in pixels, as Buades, Coll and Morel 2011 advise.
 _PATCH_PX, _REACH_PX = 5, 10
 
@@ -56,8 +53,8 @@ def noise_sigma(image: np.ndarray) -> np.ndarray:
     the signal it is that of the darker half. It is 0 where most pixels equal their neighbours.
     """
     planes = as_float(image)
-    response = np.stack([cv2.filter2D(plane, cv2.CV_32F, _NOISE_KERNEL) for plane in planes])
-    scale = _MEDIAN_OF_NORMAL * np.linalg.norm(_NOISE_KERNEL)
+    response = np.stack([cv2.filter2D(plane, cv2.CV_32F, NOISE_KERNEL) for plane in planes])
+    scale = MEDIAN_OF_NORMAL * NOISE_KERNEL_NORM
     return np.median(np.abs(response), axis=(1, 2)).astype(np.float64) / scale
 
 

@@ -8,6 +8,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import euler_number
 from skimage.morphology import remove_small_holes, remove_small_objects, skeletonize
 
+from common.preprocess.noise import MEDIAN_OF_NORMAL, NOISE_KERNEL, NOISE_KERNEL_NORM
 from experiments.mitogan.pearls import pearl_spacing
 from experiments.mitogan.skeletons import Branch, branch_points, branches, end_points, pruned
 
@@ -118,9 +119,8 @@ def noise(pixels: np.ndarray) -> float:
     Args:
         pixels: [H, W].
     """
-    line = np.array([1, -2, 1])
-    response = ndimage.convolve(pixels, np.outer(line, line), mode="reflect")
-    return float(np.median(np.abs(response))) / (6 * 0.6745)
+    response = ndimage.convolve(pixels, NOISE_KERNEL, mode="reflect")
+    return float(np.median(np.abs(response))) / (NOISE_KERNEL_NORM * MEDIAN_OF_NORMAL)
 
 
 def tubule_width(mask: np.ndarray, skeleton: np.ndarray) -> float:

@@ -1,22 +1,21 @@
 """White noise of each domain's camera: measured in recordings, added to samples.
 
-Frames of a sequence come with noise that has nothing to do with each other, two domains with six
-planes of it. A generator whose layers share one plane each cannot draw that, and a discriminator
-tells its samples by the lack of it, whatever they show.
+The noise of one frame has nothing to do with that of the next, and a sequence has as many planes of
+it as it has frames and domains. A generator whose layers share one plane each cannot draw that, and
+a discriminator tells its samples by the lack of it, whatever they show.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Blind to planes, edges along the axes and everything smooth; 6 times as loud as white noise is
-# (Immerkær 1996).
-_SIEVE = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
-_LOUDER = 6.0
-# Median of the absolute values of a normal distribution of standard deviation 1.
-_MEDIAN = 0.67449
+from common.data.sequence_datamodule import SequenceDataModule
+from common.preprocess.noise import MEDIAN_OF_NORMAL, NOISE_KERNEL, NOISE_KERNEL_NORM
+
 # Groups of pixels by the grey value of their surroundings; objects fill some, background another.
 _GROUPS = 8
+# Training sequences that are measured.
+_SEQUENCES = 64
 
 
 class CameraNoise(nn.Module):
@@ -24,42 +23,82 @@ class CameraNoise(nn.Module):
 
     Args:
         domains: how many.
+        frames: of a sequence.
+        image_size: side of a frame in pixels.
+        enabled: without it nothing is measured or added.
+
+    Attributes:
+        strength: standard deviations [D], at least 0, of frames in [-1, 1]; 0 until measured.
+        noise_values: normal numbers that a sequence takes.
     """
 
     strength: Tensor
 
-    def __init__(self, domains: int) -> None:
+    def __init__(self, domains: int, frames: int, image_size: int, enabled: bool) -> None:
         super().__init__()
         self.register_buffer("strength", torch.zeros(domains))
+        self.noise_values = domains * frames * image_size**2 if enabled else 0
 
     def forward(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """Frames [B, D, T, S, S] with theirs.
+        """Frames [B, D, T, S, S] with the noise of their cameras.
 
         Args:
             frames: without it.
-            noise: standard normal values [B, D * T * S * S].
+            noise: standard normal values [B, noise_values].
         """
+        if not self.noise_values:
+            return frames
         return frames + self.strength[:, None, None, None] * noise.view_as(frames)
 
-    def measure(self, frames: Tensor) -> None:
-        """Takes the strengths over from recordings [N, D, T, S, S], S at least 3."""
-        found = [noise_level(domain.flatten(0, 1)) for domain in frames.float().unbind(1)]
+    def measure_once(self, data: SequenceDataModule, tell: bool = True) -> None:
+        """Measures in training sequences, unless that was done; a checkpoint holds what was found.
+
+        Args:
+            data: set up.
+            tell: prints what was found.
+        """
+        if not self.noise_values or self.strength.any():
+            return
+        seen = data.spread("train", _SEQUENCES)
+        self.measure(seen["image"], seen["mask"])
+        if tell:
+            found = " and ".join(f"{value / 2:.2%}" for value in self.strength.tolist())
+            print(f"noise of cameras: {found} of the window, domain by domain", flush=True)
+
+    def measure(self, frames: Tensor, masks: Tensor) -> None:
+        """Takes the strengths over from recordings.
+
+        Args:
+            frames: float32 [N, D, T, S, S] in [-1, 1].
+            masks: 1 inside of each frame and 0 on the canvas around it [N, 1, S, S].
+        """
+        masks = masks.expand(-1, frames.shape[2], -1, -1).flatten(0, 1)
+        found = [noise_level(domain.flatten(0, 1), masks) for domain in frames.unbind(1)]
         self.strength.copy_(torch.stack(found))
 
 
-def noise_level(frames: Tensor) -> Tensor:
+def noise_level(frames: Tensor, masks: Tensor) -> Tensor:
     """Standard deviation of the white noise in images, whatever they show, as a scalar.
 
-    Pixels are sorted into groups by the mean of 3 x 3 pixels around them. What a filter that is
-    blind to smooth images leaves of each group is noise and fine detail; the least of the groups
-    counts, such as background. Where images are detailed all over, the result is too high, and too
-    low where noise was smoothed away or grows with the grey value.
+    Pixels are sorted into groups by the mean of the 3 x 3 pixels around them. In each group the
+    median of what a kernel leaves that is blind to smooth images tells of noise and fine detail;
+    the least of them counts, such as that of background. Where images are detailed all over the
+    result is too high; where noise grows with the grey value it is that of the least noisy group.
+    Of integers it comes in steps of a quarter of a grey level.
 
     Args:
-        frames: float32 [N, S, S], S at least 3.
+        frames: float32 [N, S, S] in [-1, 1]; what lies at either end was clipped and tells nothing.
+        masks: pixels that count [N, S, S].
+
+    Returns:
+        At least 0; 0 where no pixel counts with all its neighbours.
     """
-    sieve = torch.tensor(_SIEVE, device=frames.device) / _LOUDER
-    kernels = torch.stack([sieve, torch.full_like(sieve, 1 / sieve.numel())])[:, None]
-    left, around = F.conv2d(frames[:, None], kernels).movedim(1, 0).flatten(1)
-    groups = left.abs()[around.argsort(stable=True)].tensor_split(_GROUPS)
-    return torch.stack([group.median() for group in groups]).min() / _MEDIAN
+    kernel = torch.from_numpy(NOISE_KERNEL).to(frames) / NOISE_KERNEL_NORM
+    kernels = torch.stack([kernel, torch.full_like(kernel, 1 / kernel.numel())])[:, None]
+    left, around = F.conv2d(frames[:, None], kernels).unbind(1)
+    unusable = (masks < 1) | (frames.abs() >= 1)
+    usable = F.max_pool2d(unusable.float()[:, None], len(kernel), 1)[:, 0] == 0
+    left, around = left[usable].abs(), around[usable]
+    groups = left[around.argsort(stable=True)].tensor_split(max(1, min(_GROUPS, len(left))))
+    found = torch.stack([group.median() for group in groups]).min() / MEDIAN_OF_NORMAL
+    return found.nan_to_num(0)

@@ -66,16 +66,18 @@ def invert(
     return styles.detach(), missed.detach()
 
 
-def trust(generator: Generator, examples: Tensor, steps: int = 200) -> Tensor:
-    """How much of the change that the generator draws comes true, in each domain: [D] in [0, 1].
+def estimated_shrinkage(generator: Generator, examples: Tensor, steps: int = 200) -> Tensor:
+    """By how much changes that the generator draws are to be shrunk, in each domain: [D] in [0, 1].
 
     The least squares of the change to the last frame of recordings on the one that is drawn from
-    the frames before it. Where the two have nothing to do with each other it is about 0.
+    the frames before it. Where the two have nothing to do with each other it is about 0, and what
+    goes on by it stands still. It is that of a first step, behind recorded frames; behind its own
+    ones the generator hardly deserves more.
 
     Args:
         generator: of at least two frames, in evaluation mode.
-        examples: sequences [N, D, T, S, S] in [-1, 1] of as many frames as it makes, which
-            no result is compared with.
+        examples: sequences [N, D, T, S, S] in [-1, 1] of as many frames as it makes, which it was
+            not trained on: by those it knows it would be believed too much.
         steps: of each search.
     """
 
@@ -86,22 +88,24 @@ def trust(generator: Generator, examples: Tensor, steps: int = 200) -> Tensor:
     drawn = in_chunks(drawn_after, examples[:, :, :-1])
     true = examples[:, :, -1] - examples[:, :, -2]
     products, squares = ((drawn * x).sum((0, 2, 3)) for x in (true, drawn))
-    share = products / squares.clamp(min=torch.finfo(squares.dtype).tiny)
-    return share.nan_to_num(0).clamp(0, 1)
+    slopes = products / squares.clamp(min=torch.finfo(squares.dtype).tiny)
+    return slopes.nan_to_num(0).clamp(0, 1)
 
 
-def continued(generator: Generator, known: Tensor, count: int, steps: int, trust: Tensor) -> Tensor:
+def continued(
+    generator: Generator, known: Tensor, count: int, steps: int, shrinkage: Tensor
+) -> Tensor:
     """Known sequences with what may follow them; arguments and errors as of `following`.
 
     Returns:
         [B, D, K + count, S, S], of which the first K frames are the given ones.
     """
-    added = [frame.unsqueeze(2) for frame in following(generator, known, count, steps, trust)]
+    added = [frame.unsqueeze(2) for frame in following(generator, known, count, steps, shrinkage)]
     return torch.cat([known, *added], 2)
 
 
 def following(
-    generator: Generator, known: Tensor, count: int, steps: int, trust: Tensor
+    generator: Generator, known: Tensor, count: int, steps: int, shrinkage: Tensor
 ) -> Iterator[Tensor]:
     """Frames that may follow known ones, one after the other.
 
@@ -113,7 +117,7 @@ def following(
         known: sequences [B, D, K, S, S] in [-1, 1]; K is at least one less than it makes.
         count: frames to add.
         steps: of each search; those after the first begin where the last one ended.
-        trust: the part in each domain [D], see `trust`.
+        shrinkage: the part in each domain [D], see `estimated_shrinkage`.
 
     Yields:
         The next frame of each sequence, [B, D, S, S] in [-1, 1].
@@ -128,7 +132,7 @@ def following(
     styles, last = None, known[:, :, known.shape[2] - frames + 1 :]
     for _ in range(count):
         styles, _ = invert(generator, last, steps, styles)
-        change = trust[:, None, None] * _change(generator, styles)
+        change = shrinkage[:, None, None] * _change(generator, styles)
         added = (last[:, :, -1] + change).clamp(-1, 1)
         last = torch.cat([last[:, :, 1:], added.unsqueeze(2)], 2)
         yield added

@@ -26,7 +26,7 @@ from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
 from experiments.multi_stylegan import published
 from experiments.multi_stylegan.camera_noise import CameraNoise
-from experiments.multi_stylegan.continuation import following, trust
+from experiments.multi_stylegan.continuation import estimated_shrinkage, following
 from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.pixel_map import read_pixel_map
@@ -40,10 +40,7 @@ from experiments.multi_stylegan.tricks import (
     number_of,
     reordered,
 )
-from experiments.multi_stylegan.widths import discriminator_widths, generator_widths
-
-# Training sequences that the noise of cameras is measured in.
-_MEASURED = 200
+from experiments.multi_stylegan.widths import discriminator_widths, fitting_places, generator_widths
 
 
 class MultiStyleGAN(AdversarialModule):
@@ -76,8 +73,9 @@ class MultiStyleGAN(AdversarialModule):
             ``d_width`` and ``d_levels``.
         d_published: the discriminator does what that of the released code does: it blurs what it
             has halved, and sees how much the whole batch varies.
-        d_places: along each side, that the discriminator's logit of a sequence tells apart.
-        d_blurs: whether it blurs before it halves; thin outlines in small frames are lost then.
+        d_places: regions along each side that the discriminator averages, each by itself, before
+            its logit of a sequence.
+        d_blurs: whether it blurs before it halves, which nearly erases outlines one pixel wide.
         loss: "non_saturating", "hinge" or "wasserstein".
         g_lr: of the generator's Adam.
         d_lr: of the discriminator's.
@@ -174,29 +172,29 @@ class MultiStyleGAN(AdversarialModule):
         for name, strength in self.generator.named_parameters():
             # They begin at 0, and strengths of released weights are kept.
             strength.requires_grad_(noise or not name.endswith(".strength"))
+        of_blocks = discriminator_widths(image_size, d_width, d_levels, d_widths)
         self.discriminator = Discriminator(
             num_channels * frames,
-            discriminator_widths(image_size, d_width, d_levels, d_widths),
-            places=d_places,
+            of_blocks,
+            places=fitting_places(d_places, image_size, of_blocks),
             blurs=d_blurs,
             **(PUBLISHED if d_published else {}),
         )
-        self.camera = CameraNoise(num_channels)
-        # Of the generator, and of the cameras.
-        pixels = num_channels * frames * image_size**2
-        self._noise_values = [self.generator.noise_values, pixels]
+        self.camera = CameraNoise(num_channels, frames, image_size, camera_noise)
         self.augment = Augment(augment)
         self.adaptive = AdaptiveProbability(images=adaptive_images)
         self.path_length = PathLengthPenalty()
         self.register_buffer("pixel_weights", torch.ones(image_size, image_size))
 
     def setup(self, stage: str) -> None:
-        """Reads the map of pixels and measures the noise of cameras where training begins."""
+        """Reads the map of pixels where training begins."""
         if stage == "fit" and self.hparams.pixel_map:
             size = self.hparams.image_size
             self.pixel_weights.copy_(read_pixel_map(Path(self.hparams.pixel_map), size))
-        if stage == "fit" and self.hparams.camera_noise:
-            self.camera.measure(self.trainer.datamodule.spread("train", _MEASURED))
+
+    def on_fit_start(self) -> None:
+        """Measures the noise of cameras, unless a resumed checkpoint holds it."""
+        self.camera.measure_once(self.trainer.datamodule, self.trainer.is_global_zero)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator and one of the generator."""
@@ -245,8 +243,10 @@ class MultiStyleGAN(AdversarialModule):
             terms["r1"] = gradient_square(both, shown)
             loss = loss + weight / 2 * terms["r1"]
         if schedule["cutmix_prob"] > 0:
-            pixels = real_logits[1], fake_logits[1][: len(real)]
-            terms |= self._cutmix(shown, made[: len(real)], *pixels, cutmix_prob)
+            pixels, mask = (real_logits[1], fake_logits[1][: len(real)]), boxes(real, cutmix_prob)
+            cut = self.discriminator(mixed(shown.detach(), made[: len(real)], mask))
+            terms["cutmix"] = cutmix_loss(hparams.loss, *cut, mask)
+            terms["consistency"] = consistency(cut[1], *pixels, mask)
             loss = loss + terms["cutmix"] + hparams.cutmix_weight * terms["consistency"]
         return terms | {"d_loss": loss}
 
@@ -301,7 +301,7 @@ class MultiStyleGAN(AdversarialModule):
             self.decode,
             {
                 "z": seeded_noise(batch["seed"], self.hparams.latent_dim),
-                "noise": seeded_noise(batch["seed"] + DETAIL_SEED, sum(self._noise_values)),
+                "noise": seeded_noise(batch["seed"] + DETAIL_SEED, self.noise_values),
             },
         )
 
@@ -310,11 +310,16 @@ class MultiStyleGAN(AdversarialModule):
 
         Args:
             z: [B, latent_dim].
-            noise: of the generator, then of the cameras [B, noise_values].
+            noise: [B, noise_values], of the generator, then of the cameras.
         """
-        inner, outer = noise.split(self._noise_values, 1)
+        inner, outer = noise.tensor_split([self.generator.noise_values], 1)
         frames = self.generator(z, None, self.hparams.truncation, inner)
         return self.camera(frames, outer).clamp(-1, 1)
+
+    @property
+    def noise_values(self) -> int:
+        """How many standard normal numbers are a sample's, beside its z."""
+        return self.generator.noise_values + self.camera.noise_values
 
     @staticmethod
     def published_options(path: Path) -> dict[str, Any]:
@@ -340,13 +345,15 @@ class MultiStyleGAN(AdversarialModule):
         frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
         return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
 
-    def trust(self, examples: Tensor, steps: int) -> Tensor:
-        """How much of the changes that are drawn comes true; see `continuation`."""
-        return trust(self.generator, examples, steps)
+    def shrinkage(self, examples: Tensor, steps: int) -> Tensor:
+        """By how much drawn changes are to be shrunk; see `continuation`."""
+        return estimated_shrinkage(self.generator, examples, steps)
 
-    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
+    def following(
+        self, known: Tensor, count: int, steps: int, shrinkage: Tensor
+    ) -> Iterator[Tensor]:
         """Frames that may follow known ones, one after the other; see `continuation`."""
-        return following(self.generator, known, count, steps, trust)
+        return following(self.generator, known, count, steps, shrinkage)
 
     def draw(self, folder: Path, data: SequenceDataModule, count: int, seed: int) -> list[str]:
         """Figures of samples, of the latent space and of how sequences go on; see `pictures`."""
@@ -357,21 +364,6 @@ class MultiStyleGAN(AdversarialModule):
     def configure_callbacks(self) -> list[Callback]:
         """Measures samples at every validation."""
         return [SampleDistance(self.hparams.val_extractor, self.hparams.val_samples)]
-
-    def _cutmix(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        real_pixels: Tensor,
-        fake_pixels: Tensor,
-        share: Tensor | float,
-    ) -> dict[str, Tensor]:
-        mask = boxes(real, share)
-        logit, pixel_logit = self.discriminator(mixed(real.detach(), fake, mask))
-        return {
-            "cutmix": cutmix_loss(self.hparams.loss, logit, pixel_logit, mask),
-            "consistency": consistency(pixel_logit, real_pixels, fake_pixels, mask),
-        }
 
     def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
         count = number_of(share, len(real), least=0)
@@ -397,7 +389,8 @@ class MultiStyleGAN(AdversarialModule):
     def _samples(self, count: int) -> Tensor:
         """Fresh sequences, with the noise of their cameras."""
         frames = self.generator.synthesize(self._styles(count), self._noise(count))
-        return self.camera(frames, torch.randn_like(frames).flatten(1))
+        noise = torch.randn(count, self.camera.noise_values, device=self.device)
+        return self.camera(frames, noise)
 
     def _noise(self, count: int) -> Tensor:
         return torch.randn(count, self.generator.noise_values, device=self.device)

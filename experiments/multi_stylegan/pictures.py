@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SEQUENCES, WALK, CONTINUED = "sequences.png", "interpolation.mp4", "continuation.mp4"
 # Frames from one seed to the next, frames a second, frames added to a sequence, steps of a search,
-# training sequences that tell how much of a drawn change comes true.
+# sequences that tell how much of a drawn change comes true.
 _STEPS, _RATE, _ADDED, _SEARCH, _EXAMPLES = 12, 12, 10, 60, 8
 
 
@@ -41,10 +41,8 @@ def draw(
     Returns:
         Names of the files.
     """
-    dataset, device = data.dataset("val"), model.device
-    rows = range(0, len(dataset), max(1, len(dataset) // count))[:count]
-    batch = data.on_after_batch_transfer(dataset.__getitems__([(0, row) for row in rows]), 0)
-    real = batch["image"].to(device)
+    device = model.device
+    real = data.spread("val", count)["image"].to(device)
     seeds = torch.arange(seed, seed + count, device=device)
     fake = model.predict_step({"seed": seeds}, 0)["image"]
     write_png(folder / SEQUENCES, above(real, fake))
@@ -55,9 +53,9 @@ def draw(
     if real.shape[2] < 2:
         return [SEQUENCES, WALK]
     with torch.enable_grad():
-        examples = data.spread("train", _EXAMPLES).to(device)
-        trust = model.trust(examples, _SEARCH)
-        sequence = continued(model.generator, real[:1], _ADDED, _SEARCH, trust)
+        examples = data.spread("val", _EXAMPLES)["image"].to(device)
+        shrinkage = model.shrinkage(examples, _SEARCH)
+        sequence = continued(model.generator, real[:1], _ADDED, _SEARCH, shrinkage)
     _write(folder / CONTINUED, sequence[0], rate=2)
     return [SEQUENCES, WALK, CONTINUED]
 

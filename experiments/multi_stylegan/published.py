@@ -62,12 +62,8 @@ def published_options(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"{made} images a sequence are made, {channels} are looked at")
     side, frames = sizes.pop("image_size"), sizes.pop("frames")
     data = {"image_size": side, "frames": frames, "simulated_size": side}
-    model = sizes | {
-        "d_widths": d_widths,
-        "d_published": True,
-        "d_places": 1,
-        "camera_noise": False,
-    }
+    model = sizes | {"d_widths": d_widths, "d_published": True, "d_places": 1, "d_blurs": True}
+    model["camera_noise"] = False
     options = {f"data.{name}": value for name, value in data.items()}
     return options | {f"model.{name}": value for name, value in model.items()}
 

@@ -56,6 +56,25 @@ def discriminator_widths(
     return [finest * times for times in _TIMES[:levels]]
 
 
+def fitting_places(places: int, image_size: int, widths: Sequence[int]) -> int:
+    """``places``, if the discriminator's coarsest features have as many pixels along each side.
+
+    Args:
+        places: see `Discriminator`.
+        image_size: side of a frame in pixels.
+        widths: of `discriminator_widths`.
+
+    Raises:
+        UserError: they have fewer.
+    """
+    coarsest = image_size >> len(widths) - 1
+    if places > coarsest:
+        problem = f"is more than the {coarsest} pixels that {len(widths)} blocks leave of a side"
+        remedy = f"choose 1 to {coarsest}"
+        raise UserError(Exit.USAGE, f"--model.d_places {places}", problem, remedy)
+    return places
+
+
 def _fitting(name: str, typed: Sequence[int], counts: range, image_size: int) -> list[int]:
     if len(typed) not in counts or min(typed) < 1:
         asked = f"--model.{name} {','.join(map(str, typed)) or 'of no block'}"

@@ -68,12 +68,14 @@ def data(recordings: Path) -> Levels:
 class Still(pl.LightningModule):
     """Says that nothing happens any more."""
 
-    def trust(self, examples: Tensor, steps: int) -> Tensor:
+    def shrinkage(self, examples: Tensor, steps: int) -> Tensor:
         assert examples.shape[1:3] == (2, 3) and steps == ASKED.steps
         return torch.tensor([0.25, 0.75])
 
-    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
-        assert trust.tolist() == [0.25, 0.75]
+    def following(
+        self, known: Tensor, count: int, steps: int, shrinkage: Tensor
+    ) -> Iterator[Tensor]:
+        assert shrinkage.tolist() == [0.25, 0.75]
         yield from [known[:, :, -1]] * count
 
 
@@ -86,7 +88,9 @@ class Oracle(Still):
         batch = windows.__getitems__([(0, row) for row in range(len(windows))])
         self.whole = data.on_after_batch_transfer(batch, 0)["image"]
 
-    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
+    def following(
+        self, known: Tensor, count: int, steps: int, shrinkage: Tensor
+    ) -> Iterator[Tensor]:
         away = (self.whole[:, None, :, :2] - known).abs().flatten(2).sum(2)
         rest = self.whole[away.argmin(0), :, 2:]
         for k in range(count):
@@ -96,8 +100,10 @@ class Oracle(Still):
 class Broken(Oracle):
     """Loses one of them."""
 
-    def following(self, known: Tensor, count: int, steps: int, trust: Tensor) -> Iterator[Tensor]:
-        for frame in super().following(known, count, steps, trust):
+    def following(
+        self, known: Tensor, count: int, steps: int, shrinkage: Tensor
+    ) -> Iterator[Tensor]:
+        for frame in super().following(known, count, steps, shrinkage):
             frame = frame.clone()
             frame[1] = torch.nan
             yield frame
@@ -290,6 +296,6 @@ def test_long_recordings_do_not_leave_out_the_others(
     assert lengths == [9, 9, 4, 4]
     found = continued(folder, data, Still())
     assert found["finite_share"].n_real == 3
-    assert [found[f"trust/{channel}"].value for channel in ("BF", "GFP")] == [0.25, 0.75]
+    assert [found[f"shrinkage/{channel}"].value for channel in ("BF", "GFP")] == [0.25, 0.75]
     told = "3 of 6 test recordings, 2 known frames and 9 more, of which 2 are known to compare with"
     assert f"{told}; 2 shorter recordings are left out\n" in capsys.readouterr().out

@@ -287,6 +287,17 @@ def test_facts_of_the_data_are_plain_json(folder: Path, blobs: Path) -> None:
     assert restored.facts == data.facts
 
 
+def test_rows_are_spread_over_a_split(blobs: Path) -> None:
+    data = module(blobs)
+    data.setup("fit")
+    total = len(data.samples("train"))
+    every = data.spread("train", total)
+    assert torch.equal(data.spread("train", 10 * total)["image"], every["image"])
+    few, step = data.spread("train", 3), total // 3
+    assert torch.equal(few["image"], every["image"][::step][:3]) and step > 1
+    assert few["image"].min() >= -1 and few["mask"].shape == (3, 1, *few["image"].shape[-2:])
+
+
 def test_an_example_batch_is_what_generate_feeds_with_the_classes_in_turn(blobs: Path) -> None:
     data = module(blobs)
     data.setup("fit")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.multi_stylegan.continuation import between, continued, invert, trust
+from experiments.multi_stylegan.continuation import between, continued, estimated_shrinkage, invert
 from experiments.multi_stylegan.networks import Generator
 
 
@@ -56,19 +56,19 @@ def test_a_sequence_goes_on_and_what_was_known_stays(generator: Generator) -> No
 @pytest.mark.usefixtures("one_thread")
 def test_changes_are_trusted_as_far_as_they_come_true(generator: Generator) -> None:
     _, frames = drawn(generator, 9)
-    found = trust(generator, frames, steps=100)
+    found = estimated_shrinkage(generator, frames, steps=60)
     assert found.shape == (2,) and (found > 0.8).all()
     # In one domain only a third of the change happens, and in the other one nothing.
     slower = frames.clone()
     slower[:, 0, 2] = frames[:, 0, 1] + (frames[:, 0, 2] - frames[:, 0, 1]) / 3
     slower[:, 1, 2] = frames[:, 1, 1]
-    again = trust(generator, slower, steps=100)
+    again = estimated_shrinkage(generator, slower, steps=60)
     assert again[0].item() == pytest.approx(1 / 3, abs=0.05) and again[1] == 0
     still = continued(generator, frames[:1, :, :2].clamp(-1, 1), 2, 1, torch.zeros(2))
     assert torch.equal(still[:, :, 2:], still[:, :, 1:2].expand(-1, -1, 2, -1, -1))
     broken = frames.clone()
     broken[0, 0] = torch.nan
-    assert trust(generator, broken, steps=1)[0] == 0
+    assert estimated_shrinkage(generator, broken, steps=1)[0] == 0
 
 
 @pytest.mark.usefixtures("one_thread")

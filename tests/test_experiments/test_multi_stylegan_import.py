@@ -170,6 +170,7 @@ def test_the_configuration_of_the_run_follows_the_file_and_imports_it_again(
 ) -> None:
     first = run_folder(imported, EXPERIMENT, "first")
     others = ["--data.frames", "5", "--model.wiring", "dual", "--model.d_places", "4"]
+    others += ["--model.d_blurs", "false", "--model.camera_noise", "true"]
     typed = [*others, "--config", first / "config.yaml"]
     result = imports(cli, weights, *at(imported, "second"), *typed)
     assert result.code == 0, result.err

@@ -192,6 +192,12 @@ def test_blocks_that_do_not_fit_are_refused(levels: int) -> None:
         model(d_levels=levels)
 
 
+def test_no_more_regions_are_told_apart_than_features_have_pixels() -> None:
+    assert model(d_places=4).discriminator.places == 4
+    with pytest.raises(UserError, match=r"d_places 5: is more than the 4 pixels .* choose 1 to 4"):
+        model(d_places=5)
+
+
 def test_a_map_of_pixels_decides_how_much_each_of_them_counts(tmp_path: Path) -> None:
     picture = np.zeros((1, 32, 32), np.uint8)
     picture[:, :16] = 200
@@ -259,7 +265,7 @@ def test_without_noise_samples_do_not_depend_on_it() -> None:
     made.generator_terms(4, 0)["g_loss"].backward()
     still = {name for name, p in made.generator.named_parameters() if p.grad is None}
     assert still and all(name.endswith(".strength") for name in still)
-    noise = torch.randn(2, 3, sum(made._noise_values))
+    noise = torch.randn(2, 3, made.noise_values)
     z = torch.randn(3, 8)
     assert torch.equal(made.decode(z, noise[0]), made.decode(z, noise[1]))
     assert all(p.requires_grad for p in model().generator.parameters())
