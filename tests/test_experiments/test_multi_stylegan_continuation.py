@@ -24,7 +24,7 @@ def drawn(generator: Generator, count: int = 2) -> tuple[torch.Tensor, torch.Ten
 def test_frames_of_the_generator_are_found_again(generator: Generator) -> None:
     _, frames = drawn(generator)
     _, before = invert(generator, frames, steps=0)
-    styles, after = invert(generator, frames, steps=300)
+    styles, after = invert(generator, frames, steps=150)
     assert (after < 0.05 * before).all()
     with torch.no_grad():
         torch.testing.assert_close(
@@ -55,7 +55,7 @@ def test_a_sequence_goes_on_and_what_was_known_stays(generator: Generator) -> No
 
 @pytest.mark.usefixtures("one_thread")
 def test_changes_are_trusted_as_far_as_they_come_true(generator: Generator) -> None:
-    _, frames = drawn(generator, 9)
+    _, frames = drawn(generator, 8)
     found = estimated_shrinkage(generator, frames, steps=60)
     assert found.shape == (2,) and (found > 0.8).all()
     # In one domain only a third of the change happens, and in the other one nothing.
