@@ -21,6 +21,8 @@ _LR, _HOLD = 0.1, 1e-3
 _SCALES = (1, 2, 4)
 # Samples of which the nearest begins the search, how many at once, and styles whose spread counts.
 _STARTS, _AT_ONCE, _MAPPED = 256, 32, 4096
+# Least variance along an axis relative to the largest one: places are in units of the spread.
+_FLAT = 1e-6
 
 
 def invert(
@@ -48,13 +50,12 @@ def invert(
     known = target.shape[2]
     if known > frames:
         raise ValueError(f"{known} frames are more than the {frames} that are generated")
-    mean, axes = _spread(generator)
+    mean, axes, spread = _spread(generator)
     start = _nearest(generator, target) if start is None else start
-    place = torch.linalg.lstsq(axes.T, (start - mean).flatten(0, 1).T).solution.T
-    place = place.view(*start.shape[:2], -1).clone().requires_grad_()
+    place = ((start - mean) @ axes.T / spread).requires_grad_()
     optimizer = torch.optim.Adam([place], _LR)
     for step in range(steps + 1):
-        styles = mean + place @ axes
+        styles = mean + (place * spread) @ axes
         found = generator.synthesize(styles)[:, :, :known]
         if step == steps:
             break
@@ -161,12 +162,12 @@ def _change(generator: Generator, styles: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _spread(generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mean of the mapped styles [style_dim] and their axes, as long as they are spread, as rows."""
+def _spread(generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of the mapped styles [style_dim], principal axes as rows, and the spread along each."""
     w = _mapped(generator, _MAPPED)[:, 0]
     mean = w.mean(0)
     values, vectors = torch.linalg.eigh((w - mean).T.cov())
-    return mean, vectors.T * values.clamp(min=0).sqrt()[:, None]
+    return mean, vectors.T, values.clamp(min=_FLAT * values.max()).sqrt()
 
 
 @torch.no_grad()

@@ -33,6 +33,14 @@ def test_frames_of_the_generator_are_found_again(generator: Generator) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_search_begins_with_the_styles_that_are_given(generator: Generator) -> None:
+    styles, frames = drawn(generator)
+    found, missed = invert(generator, frames, 0, styles)
+    torch.testing.assert_close(found, styles, rtol=1e-3, atol=1e-3)
+    assert (missed < 1e-4 * frames.square().mean()).all()
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_one_sequence_does_not_lead_another_astray(generator: Generator) -> None:
     _, frames = drawn(generator)
     together, _ = invert(generator, frames, steps=5)
