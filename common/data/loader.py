@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 
 from common.errors import Exit, UserError, quoted_error
 from common.interrupts import Stopped, die_with_parent, interrupts
 
 IDLE = -1
+# A killed process may have to wait for a disk before it is gone.
+_END_S = 5
 # How the last line of an error from a loader process begins, which has gone on with other files.
 WHILE_READING = "while reading "
 
@@ -57,9 +60,20 @@ class BatchLoader(DataLoader):
                 raise quoted_error(str(error)) or self._lost(error) from error
 
     def stop_workers(self) -> None:
-        """Ends the loader processes, also those that hang."""
-        for worker in getattr(self._iterator, "_workers", ()):
+        """Ends the loader processes, also those that hang; the next epoch would start others."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            return
+        _remove_worker_pids(id(iterator))
+        for worker in iterator._workers:
             worker.kill()
+        for worker in iterator._workers:
+            worker.join(_END_S)
+        # Left to itself torch would ask them to end, now or when Python exits, and wait for ever
+        # for the lock of that request where one was killed while it held it.
+        iterator._worker_pids_set, iterator._shutdown = False, True
+        if hasattr(iterator, "_pin_memory_thread_done_event"):
+            iterator._pin_memory_thread_done_event.set()
 
     def names_being_read(self) -> list[str]:
         """Files that the loader processes had not finished."""

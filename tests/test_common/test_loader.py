@@ -62,9 +62,6 @@ def load(dataset: Faulty) -> Iterator[Callable[..., BatchLoader]]:
         yield make
         for loader in made:
             loader.stop_workers()
-            if loader._iterator is not None:
-                # torch would find the lost processes in the next test.
-                loader._iterator._shutdown_workers()
 
 
 def content(loader: BatchLoader) -> list[tuple[list[str], bytes]]:
@@ -159,6 +156,30 @@ def test_no_process_is_left_after_stopping_not_even_one_that_hangs(
     for worker in workers:
         worker.join(20)
         assert worker.exitcode == -signal.SIGKILL
+
+
+def test_a_process_killed_while_it_held_a_lock_does_not_keep_the_run_from_ending(
+    load: Callable[..., BatchLoader],
+) -> None:
+    content(loader := load(2))
+    iterator = loader._iterator
+    # As if by a process that is killed just then.
+    iterator._workers_done_event._cond.acquire()
+    loader.stop_workers()
+    # So does torch when Python exits.
+    end = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+    end.start()
+    end.join(20)
+    assert not end.is_alive()
+
+
+def test_a_stopped_loader_begins_again_with_other_processes(
+    load: Callable[..., BatchLoader],
+) -> None:
+    loader = load(2)
+    before = content(loader)
+    loader.stop_workers()
+    assert content(loader) == before
 
 
 def test_stopping_a_loader_that_has_no_processes_is_nothing(
