@@ -28,7 +28,7 @@ recheck = $(if $(KERNELS_CACHE)$(TORCH_CUDA_ARCH_LIST),recheck,$(if $(wildcard b
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu default, or a file) DATA= WEIGHTS= RUN= RESUME= N= HW= ARGS="
+	@echo "  options: EXP= ($(EXPERIMENTS)) CONFIG= (smoke cpu hour default, or a file) DATA= WEIGHTS= RUN= RESUME= N= HW= ARGS="
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
 

@@ -226,7 +226,10 @@ def _passed_over(root: Path, samples: Sequence[Sample], left_out: Mapping[str, s
 
 
 def _ensure_simulated(data: "ImageDataModule") -> None:
-    target = _raw_root(data)
+    target, published = _raw_root(data), data.workspace / "data/raw" / data.card.name
+    if published.is_dir():
+        where = relative(published)
+        _say(f"warning: {where} is not read, simulated images are; DATA={where} takes it instead")
     if target.is_dir():
         return
     _say(f"no --data.root: simulating {data.simulated_images} images")

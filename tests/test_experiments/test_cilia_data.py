@@ -293,6 +293,19 @@ def test_the_public_cross_sections_are_prepared(
     assert data.facts["channels"] == ["tem"] and data.facts["storage"]["dtype"] == "uint8"
 
 
+def test_published_data_that_nobody_named_are_not_passed_over_silently(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = CiliaDataModule(workspace=str(tmp_path), image_size=8)
+    shutil.copytree(small, tmp_path / "data/raw" / data.simulated_name)
+    data.prepare_data()
+    assert "not read" not in capsys.readouterr().out
+    (tmp_path / "data/raw/cilia_tem").mkdir()
+    data.prepare_data()
+    told = capsys.readouterr().out
+    assert "data/raw/cilia_tem is not read" in told and "DATA=" in told
+
+
 def test_splits_do_not_depend_on_the_size_of_the_canvas(small: Path, tmp_path: Path) -> None:
     splits = []
     for size in (8, 24):
