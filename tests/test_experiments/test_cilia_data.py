@@ -296,12 +296,13 @@ def test_the_public_cross_sections_are_prepared(
 def test_published_data_that_nobody_named_are_not_passed_over_silently(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = CiliaDataModule(workspace=str(tmp_path), image_size=8)
-    shutil.copytree(small, tmp_path / "data/raw" / data.simulated_name)
-    data.prepare_data()
+    settings = {"workspace": str(tmp_path), "image_size": 8}
+    name = CiliaDataModule(**settings).simulated_name
+    shutil.copytree(small, tmp_path / "data/raw" / name)
+    CiliaDataModule(**settings).prepare_data()
     assert "not read" not in capsys.readouterr().out
     (tmp_path / "data/raw/cilia_tem").mkdir()
-    data.prepare_data()
+    CiliaDataModule(**settings).prepare_data()
     told = capsys.readouterr().out
     assert "data/raw/cilia_tem is not read" in told and "DATA=" in told
 
