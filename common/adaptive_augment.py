@@ -51,12 +51,16 @@ class Augment:
         photometric_channels: those that brightness, contrast and noise change, all unless told; a
             mask that is generated as a channel is none of them.
 
+    Attributes:
+        moves: whether pixels may come to lie elsewhere, or be covered.
+
     Raises:
         UserError: an unknown step.
     """
 
     def __init__(self, policy: str, photometric_channels: Sequence[int] | None = None) -> None:
         self.steps = list(_steps(policy))
+        self.moves = any(step in _MOVING for step in self.steps)
         self.photometric_channels = photometric_channels
 
     def __call__(
@@ -238,6 +242,8 @@ _STEPS: dict[str, Step] = {
     "noise": _noise,
     "cutout": _cutout,
 }
+
+_MOVING = (_flip, _turn, _translate, _affine, _cutout)
 
 
 def _steps(policy: str) -> Iterator[Step]:

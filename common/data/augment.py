@@ -3,6 +3,7 @@
 A policy is one step or several joined by "+", such as "d4+photometric":
 
 - ``none``: the arrays as they are.
+- ``mirror``: left and right exchanged or not.
 - ``d4``: one of the eight flips and rotations of a square, one of four where sides differ.
 - ``affine``: rotation up to 15 degrees, scale 0.9 to 1.1, shift up to 5 %, reflected at the border.
 - ``photometric``: brightness, contrast and gamma, each up to 20 %, in float32.
@@ -77,7 +78,7 @@ def orient(array: np.ndarray, element: int) -> np.ndarray:
 
 
 def _step(name: str) -> Callable[[Arrays, np.random.Generator, Sequence[str]], Arrays]:
-    steps = {"d4": _d4, "affine": _affine, "photometric": _photometric}
+    steps = {"mirror": _mirror, "d4": _d4, "affine": _affine, "photometric": _photometric}
     if name not in steps:
         raise UserError(
             Exit.USAGE,
@@ -86,6 +87,11 @@ def _step(name: str) -> Callable[[Arrays, np.random.Generator, Sequence[str]], A
             f"choose none, or one or more of {', '.join(steps)} joined by +",
         )
     return steps[name]
+
+
+def _mirror(arrays: Arrays, rng: np.random.Generator, images: Sequence[str]) -> Arrays:
+    element = 2 * int(rng.integers(2))
+    return {name: np.ascontiguousarray(orient(a, element)) for name, a in arrays.items()}
 
 
 def _d4(arrays: Arrays, rng: np.random.Generator, images: Sequence[str]) -> Arrays:

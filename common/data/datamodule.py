@@ -280,7 +280,8 @@ class ImageDataModule(ExperimentData):
             count: at least 1.
         """
         dataset = self.dataset(split)
-        rows = range(0, len(dataset), max(1, len(dataset) // count))[:count]
+        count = min(count, len(dataset))
+        rows = [k * len(dataset) // count for k in range(count)]
         return self.on_after_batch_transfer(dataset.__getitems__([(0, row) for row in rows]), 0)
 
     def train_dataloader(self) -> BatchLoader:

@@ -32,6 +32,16 @@ def gradient_square(logits: Tensor, inputs: Tensor) -> Tensor:
     return _gradients(logits, inputs).square().flatten(1).sum(1).mean()
 
 
+def mixed_pixels(maps: Tensor) -> Tensor:
+    """Random sums of the pixels of maps [B, ..., H, W], one an image: [B, 1].
+
+    Each pixel counts with a standard normal weight over the root of their number, so that the
+    squared gradient of the sum is on average the mean of those of all pixels. That of their mean is
+    smaller by their number where pixels depend on different inputs.
+    """
+    return (maps * torch.randn_like(maps)).flatten(1).sum(1, keepdim=True) / maps[0].numel() ** 0.5
+
+
 def interpolation_penalty(
     discriminator: Callable[[Tensor], Tensor],
     real: Tensor,

@@ -65,19 +65,24 @@ class _Block(nn.Module):
         return self.second(self.first(x)) + self.skip(x)
 
 
+def group_of(batch: int, group_size: int) -> int:
+    """Images of a group: the largest number up to ``group_size`` that divides the batch."""
+    return max(n for n in range(1, min(group_size, batch) + 1) if batch % n == 0)
+
+
 def minibatch_deviation(x: Tensor, group_size: int) -> Tensor:
     """How much the images of a group differ, as a feature map (Karras et al. 2018, Section 3).
 
     Args:
         x: features [B, C, H, W].
-        group_size: images of a group; the largest number up to this that divides B is used.
+        group_size: images of a group, see `group_of`.
 
     Returns:
         Standard deviation over the group, mean over features and pixels, [B, 1, H, W]. The groups
         are k, k + B / size, k + 2 B / size, ...
     """
     batch, _, height, width = x.shape
-    size = max(n for n in range(1, min(group_size, batch) + 1) if batch % n == 0)
+    size = group_of(batch, group_size)
     variance = x.reshape(size, batch // size, -1).var(0, correction=0)
     # The root of exactly 0 has an infinite slope.
     deviation = (variance + 1e-8).sqrt().mean(1)

@@ -13,13 +13,16 @@ from common.data.sequence_datamodule import SequenceDataModule
 from common.preprocess.noise import MEDIAN_OF_NORMAL, NOISE_KERNEL, NOISE_KERNEL_NORM
 
 # Groups of pixels by the grey value of their surroundings; objects fill some, background another.
-_GROUPS = 8
+_GROUPS = 4
 # Training sequences that are measured.
 _SEQUENCES = 64
 
 
 class CameraNoise(nn.Module):
-    """Adds to each domain of a sequence white noise of its own strength.
+    """Adds to each domain of a sequence white noise as strong as one of the recordings has it.
+
+    Recordings differ in light, and so in noise. Within one it is the same everywhere here, as
+    strong as in the least noisy parts: objects brighter than those get less than they should.
 
     Args:
         domains: how many.
@@ -28,16 +31,18 @@ class CameraNoise(nn.Module):
         enabled: without it nothing is measured or added.
 
     Attributes:
-        strength: standard deviations [D], at least 0, of frames in [-1, 1]; 0 until measured.
+        strengths: standard deviations [64, D], at least 0, of frames in [-1, 1], one row a
+            recording; 0 until measured.
         noise_values: normal numbers that a sequence takes.
     """
 
-    strength: Tensor
+    strengths: Tensor
 
     def __init__(self, domains: int, frames: int, image_size: int, enabled: bool) -> None:
         super().__init__()
-        self.register_buffer("strength", torch.zeros(domains))
-        self.noise_values = domains * frames * image_size**2 if enabled else 0
+        self.register_buffer("strengths", torch.zeros(_SEQUENCES, domains))
+        # The first of them chooses the recording.
+        self.noise_values = 1 + domains * frames * image_size**2 if enabled else 0
 
     def forward(self, frames: Tensor, noise: Tensor) -> Tensor:
         """Frames [B, D, T, S, S] with the noise of their cameras.
@@ -48,7 +53,10 @@ class CameraNoise(nn.Module):
         """
         if not self.noise_values:
             return frames
-        return frames + self.strength[:, None, None, None] * noise.view_as(frames)
+        choice, values = noise.tensor_split([1], 1)
+        uniform = (1 + torch.erf(choice[:, 0] / 2**0.5)) / 2
+        row = (uniform * _SEQUENCES).long().clamp(max=_SEQUENCES - 1)
+        return frames + self.strengths[row][:, :, None, None, None] * values.reshape(frames.shape)
 
     def measure_once(self, data: SequenceDataModule, tell: bool = True) -> None:
         """Measures in training sequences, unless that was done; a checkpoint holds what was found.
@@ -57,24 +65,31 @@ class CameraNoise(nn.Module):
             data: set up.
             tell: prints what was found.
         """
-        if not self.noise_values or self.strength.any():
+        if not self.noise_values or self.strengths.any():
             return
         seen = data.spread("train", _SEQUENCES)
         self.measure(seen["image"], seen["mask"])
         if tell:
-            found = " and ".join(f"{value / 2:.2%}" for value in self.strength.tolist())
-            print(f"noise of cameras: {found} of the window, domain by domain", flush=True)
+            middle = self.strengths.median(0).values.tolist()
+            found = " and ".join(f"{value / 2:.2%}" for value in middle)
+            print(f"noise of cameras: {found} of the window, medians by domain", flush=True)
 
     def measure(self, frames: Tensor, masks: Tensor) -> None:
         """Takes the strengths over from recordings.
 
         Args:
-            frames: float32 [N, D, T, S, S] in [-1, 1].
+            frames: float32 [N, D, T, S, S] in [-1, 1]; of fewer than 64, some count more than once.
             masks: 1 inside of each frame and 0 on the canvas around it [N, 1, S, S].
         """
-        masks = masks.expand(-1, frames.shape[2], -1, -1).flatten(0, 1)
-        found = [noise_level(domain.flatten(0, 1), masks) for domain in frames.unbind(1)]
-        self.strength.copy_(torch.stack(found))
+        count, domains, times = frames.shape[:3]
+        masks = masks.expand(-1, times, -1, -1)
+        found = [
+            noise_level(one, mask)
+            for sequence, mask in zip(frames, masks, strict=True)
+            for one in sequence
+        ]
+        rows = torch.arange(_SEQUENCES) * count // _SEQUENCES
+        self.strengths.copy_(torch.stack(found).view(count, domains)[rows])
 
 
 def noise_level(frames: Tensor, masks: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ class YeastDataModule(SequenceDataModule):
             the same chip, were trained on.
         simulated_test: moments of further simulated positions, five traps each, which are the test
             split; 0 takes that from the others, by position.
-        augment: as for `ImageDataModule`; none unless asked, because traps stand upright: a model
-            that is shown all orientations has to draw them.
+        augment: as for `ImageDataModule`. Traps stand upright and are symmetric: a model that is
+            shown all orientations has to draw them.
         kwargs: as for `SequenceDataModule`.
     """
 
@@ -64,7 +64,7 @@ class YeastDataModule(SequenceDataModule):
         file_pattern: str = FILE_PATTERN,
         split_by: Literal["position", "trap", "time"] = "position",
         simulated_test: NonNegativeInt = 0,
-        augment: str = "none",
+        augment: str = "mirror",
         **kwargs: Any,
     ) -> None:
         super().__init__(augment=augment, **kwargs)

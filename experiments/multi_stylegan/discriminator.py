@@ -19,6 +19,7 @@ from kernels.precision import without_autocast
 # Of the paper: which block of encoder and decoder attends, blocks of the encoder that see how much
 # the batch varies, features of the head.
 _ATTENDS_DOWN, _ATTENDS_UP, _VARYING, _HEAD = 2, 1, 2, 128
+_GROUP = 4
 # Arguments by which the discriminator does what the released code's does.
 PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True}
 
@@ -36,19 +37,23 @@ class Discriminator(nn.Module):
             mean over its part of the frame. With 1, as published, the logit hardly tells where in
             the frame something is.
         blurs: before halving, see `EqualizedConv`.
+        released: frames are turned into what the released code takes for frames, see `Generator`.
     """
 
     def __init__(
         self,
         channels: int,
         widths: Sequence[int] = (128, 256, 384, 768, 1024),
-        group_size: int = 4,
+        group_size: int = _GROUP,
         blur_last: bool = False,
         places: int = 1,
         blurs: bool = True,
+        released: bool = False,
     ) -> None:
         super().__init__()
         self.places = places
+        self.group_size = group_size
+        self.released = released
         sizes = pairwise([channels, *widths])
         varying = range(len(widths) - _VARYING, len(widths))
         self.encoder = nn.ModuleList(
@@ -56,7 +61,11 @@ class Discriminator(nn.Module):
             for k, size in enumerate(sizes)
         )
         self.down = nn.ModuleList(
-            BlurLast(width) if blur_last else EqualizedConv(width, width, 3, down=2, blur=blurs)
+            # Attention begins as a linear map: with linear steps around it, features of its side
+            # would be none at all.
+            BlurLast(width)
+            if blur_last
+            else EqualizedConv(width, width, 3, "lrelu", down=2, blur=blurs)
             for width in widths[:-1]
         )
         upwards = list(pairwise(widths[::-1]))
@@ -88,7 +97,7 @@ class Discriminator(nn.Module):
         Returns:
             [B, 1] and [B, 1, 1, S, S].
         """
-        x, beside = x.flatten(1, 2), []
+        x, beside = ((x.flip(-2) + 1) / 2 if self.released else x).flatten(1, 2), []
         for k, block in enumerate(self.encoder):
             x = block(x)
             if k < len(self.down):
@@ -103,7 +112,8 @@ class Discriminator(nn.Module):
             x = block(torch.cat([larger, beside.pop()], 1))
         with without_autocast(x):
             x = bias_act(x.to(self.pixel_bias.dtype), self.pixel_bias, act="lrelu")
-            return logit, self.pixel_head(x)[:, None]
+            pixels = self.pixel_head(x)[:, None]
+        return logit, pixels.flip(-2) if self.released else pixels
 
 
 class Residual(nn.Module):

@@ -13,12 +13,13 @@ from common.adaptive_augment import AdaptiveProbability, Augment
 from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datasets import Batch
 from common.data.sequence_datamodule import SequenceDataModule
-from common.errors import Exit, UserError, relative, require_positive
-from common.losses.adversarial import Loss, discriminator_loss, generator_loss
+from common.errors import require_positive
+from common.losses.adversarial import discriminator_loss, generator_loss
 from common.losses.penalties import (
     PathLengthPenalty,
     gradient_square,
     lazy_weight,
+    mixed_pixels,
     path_length,
 )
 from common.networks.style import mixed_styles
@@ -29,15 +30,17 @@ from experiments.multi_stylegan.camera_noise import CameraNoise
 from experiments.multi_stylegan.continuation import estimated_shrinkage, following
 from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
 from experiments.multi_stylegan.networks import Generator, Wiring
-from experiments.multi_stylegan.pixel_map import read_pixel_map
+from experiments.multi_stylegan.pixel_map import read_pixel_map, require_still
 from experiments.multi_stylegan.schedule import clip_norm, kinds, shares
 from experiments.multi_stylegan.tricks import (
+    Loss,
     boxes,
     consistency,
     cutmix_loss,
     hardest,
     mixed,
-    number_of,
+    number_wrong,
+    order_loss,
     reordered,
 )
 from experiments.multi_stylegan.widths import discriminator_widths, fitting_places, generator_widths
@@ -62,7 +65,7 @@ class MultiStyleGAN(AdversarialModule):
         mapping_layers: from z to w.
         wiring: "dual", or "published" as the released code has it.
         noise: whether each layer learns how much noise it adds; else none is added.
-        camera_noise: whether samples get white noise as strong as in training frames; see
+        camera_noise: whether samples get white noise as strong as training sequences have it; see
             `CameraNoise`.
         d_width: channels of the discriminator's first block; later ones have 2, 3, 6 and 8 times
             as many.
@@ -71,8 +74,9 @@ class MultiStyleGAN(AdversarialModule):
             them to ``width`` and ``max_width``.
         d_widths: the same of the discriminator's blocks, at least 3; None leaves them to
             ``d_width`` and ``d_levels``.
-        d_published: the discriminator does what that of the released code does: it blurs what it
-            has halved, and sees how much the whole batch varies.
+        released: networks do what those of the released code do: frames are in [0, 1] and upside
+            down inside of them, the discriminator blurs what it has halved, and sees how much the
+            whole batch varies.
         d_places: regions along each side that the discriminator averages, each by itself, before
             its logit of a sequence.
         d_blurs: whether it blurs before it halves, which nearly erases outlines one pixel wide.
@@ -85,10 +89,12 @@ class MultiStyleGAN(AdversarialModule):
             stands for those of several has as many times that.
         pixel_weight: of the loss on the logits of pixels, beside that on sequences.
         pixel_map: image file whose grey values tell how much each pixel counts in that loss, such
-            as more where the trap is; "" for all alike. The weights lie in the checkpoint.
+            as more where the trap is; "" for all alike. The weights lie in the checkpoint, and
+            ``augment`` must leave pixels where they are.
         pixel_map_from: images seen when it begins to count.
         mixing_prob: of a sample to take its styles from a second z beyond some layer.
-        r1_weight: gamma of the squared gradient at real sequences; the loss holds gamma / 2 of it.
+        r1_weight: gamma of the squared gradients of both logits at real sequences, of pixels the
+            mean; the loss holds gamma / 2 of it.
         r1_every: steps from one such penalty to the next, whose weight grows as much.
         path_length_weight: of the path length penalty.
         path_length_every: steps from one to the next, whose weight grows as much.
@@ -101,7 +107,7 @@ class MultiStyleGAN(AdversarialModule):
         top_k_share: of samples that the generator learns from in the end; 1 for all.
         top_k_from: images seen when the share begins to fall.
         top_k_to: images seen when it has fallen.
-        order_share: of a batch that is shown in a wrong order as generated; 0 for none.
+        order_share: of a batch that is shown in a wrong order too, as generated; 0 for none.
         order_from: images seen when that begins.
         truncation: below 1 samples are more typical and less different.
         val_extractor: of the features that validation compares samples by.
@@ -125,7 +131,7 @@ class MultiStyleGAN(AdversarialModule):
         d_levels: int = 5,
         widths: list[int] | None = None,
         d_widths: list[int] | None = None,
-        d_published: bool = False,
+        released: bool = False,
         d_places: int = 1,
         d_blurs: bool = True,
         loss: Loss = "non_saturating",
@@ -168,6 +174,7 @@ class MultiStyleGAN(AdversarialModule):
         self.generator = Generator(
             image_size, num_channels, frames, latent_dim, style_dim,
             generator_widths(image_size, width, max_width, widths), mapping_layers, wiring,
+            released,
         )  # fmt: skip
         for name, strength in self.generator.named_parameters():
             # They begin at 0, and strengths of released weights are kept.
@@ -178,7 +185,8 @@ class MultiStyleGAN(AdversarialModule):
             of_blocks,
             places=fitting_places(d_places, image_size, of_blocks),
             blurs=d_blurs,
-            **(PUBLISHED if d_published else {}),
+            released=released,
+            **(PUBLISHED if released else {}),
         )
         self.camera = CameraNoise(num_channels, frames, image_size, camera_noise)
         self.augment = Augment(augment)
@@ -189,6 +197,7 @@ class MultiStyleGAN(AdversarialModule):
     def setup(self, stage: str) -> None:
         """Reads the map of pixels where training begins."""
         if stage == "fit" and self.hparams.pixel_map:
+            require_still(self.augment, self.hparams.augment)
             size = self.hparams.image_size
             self.pixel_weights.copy_(read_pixel_map(Path(self.hparams.pixel_map), size))
 
@@ -200,7 +209,8 @@ class MultiStyleGAN(AdversarialModule):
         """One step of the discriminator and one of the generator."""
         real, step, schedule = batch["image"], self.step_number(batch), self.schedule()
         hparams = self.hparams
-        judges, makes = kinds(hparams, self.trainer.images_seen, len(real), step, schedule)
+        group, seen = self.discriminator.group_size, self.trainer.images_seen
+        judges, makes = kinds(hparams, seen, len(real), step, schedule, group)
         share = torch.full((), schedule["cutmix_prob"], device=self.device)
         g_optimizer, d_optimizer = self.optimizers()
         self.toggle_optimizer(d_optimizer)
@@ -232,19 +242,26 @@ class MultiStyleGAN(AdversarialModule):
         shown, made = self.augment(real, probability), self.augment(fake, probability)
         weight = lazy_weight(step, hparams.r1_every) * hparams.r1_weight
         shown.requires_grad_(weight > 0)
-        made = torch.cat([made, self._wrong(real, probability, schedule["order_share"])])
         real_logits, fake_logits = self.discriminator(shown), self.discriminator(made)
-        self.adaptive.update(real_logits[0].detach())
         loss = self._loss(discriminator_loss, real_logits, fake_logits)
         terms = {"augment_prob": probability}
         terms |= {"real_logit": real_logits[0].mean(), "fake_logit": fake_logits[0].mean()}
+        # Only the others give the zero of a logit a meaning.
+        zero = terms["fake_logit"] if hparams.loss == "wasserstein" else 0
+        self.adaptive.update((real_logits[0] - zero).detach())
         if weight:
-            both = real_logits[0] + real_logits[1].flatten(1).mean(1, keepdim=True)
-            terms["r1"] = gradient_square(both, shown)
+            pixels = hparams.pixel_weight**0.5 * mixed_pixels(real_logits[1])
+            terms["r1"] = gradient_square(real_logits[0] + pixels, shown)
             loss = loss + weight / 2 * terms["r1"]
+        wrong = number_wrong(schedule["order_share"], len(real), self.discriminator.group_size)
+        if wrong:
+            logit, _ = self.discriminator(self.augment(reordered(real[:wrong]), probability))
+            share = schedule["order_share"]
+            terms["order"] = order_loss(hparams.loss, logit, fake_logits[0], share)
+            loss = loss + terms["order"]
         if schedule["cutmix_prob"] > 0:
-            pixels, mask = (real_logits[1], fake_logits[1][: len(real)]), boxes(real, cutmix_prob)
-            cut = self.discriminator(mixed(shown.detach(), made[: len(real)], mask))
+            pixels, mask = (real_logits[1], fake_logits[1]), boxes(real, cutmix_prob)
+            cut = self.discriminator(mixed(shown.detach(), made, mask))
             terms["cutmix"] = cutmix_loss(hparams.loss, *cut, mask)
             terms["consistency"] = consistency(cut[1], *pixels, mask)
             loss = loss + terms["cutmix"] + hparams.cutmix_weight * terms["consistency"]
@@ -330,20 +347,9 @@ class MultiStyleGAN(AdversarialModule):
         """Takes over the networks of a file of released weights, and says of what sizes they are.
 
         Raises:
-            UserError: as of `published.load_published`, or the data have more or fewer channels
-                than the networks have domains.
+            UserError: as of `published.take_over`.
         """
-        generator, discriminator = published.load_published(path)
-        made, asked = len(generator.constants), self.hparams.num_channels
-        if made != asked:
-            problem = f"makes {made} domains, and the data have {asked} channels"
-            remedy = "name a data card that has as many with --data.card"
-            raise UserError(Exit.USAGE, relative(path), problem, remedy)
-        self.generator.load_state_dict(generator.state_dict())
-        self.discriminator.load_state_dict(discriminator.state_dict())
-        sizes = self.hparams
-        frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
-        return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
+        return published.take_over(path, self.generator, self.discriminator, self.hparams)
 
     def shrinkage(self, examples: Tensor, steps: int) -> Tensor:
         """By how much drawn changes are to be shrunk; see `continuation`."""
@@ -364,10 +370,6 @@ class MultiStyleGAN(AdversarialModule):
     def configure_callbacks(self) -> list[Callback]:
         """Measures samples at every validation."""
         return [SampleDistance(self.hparams.val_extractor, self.hparams.val_samples)]
-
-    def _wrong(self, real: Tensor, probability: Tensor, share: float) -> Tensor:
-        count = number_of(share, len(real), least=0)
-        return self.augment(reordered(real[:count]), probability) if count else real[:0]
 
     def _loss(self, kind: Any, *logits: Any) -> Tensor:
         """Of sequences, and of their pixels."""

@@ -33,6 +33,8 @@ class Generator(nn.Module):
         widths: channels of each path at 4, 8, ... ``image_size`` pixels.
         mapping_layers: from z to w.
         wiring: whose features frames are read from.
+        released: frames are what networks of the released code take for frames: in [0, 1] and with
+            the last row first; here they are turned into ours, in [-1, 1].
 
     Raises:
         UserError: ``image_size`` is no power of two.
@@ -49,6 +51,7 @@ class Generator(nn.Module):
         widths: Sequence[int] = (512,) * 7,
         mapping_layers: int = 8,
         wiring: Wiring = "dual",
+        released: bool = False,
     ) -> None:
         super().__init__()
         sides = resolutions(image_size)
@@ -64,6 +67,7 @@ class Generator(nn.Module):
         self.register_buffer("noise", torch.randn(self.noise_values))
         self.wiring = wiring
         self.num_frames = frames
+        self.released = released
 
     def forward(
         self,
@@ -112,7 +116,8 @@ class Generator(nn.Module):
             features = level(paths, w, part)
             read = features * len(images) if shared else features
             images = level.add_frames(read, images, w[:, -1])
-        return torch.stack(images, 1)
+        made = torch.stack(images, 1)
+        return (2 * made - 1).flip(-2) if self.released else made
 
 
 class Mapping(MappingNetwork):

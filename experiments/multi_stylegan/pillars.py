@@ -52,11 +52,19 @@ def find_pillars(frame: np.ndarray) -> Pillars | None:
         frame: brightfield [H, W], any scale; an average over time holds fewer cells.
 
     Returns:
-        None where nothing looks like a pair.
+        None where nothing looks like a pair, upright or upside down, as some files have it.
     """
     image = on_grid(frame)
     if not np.ptp(image) > 0:
         return None
+    upright = _upright(image)
+    if upright is not None:
+        return upright
+    turned = _upright(np.ascontiguousarray(image[::-1]))
+    return turned and turned._replace(distance=turned.distance[::-1])
+
+
+def _upright(image: np.ndarray) -> Pillars | None:
     best = max(_candidates(image), key=lambda found: found[0])
     score, sign, scale, separation, x, y = best
     if score < _LEAST:

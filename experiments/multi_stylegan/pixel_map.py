@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.adaptive_augment import Augment
 from common.errors import Exit, UserError, relative
 
 
@@ -28,3 +29,15 @@ def read_pixel_map(path: Path, size: int) -> Tensor:
     # Cubic interpolation goes below 0 beside an edge.
     weights = weights.clamp(min=0)
     return weights / weights.mean()
+
+
+def require_still(augment: Augment, policy: str) -> None:
+    """Refuses augmentation that moves what is seen away from its weights.
+
+    Raises:
+        UserError: it does.
+    """
+    if augment.moves:
+        problem = "moves pixels, and the weights of --model.pixel_map stand still"
+        remedy = "choose --model.augment none, or brightness+contrast, or leave out the map"
+        raise UserError(Exit.USAGE, f"--model.augment {policy}", problem, remedy)

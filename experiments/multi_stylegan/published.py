@@ -26,6 +26,8 @@ Weights = Mapping[str, Tensor]
 def load_published(path: str | Path) -> tuple[Generator, Discriminator]:
     """Networks of a released checkpoint, in eval mode.
 
+    As released, they make and judge frames in [0, 1] whose last row comes first.
+
     Args:
         path: of a ``.pt`` file with the state dicts ``generator_ema`` (or ``generator``) and
             ``discriminator``, or of an ``.npz`` with arrays ``generator/*`` and
@@ -38,6 +40,34 @@ def load_published(path: str | Path) -> tuple[Generator, Discriminator]:
     generator, discriminator = _read(path)
     with _of_the_released_code(path):
         return _generator(generator), _discriminator(discriminator)
+
+
+def take_over(path: Path, generator: Generator, discriminator: Discriminator, sizes: Any) -> str:
+    """Loads the weights of a file into networks that were made by its `published_options`.
+
+    Args:
+        path: as of `load_published`.
+        generator: gets the weights.
+        discriminator: gets them, too.
+        sizes: options of `MultiStyleGAN`.
+
+    Returns:
+        Of what sizes the networks are.
+
+    Raises:
+        UserError: as of `load_published`, or the data have more or fewer channels than the networks
+            have domains.
+    """
+    networks = load_published(path)
+    made, asked = len(networks[0].constants), sizes.num_channels
+    if made != asked:
+        problem = f"makes {made} domains, and the data have {asked} channels"
+        remedy = "name a data card that has as many with --data.card"
+        raise UserError(Exit.USAGE, relative(path), problem, remedy)
+    for network, given in zip((generator, discriminator), networks, strict=True):
+        network.load_state_dict(given.state_dict())
+    frames = f"{made} domains, {sizes.frames} frames of {sizes.image_size} px"
+    return f"{frames}; channels {sizes.widths}, of the discriminator {sizes.d_widths}"
 
 
 def published_options(path: str | Path) -> dict[str, Any]:
@@ -62,8 +92,9 @@ def published_options(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"{made} images a sequence are made, {channels} are looked at")
     side, frames = sizes.pop("image_size"), sizes.pop("frames")
     data = {"image_size": side, "frames": frames, "simulated_size": side}
-    model = sizes | {"d_widths": d_widths, "d_published": True, "d_places": 1, "d_blurs": True}
-    model["camera_noise"] = False
+    model = sizes | {"d_widths": d_widths, "released": True, "d_places": 1, "d_blurs": True}
+    # Of its training, for whoever goes on with it.
+    model |= {"camera_noise": False, "g_lr": 2e-4, "d_lr": 6e-4, "beta2": 0.999}
     options = {f"data.{name}": value for name, value in data.items()}
     return options | {f"model.{name}": value for name, value in model.items()}
 

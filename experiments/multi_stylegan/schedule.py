@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from common.losses.penalties import lazy_weight
-from experiments.multi_stylegan.tricks import number_of
+from experiments.multi_stylegan.tricks import number_of, number_wrong
 
 
 def ramp(images_seen: int, start: int, end: int) -> float:
@@ -31,7 +31,12 @@ def shares(hparams: Any, images_seen: int) -> dict[str, float]:
 
 
 def kinds(
-    hparams: Any, images_seen: int, count: int, step: int, schedule: dict[str, float]
+    hparams: Any,
+    images_seen: int,
+    count: int,
+    step: int,
+    schedule: dict[str, float],
+    group_size: int,
 ) -> tuple[Hashable, Hashable]:
     """All that decides which operations a step of discriminator and generator consists of.
 
@@ -41,9 +46,10 @@ def kinds(
         count: sequences of a batch.
         step: counted from 0.
         schedule: of `shares`.
+        group_size: of the discriminator.
     """
     mapped = images_seen >= hparams.pixel_map_from
-    wrong = number_of(schedule["order_share"], count, least=0)
+    wrong = number_wrong(schedule["order_share"], count, group_size)
     kept = number_of(schedule["top_k_share"], count)
     judges = (lazy_weight(step, hparams.r1_every), schedule["cutmix_prob"] > 0, wrong, mapped)
     return judges, (count, lazy_weight(step, hparams.path_length_every), kept, mapped)

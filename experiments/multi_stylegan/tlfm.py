@@ -24,7 +24,6 @@ OFFICIAL = {
     **dict.fromkeys((f"Pos{k}" for k in (18, 20, 21, 22, 24, 25, 26, 28, 30)), "train"),
     **{"Pos27": "val", "Pos29": "test"},
 }
-SPLIT_BY = ("position", "trap", "time")
 
 
 class Key(NamedTuple):

@@ -5,12 +5,16 @@ Pure functions of tensors; when each of them begins, `schedule` tells.
 
 from functools import cache
 from itertools import permutations
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.adversarial import Loss
+from common.networks.discriminator import group_of
+
+# Others of `common.losses.adversarial` compare pairs, which not all that is judged here has.
+Loss = Literal["non_saturating", "hinge", "wasserstein"]
 
 # CutMix: the least and the most of a side that is cut (Schönfeld et al. 2020 cut any rectangle).
 _LEAST, _MOST = 0.1, 0.9
@@ -58,8 +62,7 @@ def cutmix_loss(kind: Loss, logit: Tensor, pixel_logit: Tensor, mask: Tensor) ->
     difference would call everything real.
 
     Args:
-        kind: of the loss, as on all other sequences; the relativistic one has no pairs here and
-            stands for the non-saturating one.
+        kind: of the loss, as on all other sequences.
         logit: [B, 1].
         pixel_logit: [B, 1, 1, H, W].
         mask: of `boxes`.
@@ -98,6 +101,35 @@ def hardest(logits: Tensor, share: float) -> Tensor:
         Their positions.
     """
     return logits.detach().flatten().topk(number_of(share, len(logits))).indices
+
+
+def number_wrong(share: float, count: int, group_size: int) -> int:
+    """How many sequences of a batch are shown in a wrong order: whole groups of them.
+
+    A group is what the discriminator compares to see how much a batch varies; of one of another
+    size it would know by that alone that something is wrong.
+
+    Args:
+        share: of the batch; 0 is none.
+        count: sequences of the batch.
+        group_size: as `minibatch_deviation` takes it; 0 is the whole batch.
+    """
+    if not share:
+        return 0
+    group = group_of(count, group_size) if group_size else 1
+    return group * max(1, round(share * count / group))
+
+
+def order_loss(kind: Loss, wrong: Tensor, fake: Tensor, share: float) -> Tensor:
+    """What the discriminator's loss changes by when some of what is generated is in a wrong order.
+
+    Args:
+        kind: of the loss.
+        wrong: logits [N, 1] of sequences in a wrong order; as real as any by their pixels.
+        fake: logits [B, 1] of generated ones, whose loss counts already.
+        share: how many times as much the former count as the latter, together.
+    """
+    return share / (1 + share) * (_targeted(kind, -wrong).mean() - _targeted(kind, -fake).mean())
 
 
 def reordered(sequences: Tensor) -> Tensor:

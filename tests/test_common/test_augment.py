@@ -60,6 +60,13 @@ def test_d4_reaches_all_eight_equally_often_and_nothing_else() -> None:
     assert sum(drawn.count(element) for element in elements) == 800
 
 
+def test_a_mirror_exchanges_left_and_right_half_of_the_time() -> None:
+    image = noise((1, 6, 6))
+    drawn = [augment({"image": image}, "mirror", 1, 0, k)["image"].tobytes() for k in range(400)]
+    same, mirrored = (drawn.count(one.tobytes()) for one in (image, image[..., ::-1]))
+    assert same + mirrored == 400 and 150 < same < 250
+
+
 def test_d4_keeps_the_shape_where_the_sides_differ() -> None:
     image = noise((2, 4, 7))
     drawn = {augment({"image": image}, "d4", 1, 0, k)["image"].tobytes() for k in range(100)}
@@ -200,7 +207,7 @@ def test_none_returns_the_arrays_themselves() -> None:
 
 @pytest.mark.parametrize("policy", ["D4", "", "d4+blur", "none+d4"])
 def test_an_unknown_policy_is_a_usage_error_that_lists_the_known_ones(policy: str) -> None:
-    with pytest.raises(UserError, match="none, or one or more of d4, affine, photometric") as error:
+    with pytest.raises(UserError, match="none, or one or more of mirror, d4, affine") as error:
         augment({"image": noise((1, 4, 4))}, policy, 0, 0, 0)
     assert error.value.code == Exit.USAGE
 

@@ -11,6 +11,7 @@ from common.losses.penalties import (
     gradient_square,
     interpolation_penalty,
     lazy_weight,
+    mixed_pixels,
     path_length,
 )
 
@@ -48,6 +49,19 @@ def test_a_map_counts_as_the_mean_of_its_pixels() -> None:
     torch.testing.assert_close(
         gradient_square(mapped, x), gradient_square(mapped.mean((1, 2, 3)), x)
     )
+
+
+def test_mixed_pixels_have_on_average_the_squared_gradient_of_a_pixel() -> None:
+    torch.manual_seed(0)
+    kernel, image = torch.randn(1, 2, 3, 3), torch.randn(2000, 2, 8, 8).requires_grad_()
+    maps = nn.functional.conv2d(image, kernel)[:, None]
+    mixed = mixed_pixels(maps)
+    assert mixed.shape == (2000, 1)
+    # Of a convolution each pixel's gradient is the kernel.
+    assert gradient_square(mixed, image).item() == pytest.approx(
+        float(kernel.square().sum()), rel=0.05
+    )
+    assert gradient_square(maps, image) < kernel.square().sum() / 2
 
 
 def test_gradients_are_squared_in_single_precision() -> None:

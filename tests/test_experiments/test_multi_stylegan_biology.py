@@ -190,6 +190,13 @@ def test_an_inverted_focal_plane_is_known_by_its_pillars() -> None:
     assert brightfield_cells(window(movie, 2)[0, 0], pillars).max() > 0
 
 
+def test_pillars_are_found_upside_down_too(traps: list[Seen]) -> None:
+    frame = traps[0].sequence[0, 0]
+    upright, turned = find_pillars(frame), find_pillars(frame[::-1])
+    assert upright[:4] == pytest.approx(turned[:4])
+    assert np.allclose(upright.distance, turned.distance[::-1], atol=1e-4)
+
+
 def test_a_frame_without_a_trap_has_no_pillars() -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):

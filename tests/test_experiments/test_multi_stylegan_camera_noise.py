@@ -87,28 +87,42 @@ def test_each_domain_gets_the_noise_of_its_own_camera() -> None:
     assert torch.equal(camera(clean, noise), clean)
     recorded = clean + strength.view(-1, 1, 1, 1) * torch.randn_like(clean)
     camera.measure(recorded, WHOLE[:, None])
-    torch.testing.assert_close(camera.strength, strength, rtol=0.1, atol=0)
+    torch.testing.assert_close(camera.strengths, strength.expand(64, 2), rtol=0.2, atol=0)
     added = camera(clean, noise) - clean
-    torch.testing.assert_close(added.std((0, 2, 3, 4)), camera.strength, rtol=0.05, atol=0)
+    torch.testing.assert_close(added.std((0, 2, 3, 4)), strength, rtol=0.1, atol=0)
     # That of one frame says nothing of that of another.
     pairs = torch.corrcoef(added.movedim(0, 2).flatten(2).flatten(0, 1))
     assert (pairs - torch.eye(6)).abs().max() < 0.02
+
+
+def test_samples_have_the_noise_of_one_recording_each() -> None:
+    camera = CameraNoise(2, 3, 32, enabled=True)
+    strengths = torch.linspace(0.01, 0.1, 64)[:, None].expand(64, 2)
+    recorded = strengths.view(64, 2, 1, 1, 1) * torch.randn(64, 2, 3, 32, 32)
+    camera.measure(recorded, torch.ones(64, 1, 32, 32))
+    noise = torch.randn(1000, camera.noise_values)
+    added = camera(torch.zeros(1000, 2, 3, 32, 32), noise).flatten(2).std(2)
+    # Noisy in one domain is noisy in the other, as in the recordings.
+    assert torch.corrcoef(added.T)[0, 1] > 0.95
+    wanted = torch.quantile(strengths[:, 0], torch.tensor([0.1, 0.5, 0.9]))
+    found = torch.quantile(added[:, 0], torch.tensor([0.1, 0.5, 0.9]))
+    torch.testing.assert_close(found, wanted, rtol=0.2, atol=0)
 
 
 def test_samples_come_with_the_noise_that_training_frames_have(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = measured().eval()
-    found = [f"{value / 2:.2%}" for value in made.camera.strength.tolist()]
+    found = [f"{value / 2:.2%}" for value in made.camera.strengths.median(0).values.tolist()]
     assert f"noise of cameras: {found[0]} and {found[1]} of the window" in capsys.readouterr().out
-    torch.testing.assert_close(made.camera.strength, torch.full((2,), 0.1), rtol=0.1, atol=0)
+    torch.testing.assert_close(made.camera.strengths, torch.full((64, 2), 0.1), rtol=0.3, atol=0)
     seeds = torch.arange(3)
     first, again = (made.predict_step({"seed": seeds}, 0)["image"] for _ in range(2))
     assert torch.equal(first, again)
     noise = seeded_noise(seeds + DETAIL_SEED, made.noise_values)
     clean = made.generator(seeded_noise(seeds, 8), noise=noise[:, : made.generator.noise_values])
     left = (first - clean).flatten(1)
-    torch.testing.assert_close(left.std(1), torch.full((3,), 0.1), rtol=0.15, atol=0)
+    torch.testing.assert_close(left.std(1), torch.full((3,), 0.1), rtol=0.3, atol=0)
 
 
 def test_the_discriminator_sees_new_noise_in_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,25 +136,25 @@ def test_the_discriminator_sees_new_noise_in_every_sample(monkeypatch: pytest.Mo
     rests = [(shown - clean).flatten(1) for shown in seen[1:]]
     assert len(rests) == 2
     for rest in rests:
-        torch.testing.assert_close(rest.std(1), torch.full((4,), 0.1), rtol=0.15, atol=0)
+        torch.testing.assert_close(rest.std(1), torch.full((4,), 0.1), rtol=0.3, atol=0)
     assert torch.corrcoef(torch.stack([rest.flatten() for rest in rests]))[0, 1].abs() < 0.05
 
 
 def test_what_a_checkpoint_holds_is_not_measured_again() -> None:
     made = measured()
-    data, before = made.trainer.datamodule, made.camera.strength.clone()
+    data, before = made.trainer.datamodule, made.camera.strengths.clone()
     made.on_fit_start()
     assert data.opened == 1
     resumed = MultiStyleGAN(**TINY)
     resumed.load_state_dict(made.state_dict())
     resumed.trainer = made.trainer
     resumed.on_fit_start()
-    assert data.opened == 1 and torch.equal(resumed.camera.strength, before)
+    assert data.opened == 1 and torch.equal(resumed.camera.strengths, before)
 
 
 def test_without_it_nothing_is_measured_or_added() -> None:
     made = measured(camera_noise=False)
     assert made.trainer.datamodule.opened == 0 and made.camera.noise_values == 0
-    made.camera.strength.fill_(1)
+    made.camera.strengths.fill_(1)
     z, noise = torch.randn(2, 8), torch.randn(2, made.noise_values)
     assert torch.equal(made.decode(z, noise), made.generator(z, noise=noise).clamp(-1, 1))

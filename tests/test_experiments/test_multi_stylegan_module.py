@@ -22,6 +22,8 @@ from experiments.multi_stylegan.tricks import (
     cutmix_loss,
     hardest,
     mixed,
+    number_wrong,
+    order_loss,
     reordered,
 )
 
@@ -73,6 +75,52 @@ def test_a_wrong_order_is_a_permutation_and_never_the_right_one() -> None:
     assert found == set(permutations((0.0, 1.0, 2.0))) - {(0.0, 1.0, 2.0)}
     with pytest.raises(ValueError, match="no order"):
         reordered(x[:, :, :1])
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "group", "wrong"),
+    [
+        *[(0, 16, 4, 0), (0.25, 16, 4, 4), (0.25, 24, 4, 8), (0.25, 4, 4, 4), (0.25, 6, 4, 3)],
+        *[(0.25, 12, 0, 3), (0.5, 5, 4, 2)],
+    ],
+)
+def test_whole_groups_are_shown_in_a_wrong_order(
+    share: float, count: int, group: int, wrong: int
+) -> None:
+    assert number_wrong(share, count, group) == wrong
+
+
+def test_a_wrong_order_takes_the_place_of_a_share_of_what_is_generated() -> None:
+    fake, wrong = torch.tensor([[1.0], [3.0]]), torch.tensor([[7.0]])
+    found = fake.mean() + order_loss("wasserstein", wrong, fake, 0.25)
+    assert found == pytest.approx((2 + 0.25 * 7) / 1.25)
+    right = order_loss("non_saturating", wrong - 99, fake - 99, 0.25)
+    assert right == pytest.approx(0, abs=1e-6)
+    assert order_loss("hinge", wrong, fake, 0.25) == pytest.approx(0.2 * (8 - 3))
+
+
+def test_frames_in_a_wrong_order_are_judged_by_themselves_and_as_a_whole() -> None:
+    made, seen = model(order_from=0, r1_weight=0, cutmix_prob=0, augment="none"), []
+    judged = made.discriminator.forward
+    made.discriminator.forward = lambda x: (seen.append(x), judged(x))[1]
+    real = sequences()
+    terms = made.discriminator_terms(real, 0.0, 1)
+    shown, fake, wrong = seen
+    assert torch.equal(shown, real) and len(fake) == len(wrong) == 4
+    # The same frames, none where it was.
+    assert torch.equal(wrong.sort(2).values, real.sort(2).values)
+    assert not (wrong == real).flatten(1).all(1).any()
+    terms["order"].backward()
+    assert made.discriminator.pixel_bias.grad is None
+
+
+def test_the_zero_of_a_wasserstein_logit_is_that_of_what_is_generated() -> None:
+    for loss, above in (("wasserstein", 0.0), ("hinge", 5.0)):
+        made, found = model(loss=loss, r1_weight=0, cutmix_prob=0), []
+        made.adaptive.update = found.append
+        made.discriminator.forward = lambda x: (torch.full((len(x), 1), 5.0), x[:, :1, :1])
+        made.discriminator_terms(sequences(), 0.0, 1)
+        assert torch.equal(found[0], torch.full((4, 1), above))
 
 
 def test_cutmix_cuts_a_rectangle_out_of_as_many_as_asked() -> None:
@@ -202,7 +250,10 @@ def test_a_map_of_pixels_decides_how_much_each_of_them_counts(tmp_path: Path) ->
     picture = np.zeros((1, 32, 32), np.uint8)
     picture[:, :16] = 200
     write_png(tmp_path / "map.png", picture)
-    made = model(pixel_map=str(tmp_path / "map.png"), pixel_map_from=10, loss="wasserstein")
+    settings = {"pixel_map": str(tmp_path / "map.png"), "pixel_map_from": 10}
+    with pytest.raises(UserError, match=r"augment flip\+contrast: moves pixels"):
+        model(**settings, augment="flip+contrast").setup("fit")
+    made = model(**settings, loss="wasserstein", augment="brightness+contrast")
     made.setup("fit")
     assert made.pixel_weights.mean() == pytest.approx(1, abs=1e-5)
     assert made.pixel_weights[:6].min() > 1.8 and made.pixel_weights[10:].max() < 0.2
@@ -231,7 +282,7 @@ def test_a_validation_leaves_the_gradients_that_graphs_add_to() -> None:
 def test_steps_of_one_kind_are_those_that_do_the_same() -> None:
     made = model(100, top_k_share=0.5, top_k_from=0, top_k_to=200, r1_every=16)
     schedule = made.schedule()
-    of = partial(kinds, made.hparams, 100)
+    of = partial(kinds, made.hparams, 100, group_size=4)
     judges, makes = of(8, 1, schedule)
     assert of(8, 3, schedule) == (judges, makes)
     assert of(8, 16, schedule)[0] != judges and of(9, 1, schedule)[1] != makes

@@ -216,6 +216,23 @@ def test_only_with_several_places_a_logit_tells_where_something_is(places: int, 
     assert torch.allclose(one, other, atol=1e-5) is same
 
 
+def test_released_networks_take_frames_for_other_ones() -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "latent_dim": 8, "style_dim": 8, "widths": [8, 8, 4]}
+    ours, released = (Generator(**sizes, released=one) for one in (False, True))
+    released.load_state_dict(ours.state_dict())
+    z, x = torch.randn(3, 8), torch.rand(3, 2, 3, 16, 16)
+    inside, outside = (g(z, randomize_noise=False) for g in (ours, released))
+    # From [0, 1], with the last row first.
+    torch.testing.assert_close(outside, (2 * inside - 1).flip(-2))
+    plain, turning = (Discriminator(6, (8, 8, 16), released=one) for one in (False, True))
+    turning.load_state_dict(plain.state_dict())
+    logit, pixels = plain(x)
+    again, pixels_again = turning((2 * x - 1).flip(-2))
+    torch.testing.assert_close(again, logit)
+    torch.testing.assert_close(pixels_again, pixels.flip(-2))
+
+
 def test_without_a_blur_every_other_pixel_of_a_convolution_is_kept() -> None:
     torch.manual_seed(0)
     network = Discriminator(6, (8, 8, 16, 16), blurs=False).down[0]
@@ -223,6 +240,7 @@ def test_without_a_blur_every_other_pixel_of_a_convolution_is_kept() -> None:
     x = torch.randn(2, 8, 12, 12)
     scaled = network.weight / (8 * 9) ** 0.5
     expected = torch.nn.functional.conv2d(x, scaled, network.bias, padding=1)[..., ::2, ::2]
+    expected = 2**0.5 * torch.nn.functional.leaky_relu(expected, 0.2)
     assert torch.allclose(network(x), expected, atol=1e-5)
 
 

@@ -92,7 +92,7 @@ def trained(rank: int, ranks: int, **how: Any) -> dict[str, Any]:
         # Sequences of a group are batch / size apart, as are those of a rank.
         block.group_size = BATCH // RANKS
     # Else it would be measured in data that this training has none of.
-    model.camera.strength.fill_(0.05)
+    model.camera.strengths.fill_(0.05)
     sequences = torch.randn(STEPS * BATCH, 2, 3, 16, 16).clamp(-1, 1)
     batches = [{"image": part[rank::ranks]} for part in sequences.split(BATCH)]
     step = Step()

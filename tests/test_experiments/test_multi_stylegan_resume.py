@@ -107,8 +107,8 @@ def all_has_moved(saved: dict[str, Any]) -> None:
     for name in MOVED:
         assert training[name].abs().sum() > 0, name
         assert not torch.equal(training[name], average[name]), name
-    assert torch.equal(training["camera.strength"], average["camera.strength"])
-    assert (training["camera.strength"] > 0).all()
+    assert torch.equal(training["camera.strengths"], average["camera.strengths"])
+    assert (training["camera.strengths"] > 0).all()
     assert 0 < training["adaptive.probability"] < 0.8
     assert saved["callbacks"]["ImagesSeen"]["count"] == STOP
     for part, optimizer in zip(
