@@ -22,42 +22,24 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Manifold:
-    """Membership of each point, from which the four numbers are means.
+    """Membership of each point, from which four numbers are means.
 
     Attributes:
-        precise: [M] whether a synthetic point lies in the ball of a real one.
-        recalled: [N] whether a real point lies in the ball of a synthetic one.
-        crowd: [M] balls of real points that hold a synthetic point, divided by k.
-        covered: [N] whether the ball of a real point holds a synthetic one.
+        precise: [M] whether a synthetic point lies in the ball of a real one; precision is the
+            share that look real (Kynkäänniemi et al. 2019).
+        recalled: [N] whether a real point lies in the ball of a synthetic one; recall is the share
+            that the synthetic ones could be (the same).
+        crowd: [M] balls of real points that hold a synthetic point, divided by k; density, their
+            mean, expects 1 where both sets are alike, may be greater, and counts an outlier among
+            the real points little (Naeem et al. 2020).
+        covered: [N] whether the ball of a real point holds a synthetic one; coverage is the share
+            of real points with a synthetic one nearby (the same).
     """
 
     precise: Tensor
     recalled: Tensor
     crowd: Tensor
     covered: Tensor
-
-    @property
-    def precision(self) -> float:
-        """Share of synthetic points that look real, from 0 to 1 (Kynkäänniemi et al. 2019)."""
-        return _mean(self.precise)
-
-    @property
-    def recall(self) -> float:
-        """Share of real points that the synthetic ones could be, from 0 to 1 (the same)."""
-        return _mean(self.recalled)
-
-    @property
-    def density(self) -> float:
-        """As precision, but an outlier among the real points counts little (Naeem et al. 2020).
-
-        It expects 1 where both sets are alike, and may be greater.
-        """
-        return _mean(self.crowd)
-
-    @property
-    def coverage(self) -> float:
-        """Share of real points with a synthetic one nearby, from 0 to 1 (Naeem et al. 2020)."""
-        return _mean(self.covered)
 
 
 def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
@@ -82,7 +64,7 @@ def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
     }
     measured = {name: share(points, rule) for name, points in shares.items()}
     interval = bootstrap_interval(np.mean, found.crowd.numpy())
-    measured["density"] = Measured(found.density, *interval, rule)
+    measured["density"] = Measured(_mean(found.crowd), *interval, rule)
     measured["effective_number"] = _diversity(real, fake)
     return {name: measured[name] for name in COVERING}
 
@@ -105,19 +87,18 @@ def spread(rows: Tensor, count: int) -> Tensor:
     return rows[torch.arange(count) * len(rows) // count]
 
 
-def manifold(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:
+def manifold(real: Tensor, fake: Tensor) -> Manifold:
     """Which points of two sets lie in each other's balls.
 
     Args:
         real: features [N, D].
         fake: features [M, D].
-        neighbours: k; a point is not its own neighbour.
 
     Raises:
-        MetricRefused: a set has no more than ``neighbours`` points, or features are not finite.
+        MetricRefused: a set has no more than five points, or features are not finite.
     """
-    real, fake = usable(real, fake, fewest=neighbours + 1)
-    reach_real, reach_fake = reach(real, neighbours), reach(fake, neighbours)
+    real, fake = usable(real, fake, fewest=NEIGHBOURS + 1)
+    reach_real, reach_fake = reach(real, NEIGHBOURS), reach(fake, NEIGHBOURS)
     precise = torch.zeros(len(fake), dtype=torch.bool)
     crowd = torch.zeros(len(fake), dtype=torch.float64)
     recalled, covered = [], []
@@ -128,7 +109,7 @@ def manifold(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifo
         crowd += inside.sum(0)
         covered.append(inside.any(1))
         recalled.append((distances < reach_fake).any(1))
-    return Manifold(precise, torch.cat(recalled), crowd / neighbours, torch.cat(covered))
+    return Manifold(precise, torch.cat(recalled), crowd / NEIGHBOURS, torch.cat(covered))
 
 
 def effective_number(features: Tensor) -> float:

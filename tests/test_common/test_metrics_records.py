@@ -23,9 +23,7 @@ from common.metrics.features import Extractor, extractor
 from common.metrics.i3d import FVD_WEIGHTS_SHA256
 from common.metrics.manifold import COVERING
 from common.metrics.protocol import (
-    PROTOCOL_FIELDS,
     Record,
-    compare,
     read_records,
     write_records,
 )
@@ -156,31 +154,6 @@ def test_a_file_of_records_that_is_absent_or_binary_is_named(tmp_path: Path) -> 
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"records\.jsonl"):
         read_records(path)
-
-
-# Protocols -------------------------------------------------------------------------------------
-
-ORDINARY = Record(
-    "kernel_distance", 1.0, None, None, "", "random-conv", "ab", "subsets=100", 50, 60, "test", "d"
-)
-
-
-@pytest.mark.parametrize("name", PROTOCOL_FIELDS)
-def test_unlike_protocols_are_refused_and_the_field_is_named(name: str) -> None:
-    other = replace(ORDINARY, **{name: 61 if name.startswith("n_") else "other"})
-    assert other.protocol != ORDINARY.protocol
-    with pytest.raises(UserError, match=rf"differ in {name} \(.*(61|'other')") as refusal:
-        compare([ORDINARY, other])
-    assert refusal.value.code is Exit.INPUT
-
-
-def test_runs_of_one_protocol_are_sorted_with_refused_ones_last() -> None:
-    better = replace(ORDINARY, value=0.5, seed=9, checkpoint_sha256="e", commit="f", note="n")
-    refused = replace(ORDINARY, value=None)
-    assert better.protocol == ORDINARY.protocol
-    assert len(better.protocol) == 16
-    assert compare([refused, ORDINARY, better]) == [better, ORDINARY, refused]
-    assert compare([]) == []
 
 
 # Evaluation ------------------------------------------------------------------------------------
