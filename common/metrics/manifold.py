@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.metrics.bootstrap import bootstrap_interval, share_interval
 from common.metrics.protocol import Measured, MetricRefused
+from common.spread import evenly
 
 # Naeem et al. 2020; Kynkäänniemi et al. 2019 take 3.
 NEIGHBOURS = 5
@@ -83,8 +84,8 @@ def _diversity(real: Tensor, fake: Tensor) -> Measured:
 
 
 def spread(rows: Tensor, count: int) -> Tensor:
-    """So many rows from everywhere in [N, …]: the first of them may all be of one class."""
-    return rows[torch.arange(count) * len(rows) // count]
+    """So many rows from everywhere in [N, …], or all: the first may all be of one class."""
+    return rows[evenly(len(rows), count)]
 
 
 def manifold(real: Tensor, fake: Tensor) -> Manifold:
