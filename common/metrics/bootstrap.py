@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
 # Rows and columns of a kernel matrix held at a time.
 _ROWS = 512
+# Places of a drawn quantile, of equal probability, over which an interval is averaged.
+_BELOW = 2000
 
 
 def bootstrap_interval(
@@ -59,6 +61,49 @@ def share_interval(count: int, of: int, level: float = 0.95) -> tuple[float, flo
     """
     found = stats.binomtest(count, of).proportion_ci(level)
     return float(found.low), float(found.high)
+
+
+def nearer_interval(
+    count: int, of: int, chance: float, rank: float, among: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a share that lies below a quantile of others which is a draw itself.
+
+    What part of all others lies below the quantile is Beta(rank, among + 1 - rank), whatever they
+    are (of ranks between two draws: Stigler 1977). The exact binomial interval is averaged over
+    that, so that it lies above ``chance`` in at most 2.5 % of cases where both are of one kind.
+    Where they are not, shares above ``chance`` are taken for copies, which lie below any quantile,
+    among images by chance; shares below it for fewer everywhere.
+
+    Args:
+        count: images below the quantile.
+        of: all images, at least one.
+        chance: share of all others that the quantile aims at, in (0, 1).
+        rank: of the quantile among the others, from 1 on, between two where it is no whole number.
+        among: how many others were drawn.
+        level: coverage aimed at, in (0, 1).
+
+    Returns:
+        The lower and the upper end.
+    """
+    steps = (np.arange(_BELOW) + 0.5) / _BELOW
+    below = stats.beta.ppf(steps, rank, among + 1 - rank)
+    tail = (1 - level) / 2
+
+    def nearer(share: float) -> np.ndarray:
+        """What part of images lies below, where by the true quantile it would be ``share``."""
+        if share < chance:
+            return below * share / chance
+        return 1 - (1 - below) * (1 - share) / (1 - chance)
+
+    def at_least(share: float) -> float:
+        return float(stats.binom.sf(count - 1, of, nearer(share)).mean()) - tail
+
+    def at_most(share: float) -> float:
+        return float(stats.binom.cdf(count, of, nearer(share)).mean()) - tail
+
+    low = optimize.brentq(at_least, 0, 1) if count else 0.0
+    high = optimize.brentq(at_most, 0, 1) if count < of else 1.0
+    return float(low), float(high)
 
 
 def kernel_interval(

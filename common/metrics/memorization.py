@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from common.data.near_duplicates import orientations, standardised
-from common.metrics.bootstrap import bootstrap_interval
+from common.metrics.bootstrap import bootstrap_interval, nearer_interval
 from common.metrics.manifold import nearest, reach, share, usable
 from common.metrics.protocol import Measured
 
-# Of the held-out images, so many are as near to a training image as what is called a copy.
+# Of further held-out images, so many are expected to be as near to a training image as what is
+# called a copy.
 CHANCE = 0.01
+# The quantile of n distances below which that share of further ones is expected; part of the rule.
+THRESHOLD = f"threshold at rank {CHANCE:g} (n + 1)"
 # Fewer held-out images say nothing about a share of that size.
 FEWEST = 100
 # Of one class alone: the intervals then say how little is known.
@@ -40,7 +43,7 @@ class Memorization:
         near: [M] as `copied`, of equally many training images.
         near_held_out: [M] the same of as many held-out images: what an image of this kind does
             that copies nothing.
-        copied: [M] whether it is nearer than all but `CHANCE` of the held-out images are.
+        copied: [M] whether it is nearer than all but `CHANCE` of further held-out images would be.
         authentic: [M] whether it is farther from its training image than that is from others.
     """
 
@@ -60,6 +63,10 @@ def repeating(
 ) -> dict[str, Measured]:
     """The numbers of `REPEATING`.
 
+    Where nothing is copied, `CHANCE` is what to expect of the copied share. Its interval is about
+    other synthetic and other held-out images, since these make the threshold: it lies above
+    `CHANCE` in 2.5 % of cases where nothing is copied.
+
     Args:
         held_out: features [H, D].
         fake: features [M, D].
@@ -73,11 +80,11 @@ def repeating(
     rule = f"{len(train)} training images"
     near, beside = (float(points.double().mean()) for points in (found.near, found.near_held_out))
     chance = (
-        f"{CHANCE:g} of the held-out images are as near; beside as many images, "
+        f"{CHANCE:g} is expected of held-out images; beside as many images, "
         f"{near:.3g} are that near to training ones and {beside:.3g} to held-out ones"
     )
     return {
-        "copied_share": share(found.copied, rule)._replace(note=chance),
+        "copied_share": _share_of_copies(found.copied, len(held_out), rule, chance),
         "authentic_share": share(found.authentic, rule),
         "nearest_ratio": _median(found.ratio, rule),
         "membership_auc": _attack(train, held_out, fake, rule),
@@ -112,7 +119,8 @@ def repeating_coarsely(
     """The numbers of `COARSELY`: what images show on the whole, without the finest grain.
 
     Networks look at grain first: to them, a smooth copy is as far from its training image as from
-    every other one. Here flips and rotations of an image count as that image.
+    every other one. Here flips and rotations of an image count as that image. The share and its
+    interval are to be read as those of `repeating`.
 
     Args:
         held_out: `near_duplicates.descriptor` [H, 255].
@@ -129,10 +137,10 @@ def repeating_coarsely(
     usable(fake, fewest=1)
     rule = f"{len(train)} training images"
     turned = _turned(train)
-    copied = nearest(fake, turned)[0] < nearest(held_out, turned)[0].quantile(CHANCE)
-    chance = f"{CHANCE:g} of the held-out images are as near, lower frequencies alone"
+    copied = nearest(fake, turned)[0] < _threshold(nearest(held_out, turned)[0])
+    chance = f"{CHANCE:g} is expected of held-out images, lower frequencies alone"
     return {
-        "coarse_copied_share": share(copied, rule)._replace(note=chance),
+        "coarse_copied_share": _share_of_copies(copied, len(held_out), rule, chance),
         "coarse_membership_auc": _attack(train, held_out, _turned(fake), rule),
     }
 
@@ -152,10 +160,10 @@ def memorization(train: Tensor, held_out: Tensor, fake: Tensor, seed: int = 0) -
     train, held_out = usable(train, held_out, fewest=FEWEST)
     (fake,) = usable(fake, fewest=1)
     to_train, index = nearest(fake, train)
-    copied = to_train < nearest(held_out, train)[0].quantile(CHANCE)
+    copied = to_train < _threshold(nearest(held_out, train)[0])
     to_held_out, held_out_index = nearest(fake, held_out)
     to_some, to_others, some = _to_as_many(train, held_out, fake, seed)
-    threshold = nearest(held_out, some)[0].quantile(CHANCE)
+    threshold = _threshold(nearest(held_out, some)[0])
     # Alaa et al. 2022: authenticity.
     authentic = to_train > reach(train, 1)[index]
     return Memorization(
@@ -205,6 +213,20 @@ def area(members: np.ndarray, others: np.ndarray) -> float:
     others = np.sort(others)
     upto = np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")
     return float(1 - upto.mean() / (2 * len(others)))
+
+
+def _threshold(distances: Tensor) -> float:
+    """Below it lies `CHANCE` of further distances, as is to be expected of these [H].
+
+    The usual quantile lies above nearly two of a hundred: twice as many would count as copies.
+    """
+    return float(np.quantile(distances.numpy(), CHANCE, method="weibull"))
+
+
+def _share_of_copies(copied: Tensor, held_out: int, rule: str, note: str) -> Measured:
+    rank = CHANCE * (held_out + 1)
+    interval = nearer_interval(int(copied.sum()), len(copied), CHANCE, rank, held_out)
+    return Measured(float(copied.double().mean()), *interval, f"{rule}; {THRESHOLD}", note)
 
 
 def _turned(descriptors: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import bisect
 import math
 from collections.abc import Callable
 
@@ -364,6 +365,48 @@ def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     first = bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
     assert first == bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
     assert first != bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=4)
+
+
+def most_without_copies(of: int, among: int) -> int:
+    """The greatest number of images nearer than the threshold that is not more than chance."""
+    fits = range(of + 1)
+
+    def above(count: int) -> bool:
+        return bootstrap.nearer_interval(count, of, 0.01, 0.01 * (among + 1), among)[0] > 0.01
+
+    return bisect.bisect_left(fits, True, key=above) - 1
+
+
+@pytest.mark.parametrize("of", [500, 10000])
+@pytest.mark.parametrize("among", [100, 150, 400, 1000])
+def test_images_that_copy_nothing_are_rarely_above_chance_however_few_are_held_out(
+    of: int, among: int
+) -> None:
+    draw, most = np.random.default_rng(among), most_without_copies(of, among)
+    # Distances to the nearest of many in six dimensions: of few, the part below u is u ** 6.
+    held_out = draw.random((4000, among)) ** (1 / 6)
+    below = np.quantile(held_out, 0.01, axis=1, method="weibull") ** 6
+    assert 0.009 < below.mean() < 0.0105
+    assert 0.005 < np.mean(draw.binomial(of, below) > most) < 0.04
+
+
+@pytest.mark.parametrize(("copied", "among"), [(0.03, 1000), (0.2, 100)])
+def test_the_interval_of_nearer_images_covers_the_share_as_often_as_it_says(
+    copied: float, among: int
+) -> None:
+    draw, rank = np.random.default_rng(0), 0.01 * (among + 1)
+    below = draw.beta(rank, among + 1 - rank, 500)
+    found, times = np.unique(draw.binomial(500, copied + (1 - copied) * below), return_counts=True)
+    ends = [bootstrap.nearer_interval(int(count), 500, 0.01, rank, among) for count in found]
+    share = copied + (1 - copied) * 0.01
+    hits = [low <= share <= high for low, high in ends]
+    assert 0.93 <= np.average(hits, weights=times) <= 0.98
+
+
+def test_beside_endlessly_many_others_the_interval_of_nearer_images_is_that_of_a_share() -> None:
+    for count in (0, 7, 30, 500):
+        found = bootstrap.nearer_interval(count, 500, 0.01, 1e7, 10**9)
+        assert found == pytest.approx(bootstrap.share_interval(count, 500), abs=1e-5)
 
 
 # Distributions ---------------------------------------------------------------------------------
