@@ -68,7 +68,7 @@ def evaluate_sequences(
     known = eyes.look("training", packed_images(data, "train", train), len(train), False)
     sides = (held_out.clips, fake.clips)
     glances = (np.stack(side.glances) for side in (known, held_out, fake))
-    context = evaluation_context(folder, data)
+    context = evaluation_context(folder, data, real)
     records = [
         *evaluate(held_out.frames, fake.frames, network, context, known.frames).records,
         *evaluate_clips(*sides, clips, context),

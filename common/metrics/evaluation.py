@@ -47,8 +47,8 @@ class EvaluationContext:
     Attributes:
         units: unit of each biological scalar by its name, such as "µm".
         channels: names of the channels; their numbers where there are none.
-        groups: held-out ones, 0 where that does not count.
-        class_groups: those that hold images of a class, by its name.
+        groups: of the held-out images that are compared, 0 where that does not count.
+        class_groups: those of them that hold images of a class, by its name.
     """
 
     split: str
