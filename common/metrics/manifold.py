@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.metrics.bootstrap import bootstrap_interval, share_interval
+from common.metrics.bootstrap import bootstrap_interval, effective_draws, share_interval
 from common.metrics.protocol import Measured, MetricRefused
 from common.spread import evenly
 
@@ -43,7 +43,7 @@ class Manifold:
     covered: Tensor
 
 
-def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
+def covering(real: Tensor, fake: Tensor, frames: int = 1) -> dict[str, Measured]:
     """The numbers of `COVERING`, with intervals over the points whose mean they are.
 
     The balls are taken as given: the intervals tell about more points of the one set beside the
@@ -52,6 +52,7 @@ def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
     Args:
         real: features [N, D].
         fake: features [M, D].
+        frames: consecutive points of one sequence; the intervals are over sequences.
 
     Raises:
         MetricRefused: a set has no more than five points, or features are not finite.
@@ -63,17 +64,18 @@ def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
         "recall": found.recalled,
         "coverage": found.covered,
     }
-    measured = {name: share(points, rule) for name, points in shares.items()}
-    interval = bootstrap_interval(np.mean, found.crowd.numpy())
+    measured = {name: share(points, rule, frames) for name, points in shares.items()}
+    interval = bootstrap_interval(np.mean, found.crowd.unflatten(0, (-1, frames)).numpy())
     measured["density"] = Measured(_mean(found.crowd), *interval, rule)
     measured["effective_number"] = _diversity(real, fake)
     return {name: measured[name] for name in COVERING}
 
 
-def share(points: Tensor, rule: str) -> Measured:
-    """Of the points [N] that are true, with its interval."""
-    interval = share_interval(int(points.sum()), len(points))
-    return Measured(_mean(points), *interval, rule)
+def share(points: Tensor, rule: str, frames: int = 1) -> Measured:
+    """Of the points [N] that are true, with its interval over sequences of so many points."""
+    draws = effective_draws(points.numpy(), frames)
+    count = int(points.sum()) * draws / len(points)
+    return Measured(_mean(points), *share_interval(count, draws), rule)
 
 
 def _diversity(real: Tensor, fake: Tensor) -> Measured:

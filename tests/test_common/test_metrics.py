@@ -329,6 +329,50 @@ def test_the_kernel_error_agrees_with_leaving_out_each_image(
     assert bootstrap.kernel_error(real, fake) == pytest.approx(variance**0.5, rel=1e-9)
 
 
+def test_the_kernel_error_of_sequences_agrees_with_leaving_out_each_of_them() -> None:
+    real = normals(12, 0, np.zeros(3), np.eye(3))
+    fake = normals(15, 1, np.ones(3), np.eye(3))
+    variance = 0.0
+    for a, b in ((real, fake), (fake, real)):
+        starts = range(0, len(a), 3)
+        left_out = [kernel_by_loops(torch.cat([a[:i], a[i + 3 :]]), b) for i in starts]
+        variance += (len(starts) - 1) * np.var(left_out)
+    assert bootstrap.kernel_error(real, fake, frames=3) == pytest.approx(variance**0.5, rel=1e-9)
+    # Student's t with 3 degrees of freedom exceeds 3.1824 in 2.5 % of cases.
+    expected = (7 - 3.1824 * variance**0.5, 7 + 3.1824 * variance**0.5)
+    found = bootstrap.kernel_interval(real, fake, 7, frames=3)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def sequences(count: int, draw: np.random.Generator, shift: float = 0.0) -> Tensor:
+    """Six frames each, which are nearly alike."""
+    middles = draw.normal(shift, 1, (count, 1, 4)).repeat(6, 1)
+    return torch.from_numpy(middles + draw.normal(0, 0.2, middles.shape)).flatten(0, 1)
+
+
+def test_the_kernel_error_of_sequences_is_the_scatter_over_others() -> None:
+    draw, found = np.random.default_rng(0), []
+    for _ in range(200):
+        pair = sequences(30, draw), sequences(40, draw, shift=0.7)
+        found.append((*bootstrap.kernel_estimate(*pair, 6), bootstrap.kernel_error(*pair)))
+    values, errors, of_frames = np.array(found).T
+    assert np.median(errors) == pytest.approx(values.std(), rel=0.2)
+    assert np.median(of_frames) < 0.5 * values.std()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_frames_that_are_all_alike_tell_of_a_share_what_their_sequences_do(share: float) -> None:
+    points = np.random.default_rng(0).random(80) < share
+    assert bootstrap.effective_draws(points.repeat(4), 4) == pytest.approx(80)
+    assert bootstrap.effective_draws(points, 1) == 80
+
+
+def test_independent_frames_of_sequences_tell_nearly_as_much_as_single_images() -> None:
+    draw = np.random.default_rng(0)
+    found = [bootstrap.effective_draws(draw.random(400) < 0.3, 4) for _ in range(50)]
+    assert 350 < np.mean(found) <= 400 and min(found) >= 100
+
+
 def test_the_kernel_interval_adds_the_error_of_the_subsets() -> None:
     real = normals(12, 0, np.zeros(3), np.eye(3))
     fake = normals(15, 1, np.ones(3), np.eye(3))

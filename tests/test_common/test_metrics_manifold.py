@@ -13,6 +13,7 @@ from common.metrics.manifold import (
     effective_number,
     nearest,
     reach,
+    share,
 )
 from common.metrics.protocol import MetricRefused
 
@@ -100,6 +101,24 @@ def test_every_number_has_an_interval_around_it() -> None:
         assert found[name].low <= found[name].value <= found[name].high
         assert found[name].rule == "k=5"
     assert found["effective_number"].rule == "of 50"
+
+
+def test_frames_count_by_their_sequences() -> None:
+    points_of = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.2
+    alike = share(points_of.repeat_interleave(5), "", 5)
+    assert alike == pytest.approx((*share(points_of, "")[:3], "", ""), abs=1e-9)
+
+
+def test_the_intervals_of_alike_frames_are_wide() -> None:
+    """Five frames each of 30 sequences, seen as such and as 150 images."""
+    draw = torch.Generator().manual_seed(0)
+    real, fake = (points(30, seed).repeat_interleave(5, 0) for seed in (0, 1))
+    real, fake = (x + 0.05 * torch.randn(x.shape, generator=draw) for x in (real, 1.5 * fake))
+    wide, narrow = covering(real, fake, frames=5), covering(real, fake)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert wide[name].value == narrow[name].value
+        widths = [found[name].high - found[name].low for found in (wide, narrow)]
+        assert widths[0] > 1.3 * widths[1], name
 
 
 @pytest.mark.parametrize("sizes", [(5, 50), (50, 5)])

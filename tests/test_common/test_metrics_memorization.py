@@ -117,6 +117,29 @@ def test_numbers_come_with_interval_and_rule() -> None:
     assert repeating(HELD_OUT, copies(0.1), TRAIN) == found
 
 
+def test_frames_that_are_all_alike_tell_no_more_than_their_sequences() -> None:
+    sides = HELD_OUT, copies(0.1), TRAIN
+    single = repeating(*sides)
+    many = repeating(*(side.repeat_interleave(3, 0) for side in sides), frames=3)
+    # A training frame that is there three times has its own like at no distance.
+    for name in ("copied_share", "nearest_ratio", "membership_auc"):
+        assert many[name][:3] == pytest.approx(single[name][:3], abs=1e-6), name
+        assert many[name].rule.startswith("1800 training images; whole sequences")
+    narrow = repeating(*(side.repeat_interleave(3, 0) for side in sides))
+    for name in ("copied_share", "nearest_ratio", "membership_auc"):
+        widths = [found[name].high - found[name].low for found in (many, narrow)]
+        assert widths[0] > 1.3 * widths[1], name
+
+
+def test_whole_sequences_are_drawn() -> None:
+    """Frames of as many sequences as there are would come nearer, as if they had been copied."""
+    train, held_out, fake = (points(count, seed) for count, seed in ((900, 0), (50, 1), (200, 2)))
+    train, held_out = (side.repeat_interleave(4, 0) for side in (train, held_out))
+    ratio = memorization(train, held_out, fake, frames=4).ratio
+    assert float(ratio.median()) == pytest.approx(1, abs=0.1)
+    assert float(memorization(train, held_out, fake).ratio.median()) < 0.9
+
+
 def test_of_one_class_fewer_images_are_enough_and_the_note_says_so() -> None:
     few = repeating_of_class(HELD_OUT[:30], copies(0.5, 60), TRAIN[:90])
     assert tuple(few) == REPEATING_OF_CLASS

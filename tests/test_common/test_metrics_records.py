@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from common.errors import Exit, UserError
@@ -400,6 +401,34 @@ def test_the_classifier_score_stands_beside_that_of_real_images() -> None:
     assert score.value == value and score.low < value < score.high
     told = f"of {len(fake)} images {value:.4g}, of as many real ones {beside:.4g}"
     assert (score.rule, score.note) == ("splits=10", told)
+
+
+def test_numbers_of_frames_say_of_how_many_sequences_they_are() -> None:
+    features = Extractor("corners", 2, "", Corners(), classes=2)
+    real, fake = side(noise_images(240, 0), features), side(noise_images(120, 1), features)
+    of_sequences = [replace(each, frames=3) for each in (real, fake)]
+    train = replace(side(noise_images(150, 2), features), frames=3)
+    found = by_name(evaluate(*of_sequences, features, CONTEXT, train).records)
+    told = "frames of 80 real and 40 generated sequences"
+    for name, record in found.items():
+        assert told in record.note and (record.n_real, record.n_fake) == (240, 120), name
+        by_sequence = record.low is not None and name != "classifier_score"
+        assert record.note.endswith("; interval over sequences") == by_sequence, name
+    score = found["classifier_score"]
+    assert "no independent draws; interval over frames" in score.note and score.low is not None
+    kernel = found["kernel_distance"]
+    error = bootstrap.kernel_error(real.features, fake.features, frames=3)
+    assert kernel.high - kernel.low >= 2 * stats.t.ppf(0.975, 39) * error
+    alone = by_name(evaluate(real, fake, features, CONTEXT, train).records)
+    assert not any("sequences" in record.note for record in alone.values())
+
+
+def test_one_sequence_has_a_distance_without_interval() -> None:
+    features = Extractor("corners", 4, "", Corners())
+    one = [replace(side(noise_images(12, seed), features), frames=12) for seed in (0, 1)]
+    found = by_name(evaluate(*one, features, CONTEXT).records)["kernel_distance"]
+    assert found.value is not None and found.low is None and found.high is None
+    assert found.note.endswith("frames of 1 real and 1 generated sequences")
 
 
 def test_labels_are_asked_about_only_where_they_differ() -> None:
