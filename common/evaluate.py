@@ -65,7 +65,7 @@ def evaluate_run(
     held_out, faces = eyes.look("held-out", packed_images(data, "test", real), len(real))
     fake, drawn = eyes.look("generated", generated_images(folder, data, rows), len(rows))
     known, others = eyes.look("training", packed_images(data, "train", train), len(train), False)
-    context = evaluation_context(folder, data)
+    context = evaluation_context(folder, data, real)
     found = evaluate(held_out, fake, network, context, known)
     records = [
         *found.records,

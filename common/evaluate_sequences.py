@@ -3,6 +3,8 @@
 Features of images are taken frame by frame: `kernel_distance` of all channels side by side, and of
 each channel alone. Features of clips are of whole sequences, and so is the biology. Held-out
 windows that share a moment would count it twice, so only windows without a common one are taken.
+Intervals are over whole sequences; a record's n counts frames where it is about frames, and its
+note says of how many sequences.
 What takes whole sets at once, such as a classifier, is the experiment's (`sequence_records`).
 """
 
@@ -68,7 +70,7 @@ def evaluate_sequences(
     known = eyes.look("training", packed_images(data, "train", train), len(train), False)
     sides = (held_out.clips, fake.clips)
     glances = (np.stack(side.glances) for side in (known, held_out, fake))
-    context = evaluation_context(folder, data)
+    context = evaluation_context(folder, data, real)
     records = [
         *evaluate(held_out.frames, fake.frames, network, context, known.frames).records,
         *evaluate_clips(*sides, clips, context),
@@ -136,4 +138,5 @@ class _Eyes:
                 if whole:
                     clips.add(clip, self.data.measure(seen.image))
                 bar.update()
-        return _Looked(frames.side(), clips.side(), faces, glances)
+        of_sequences = frames.side(frames=self.data.frames)
+        return _Looked(of_sequences, clips.side(), faces, glances)

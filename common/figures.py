@@ -23,6 +23,7 @@ from common.data.image_io import write_png
 from common.errors import Exit, UserError, visible
 from common.run_images import packed_images
 from common.runs.folder import RunFolder
+from common.spread import evenly
 from common.storage import whole_file
 
 CLASSES, SWAP, MAP = "classes.png", "class_swap.png", "latent_map.svg"
@@ -161,7 +162,7 @@ def _latents(
     model: pl.LightningModule, data: ImageDataModule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     samples = data.prepared.samples("val")
-    rows = range(min(len(samples), MOST_POINTS))
+    rows = evenly(len(samples), MOST_POINTS)
     features = []
     for one in packed_images(data, "val", rows):
         image = torch.from_numpy(one.canvas).to(model.device)

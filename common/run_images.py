@@ -114,19 +114,24 @@ def shown_card(data: ImageDataModule) -> Card:
 
 
 def evaluation_context(
-    folder: RunFolder, data: ImageDataModule, labels: str | None = None
+    folder: RunFolder,
+    data: ImageDataModule,
+    rows: Sequence[int] = (),
+    labels: str | None = None,
 ) -> EvaluationContext:
     """What all numbers about a run's samples share.
 
     Args:
         folder: of the run, with samples.
         data: set up.
+        rows: as of `held_out_context`.
         labels: rule by which the labels were chosen; None takes it from the samples.
     """
     first = read_samples_manifest(folder)[0]
     return held_out_context(
         data,
         labels or first["labels"],
+        rows,
         "" if first["origin"] == SAMPLED else first["origin"],
         seed=int(first["seed"]),
         checkpoint_sha256=first["checkpoint_sha256"],
@@ -135,18 +140,24 @@ def evaluation_context(
 
 
 def held_out_context(
-    data: ImageDataModule, labels: str, origin: str = "", **drawn: Any
+    data: ImageDataModule,
+    labels: str,
+    rows: Sequence[int] = (),
+    origin: str = "",
+    **drawn: Any,
 ) -> EvaluationContext:
     """What all numbers share that a checkpoint gets on held-out data.
 
     Args:
         data: set up.
         labels: rule by which they were chosen.
+        rows: positions within the test split of what is compared, whose groups are counted; none
+            where groups do not count.
         origin: of images that were not sampled freely.
         drawn: seed, checkpoint and settings, by the names of `EvaluationContext`.
     """
-    held_out = data.prepared.samples("test")
-    pairs = {(sample.label or "", sample.group) for sample in held_out}
+    samples = data.samples("test") if rows else []
+    pairs = {(samples[row].label or "", samples[row].group) for row in rows}
     return EvaluationContext(
         split="test",
         data=data.facts["manifest_sha256"],
@@ -160,7 +171,7 @@ def held_out_context(
         commit=commit(),
         imported=data.imported,
         channels=data.facts["channels"],
-        groups=len({sample.group for sample in held_out}),
+        groups=len({group for _, group in pairs}),
         class_groups=Counter(label for label, _ in pairs),
         **drawn,
     )

@@ -26,6 +26,7 @@ from common.data.prepared import UNSAID, Prepared
 from common.data.sampler import EpochSampler
 from common.data.windows import ends
 from common.errors import Exit, UserError, relative, require_positive
+from common.spread import evenly
 
 
 class ImageDataModule(ExperimentData):
@@ -280,8 +281,7 @@ class ImageDataModule(ExperimentData):
             count: at least 1.
         """
         dataset = self.dataset(split)
-        count = min(count, len(dataset))
-        rows = [k * len(dataset) // count for k in range(count)]
+        rows = evenly(len(dataset), count)
         return self.on_after_batch_transfer(dataset.__getitems__([(0, row) for row in rows]), 0)
 
     def train_dataloader(self) -> BatchLoader:

@@ -47,8 +47,8 @@ class EvaluationContext:
     Attributes:
         units: unit of each biological scalar by its name, such as "µm".
         channels: names of the channels; their numbers where there are none.
-        groups: held-out ones, 0 where that does not count.
-        class_groups: those that hold images of a class, by its name.
+        groups: of the held-out images that are compared, 0 where that does not count.
+        class_groups: those of them that hold images of a class, by its name.
     """
 
     split: str
@@ -65,9 +65,9 @@ class EvaluationContext:
     class_groups: Mapping[str, int] = field(default_factory=dict)
 
     def record(self, metric: str, **measured: Any) -> Record:
-        """A record of this evaluation; an interval over images of few groups is called that."""
+        """A record of this evaluation; an interval tells of no other groups, and few are noted."""
         if measured.get("low") is not None and 0 < self.groups < measured["n_real"]:
-            told = f"interval over images, which come from {self.groups} groups"
+            told = f"interval about these {self.groups} groups, not about others"
             measured["note"] = "; ".join(filter(None, [measured.get("note", ""), told]))
         return Record(
             metric=metric,
@@ -129,9 +129,10 @@ def evaluate(
     else:
         features = [side.features for side in sides]
         of_classes = seen.class_estimates()
-        found = seen.distances() | _mean_of(of_classes) | seen.scores() | _covering(*features[:2])
+        found = seen.distances() | _mean_of(of_classes) | seen.scores()
+        found |= _covering(*features[:2], fake.frames)
         if train is not None:
-            neighbours, measured = _repeats(*features)
+            neighbours, measured = _repeats(*features, fake.frames)
             found |= measured
     records = [*seen.records(found), *measured_records(real, fake, context)]
     return Evaluation([*records, *seen.class_records(of_classes, train)], neighbours)
@@ -198,17 +199,27 @@ class _Seen:
                 extractor_sha256=self.extractor.sha256,
                 n_real=self.real.count,
                 n_fake=self.fake.count,
-                **self._ruled(measured)._asdict(),
+                **self._ruled(name, measured)._asdict(),
             )
             for name, measured in found.items()
         ]
 
-    def _ruled(self, measured: Measured) -> Measured:
-        """Distances of longer clips are other numbers."""
+    def _ruled(self, name: str, measured: Measured) -> Measured:
+        """Distances of longer clips are other numbers, and frames are those of sequences."""
         if not self.clips:
-            return measured
+            return self._of_sequences(name, measured)
         frames = f"frames={self.real.shape[0] if self.real.shape else 0}"
         return measured._replace(rule=" ".join(filter(None, [measured.rule, frames])))
+
+    def _of_sequences(self, name: str, measured: Measured) -> Measured:
+        if self.fake.frames == 1 or measured.value is None:
+            return measured
+        told = f"frames of {self.real.sequences} real and {self.fake.sequences} generated sequences"
+        if measured.low is not None and name in self._score_names():
+            told += ", which are no independent draws; interval over frames"
+        elif measured.low is not None:
+            told += "; interval over sequences"
+        return measured._replace(note="; ".join(filter(None, [measured.note, told])))
 
     def refused(self, why: str, more: Sequence[str]) -> dict[str, Measured]:
         known = self._names(self._channels())
@@ -219,11 +230,12 @@ class _Seen:
 
     def distances(self) -> dict[str, Measured]:
         real, fake, channels = self.real.features, self.fake.features, self._channels()
-        found = _distances(real, fake, self._names(channels))
+        frames = self.fake.frames
+        found = _distances(real, fake, self._names(channels), frames)
         if channels > 1:
             parts = zip(real.chunk(channels, 1), fake.chunk(channels, 1), strict=True)
             for channel, pair in zip(self._channel_names(), parts, strict=True):
-                alone = _distances(*pair, self._names(1))
+                alone = _distances(*pair, self._names(1), frames)
                 found |= {f"{name}/{channel}": measured for name, measured in alone.items()}
         return found
 
@@ -298,9 +310,9 @@ def _refusal(sides: Iterable[Side]) -> str:
     return next((side.refusal for side in sides if side.refusal), "")
 
 
-def _distances(real: Tensor, fake: Tensor, known: Names) -> dict[str, Measured]:
+def _distances(real: Tensor, fake: Tensor, known: Names, frames: int) -> dict[str, Measured]:
     """The one to go by stands first."""
-    kernel, frechet = attempt(_kernel, real, fake), attempt(_frechet, real, fake)
+    kernel, frechet = attempt(_kernel, real, fake, frames), attempt(_frechet, real, fake)
     found = {known.kernel: kernel, known.frechet: frechet}
     few = min(len(real), len(fake)) < fidelity.KERNEL_FIRST_BELOW
     return found if few else dict(reversed(found.items()))
@@ -312,11 +324,15 @@ def _frechet(real: Tensor, fake: Tensor) -> Measured:
     return Measured(fidelity.frechet_distance(real, fake), note=note)
 
 
-def _kernel(real: Tensor, fake: Tensor) -> Measured:
+def _kernel(real: Tensor, fake: Tensor, frames: int) -> Measured:
+    """With an interval where there are two sequences, or images, to tell apart on each side."""
     size = fidelity.kernel_subset_size(len(real), len(fake))
     subsets = 1 if size == len(real) == len(fake) else fidelity.SUBSETS
     value, deviation = fidelity.kernel_distance(real, fake, subsets, size)
-    low, high = bootstrap.kernel_interval(real, fake, value, deviation / subsets**0.5)
+    low, high = None, None
+    if min(len(real), len(fake)) >= 2 * frames:
+        error = deviation / subsets**0.5
+        low, high = bootstrap.kernel_interval(real, fake, value, error, frames=frames)
     few = min(len(real), len(fake)) < fidelity.KERNEL_FIRST_BELOW
     note = f"the one to go by below {fidelity.KERNEL_FIRST_BELOW:,} images" if few else ""
     return Measured(value, low, high, f"subsets={subsets} subset_size={size}", note)
@@ -332,19 +348,19 @@ def _score(real: Tensor, fake: Tensor, splits: int) -> Measured:
     return Measured(value, *ends, f"splits={splits}", note)
 
 
-def _covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
+def _covering(real: Tensor, fake: Tensor, frames: int) -> dict[str, Measured]:
     try:
-        return covering(real, fake)
+        return covering(real, fake, frames)
     except REFUSALS as refusal:
         return dict.fromkeys(COVERING, Measured(None, note=sentence(refusal)))
 
 
 def _repeats(
-    real: Tensor, fake: Tensor, train: Tensor
+    real: Tensor, fake: Tensor, train: Tensor, frames: int
 ) -> tuple[Memorization | None, dict[str, Measured]]:
     try:
-        neighbours = memorization(train, real, fake)
-        return neighbours, repeating(real, fake, train, neighbours)
+        neighbours = memorization(train, real, fake, frames=frames)
+        return neighbours, repeating(real, fake, train, neighbours, frames)
     except REFUSALS as refusal:
         return None, dict.fromkeys(REPEATING, Measured(None, note=sentence(refusal)))
 

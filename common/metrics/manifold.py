@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.metrics.bootstrap import bootstrap_interval, share_interval
+from common.metrics.bootstrap import bootstrap_interval, effective_draws, share_interval
 from common.metrics.protocol import Measured, MetricRefused
+from common.spread import evenly
 
 # Naeem et al. 2020; Kynkäänniemi et al. 2019 take 3.
 NEIGHBOURS = 5
@@ -22,13 +23,18 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Manifold:
-    """Membership of each point, from which the four numbers are means.
+    """Membership of each point, from which four numbers are means.
 
     Attributes:
-        precise: [M] whether a synthetic point lies in the ball of a real one.
-        recalled: [N] whether a real point lies in the ball of a synthetic one.
-        crowd: [M] balls of real points that hold a synthetic point, divided by k.
-        covered: [N] whether the ball of a real point holds a synthetic one.
+        precise: [M] whether a synthetic point lies in the ball of a real one; precision is the
+            share that look real (Kynkäänniemi et al. 2019).
+        recalled: [N] whether a real point lies in the ball of a synthetic one; recall is the share
+            that the synthetic ones could be (the same).
+        crowd: [M] balls of real points that hold a synthetic point, divided by k; density, their
+            mean, expects 1 where both sets are alike, may be greater, and counts an outlier among
+            the real points little (Naeem et al. 2020).
+        covered: [N] whether the ball of a real point holds a synthetic one; coverage is the share
+            of real points with a synthetic one nearby (the same).
     """
 
     precise: Tensor
@@ -36,31 +42,8 @@ class Manifold:
     crowd: Tensor
     covered: Tensor
 
-    @property
-    def precision(self) -> float:
-        """Share of synthetic points that look real, from 0 to 1 (Kynkäänniemi et al. 2019)."""
-        return _mean(self.precise)
 
-    @property
-    def recall(self) -> float:
-        """Share of real points that the synthetic ones could be, from 0 to 1 (the same)."""
-        return _mean(self.recalled)
-
-    @property
-    def density(self) -> float:
-        """As precision, but an outlier among the real points counts little (Naeem et al. 2020).
-
-        It expects 1 where both sets are alike, and may be greater.
-        """
-        return _mean(self.crowd)
-
-    @property
-    def coverage(self) -> float:
-        """Share of real points with a synthetic one nearby, from 0 to 1 (Naeem et al. 2020)."""
-        return _mean(self.covered)
-
-
-def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
+def covering(real: Tensor, fake: Tensor, frames: int = 1) -> dict[str, Measured]:
     """The numbers of `COVERING`, with intervals over the points whose mean they are.
 
     The balls are taken as given: the intervals tell about more points of the one set beside the
@@ -69,6 +52,7 @@ def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
     Args:
         real: features [N, D].
         fake: features [M, D].
+        frames: consecutive points of one sequence; the intervals are over sequences.
 
     Raises:
         MetricRefused: a set has no more than five points, or features are not finite.
@@ -80,17 +64,18 @@ def covering(real: Tensor, fake: Tensor) -> dict[str, Measured]:
         "recall": found.recalled,
         "coverage": found.covered,
     }
-    measured = {name: share(points, rule) for name, points in shares.items()}
-    interval = bootstrap_interval(np.mean, found.crowd.numpy())
-    measured["density"] = Measured(found.density, *interval, rule)
+    measured = {name: share(points, rule, frames) for name, points in shares.items()}
+    interval = bootstrap_interval(np.mean, found.crowd.unflatten(0, (-1, frames)).numpy())
+    measured["density"] = Measured(_mean(found.crowd), *interval, rule)
     measured["effective_number"] = _diversity(real, fake)
     return {name: measured[name] for name in COVERING}
 
 
-def share(points: Tensor, rule: str) -> Measured:
-    """Of the points [N] that are true, with its interval."""
-    interval = share_interval(int(points.sum()), len(points))
-    return Measured(_mean(points), *interval, rule)
+def share(points: Tensor, rule: str, frames: int = 1) -> Measured:
+    """Of the points [N] that are true, with its interval over sequences of so many points."""
+    draws = effective_draws(points.numpy(), frames)
+    count = int(points.sum()) * draws / len(points)
+    return Measured(_mean(points), *share_interval(count, draws), rule)
 
 
 def _diversity(real: Tensor, fake: Tensor) -> Measured:
@@ -101,23 +86,22 @@ def _diversity(real: Tensor, fake: Tensor) -> Measured:
 
 
 def spread(rows: Tensor, count: int) -> Tensor:
-    """So many rows from everywhere in [N, …]: the first of them may all be of one class."""
-    return rows[torch.arange(count) * len(rows) // count]
+    """So many rows from everywhere in [N, …], or all: the first may all be of one class."""
+    return rows[evenly(len(rows), count)]
 
 
-def manifold(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:
+def manifold(real: Tensor, fake: Tensor) -> Manifold:
     """Which points of two sets lie in each other's balls.
 
     Args:
         real: features [N, D].
         fake: features [M, D].
-        neighbours: k; a point is not its own neighbour.
 
     Raises:
-        MetricRefused: a set has no more than ``neighbours`` points, or features are not finite.
+        MetricRefused: a set has no more than five points, or features are not finite.
     """
-    real, fake = usable(real, fake, fewest=neighbours + 1)
-    reach_real, reach_fake = reach(real, neighbours), reach(fake, neighbours)
+    real, fake = usable(real, fake, fewest=NEIGHBOURS + 1)
+    reach_real, reach_fake = reach(real, NEIGHBOURS), reach(fake, NEIGHBOURS)
     precise = torch.zeros(len(fake), dtype=torch.bool)
     crowd = torch.zeros(len(fake), dtype=torch.float64)
     recalled, covered = [], []
@@ -128,7 +112,7 @@ def manifold(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> Manifo
         crowd += inside.sum(0)
         covered.append(inside.any(1))
         recalled.append((distances < reach_fake).any(1))
-    return Manifold(precise, torch.cat(recalled), crowd / neighbours, torch.cat(covered))
+    return Manifold(precise, torch.cat(recalled), crowd / NEIGHBOURS, torch.cat(covered))
 
 
 def effective_number(features: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""One number, everything needed to judge it, and the refusal to compare it with an unlike one."""
+"""One number, everything needed to judge it, and what tells it from a number unlike it."""
 
 import hashlib
 import json
@@ -141,19 +141,6 @@ def read_records(path: Path) -> list[Record]:
         problem = "cannot be read as a file of records"
         raise UserError(Exit.INPUT, relative(path), problem, "run `make evaluate`") from error
     return [_from_line(line, path, number) for number, line in enumerate(lines, 1)]
-
-
-def compare(records: Sequence[Record]) -> list[Record]:
-    """Sorts records of one protocol by value, those without a value last.
-
-    Raises:
-        UserError: two records were measured differently; the differing fields are named.
-    """
-    if reasons := differing(records):
-        problem = f"numbers differ in {'; '.join(reasons)} and cannot be compared"
-        remedy = "evaluate both sides in the same way"
-        raise UserError(Exit.INPUT, records[0].metric, problem, remedy)
-    return sorted(records, key=lambda r: math.inf if r.value is None else r.value)
 
 
 def differing(records: Sequence[Record]) -> list[str]:

@@ -24,7 +24,8 @@ class Side:
         biology: biological scalars by name, one value an image.
         refusal: one sentence, or "".
         logits: [N, C * classes], None where the extractor has no classes.
-        labels: class of each image; empty where there are none.
+        labels: class of each image; empty where there are none, as of frames.
+        frames: consecutive images that are those of one sequence.
     """
 
     count: int
@@ -34,6 +35,12 @@ class Side:
     refusal: str = ""
     logits: Tensor | None = None
     labels: Sequence[str] = ()
+    frames: int = 1
+
+    @property
+    def sequences(self) -> int:
+        """How many there are, or images where each stands for itself."""
+        return self.count // self.frames
 
     def of_class(self, name: str) -> "Side":
         """What was seen of the images of one class; there must be features."""
@@ -111,8 +118,13 @@ class Looking:
         if not self._refusal:
             self._attempt(lambda: self._embedding.add(image))
 
-    def side(self, labels: Sequence[str] = ()) -> Side:
-        """All that was seen; argument and error as of `look`."""
+    def side(self, labels: Sequence[str] = (), frames: int = 1) -> Side:
+        """All that was seen.
+
+        Args:
+            labels: as of `look`, and so the error.
+            frames: consecutive images that are those of one sequence.
+        """
         count = len(self._scalars)
         if len(labels) not in (0, count):
             raise ValueError(f"there are {len(labels)} labels of {count} images")
@@ -120,7 +132,7 @@ class Looking:
         features, logits = found or (None, None)
         names = self._scalars[0] if self._scalars else {}
         biology = {name: np.array([row[name] for row in self._scalars]) for name in names}
-        return Side(count, self._shape, features, biology, self._refusal, logits, labels)
+        return Side(count, self._shape, features, biology, self._refusal, logits, labels, frames)
 
     def _attempt(self, step: Callable[[], Any]) -> Any:
         try:

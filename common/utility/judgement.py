@@ -5,7 +5,7 @@ what they were recognised; counts are means over the judges.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def measure_judgement(
         UserError: the experiment names no task with classes, or the images do not suit it.
     """
     # First: where nothing was generated, no judge has to be trained to say so.
-    context = replace(evaluation_context(folder, data, labels="as asked"), groups=0)
+    context = evaluation_context(folder, data, labels="as asked")
     judges = judges_of(data, device, training, count)
     pools = generated_pool(folder, data), split_pool(data, "test"), split_pool(data, "val")
     fake, real, aside = (Judged(pool, judges.labels(pool.images)) for pool in pools)

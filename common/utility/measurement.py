@@ -1,7 +1,6 @@
 """A run's generated images as training data."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -56,7 +55,7 @@ def measure_utility(
     with images_bar("training task models", total, shown=total > 0) as bar:
         known |= ledger.train(missing, bar.update)
     # Balance is part of the rule, so it does not count how often the labels' rule chose each class.
-    context = replace(evaluation_context(folder, data, labels="drawn by balance"), groups=0)
+    context = evaluation_context(folder, data, labels="drawn by balance")
     records = ledger_records(ledger, {model: known[model] for model in models}, context)
     update_records(folder, records, UTILITY)
     show(records)

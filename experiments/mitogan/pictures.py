@@ -17,6 +17,7 @@ from common.data.datamodule import ImageDataModule
 from common.data.image_io import write_png
 from common.data.movie_video import write_video
 from common.run_images import packed_images
+from common.spread import evenly
 from common.storage import whole_file
 from common.tables import to_csv
 from experiments.mitogan import interpret, latents
@@ -62,7 +63,7 @@ def _interpreted(
 ) -> None:
     real, groups = _frames(data, model.device)
     fake = _samples(model, data, seed)
-    company = interpret.InCompany(model.discriminator, real[:: max(1, len(real) // 3)][:3])
+    company = interpret.InCompany(model.discriminator, real[evenly(len(real), 3)])
     both = torch.cat([real, fake])
     logits = torch.cat([company(part).detach() for part in both.split(interpret.AT_ONCE)])
     rows = [data.measure((image.cpu().numpy() + 1) / 2) for image in both]
@@ -71,7 +72,7 @@ def _interpreted(
     found = interpret.surrogate(features, list(rows[0]), logits.cpu().numpy(), groups)
     few = both[torch.linspace(0, len(both) - 1, _CHECKED).long()]
     checked = {method: _checked(company, few, method) for method in interpret.METHODS}
-    shown = torch.cat([real[:count], fake[:count]])
+    shown = torch.cat([real[evenly(len(real), count)], fake[:count]])
     maps = {method: interpret.attribution(company, shown, method) for method in checked}
     _page(folder / PAGE, shown, maps, found, checked)
     numbers = {"surrogate": vars(found), "maps": checked, "images": [len(real), len(fake)]}

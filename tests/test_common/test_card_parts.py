@@ -13,7 +13,8 @@ from common.cards.croissant import is_guessed
 from common.cards.evaluation import evaluation
 from common.cards.origin import Origin
 from common.cards.parts import command, copies, leaks, run_limits, stated
-from common.metrics.bootstrap import share_interval
+from common.metrics.bootstrap import nearer_interval
+from common.metrics.memorization import CHANCE, THRESHOLD
 from common.metrics.names import LEAKAGE
 from common.metrics.protocol import Record
 from common.runs.folder import RunFolder
@@ -44,8 +45,9 @@ def subject(**changes: object) -> SimpleNamespace:
 
 
 def copied(count: int, of: int, **changes: object) -> Record:
-    low, high = share_interval(count, of)
-    given = {"n_fake": of, "rule": "3 training images", "note": "0.2 beside"}
+    """As beside 1,000 held-out images."""
+    low, high = nearer_interval(count, of, CHANCE, CHANCE * 1001, 1000)
+    given = {"n_fake": of, "rule": f"3 training images; {THRESHOLD}", "note": "0.2 beside"}
     return Record("copied_share", count / of, low, high, **(given | changes))
 
 
@@ -53,14 +55,16 @@ def copied(count: int, of: int, **changes: object) -> Record:
     ("count", "of", "begins"),
     [
         (200, 1000, "MORE copies of training images than chance brings: 20.00% of 1,000 generated"),
-        (19, 1000, "MORE copies"),
-        # One of a hundred is chance.
-        (10, 1000, "No more copies of training images than twice what chance brings: 1.00%"),
-        (0, 184, "No more copies"),
+        (22, 1000, "MORE copies"),
+        # As many of an honest model may be chance, because another thousand held-out images would
+        # put the threshold elsewhere.
+        (19, 1000, "1,000 images are too few to tell"),
+        (9, 1000, "No more copies of training images than twice what chance brings: 0.90%"),
+        (0, 191, "No more copies"),
         (0, 40, "40 images are too few to tell whether training images come back: 0.00% of 40"),
         (1, 20, "20 images are too few to tell"),
         (2, 50, "50 images are too few to tell"),
-        (0, 182, "182 images are too few to tell"),
+        (0, 190, "190 images are too few to tell"),
     ],
 )
 def test_copies_are_more_than_chance_or_no_more_or_the_images_are_too_few(
@@ -76,15 +80,21 @@ def test_copies_are_more_than_chance_or_no_more_or_the_images_are_too_few(
 
 
 def test_copies_of_images_that_were_not_looked_at_are_not_denied() -> None:
-    looked = [copied(0, 1000, rule="2 training images")]
+    looked = [copied(0, 1000, rule=f"2 training images; {THRESHOLD}")]
     (some,) = copies(subject(records=looked))
     assert some.endswith("2 of the 3 training images; copies of others were not looked for.")
     (last,) = copies(subject(records=[copied(0, 1000)], data_sets=2))
     assert "3 of the 3 training images of the last data set; copies of others" in last
-    (unknown,) = copies(subject(records=[copied(0, 1000, rule="")]))
-    assert "it is not known how many" in unknown
-    (no_interval,) = copies(subject(records=[Record("copied_share", 0.0, n_fake=1000)]))
+    (unknown,) = copies(subject(records=[copied(0, 1000, rule=THRESHOLD)]))
+    assert f"Compared with: {THRESHOLD}" in unknown
+    (no_interval,) = copies(subject(records=[replace(copied(0, 1000), low=None)]))
     assert no_interval.startswith("Without an interval nobody can tell")
+
+
+def test_numbers_of_the_rule_that_took_chance_for_copies_accuse_nobody() -> None:
+    (older,) = copies(subject(records=[copied(30, 1000, rule="3 training images")]))
+    assert older.startswith("By an older rule, which takes chance for copies: 3.00% of 1,000")
+    assert "make evaluate tells anew" in older and "MORE" not in older
 
 
 def test_smooth_copies_are_told_beside_those_that_features_see() -> None:

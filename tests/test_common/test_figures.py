@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from common import figures
 from common.data.image_io import read_image
 from common.errors import UserError
 from common.figures import latent_map, principal_components, write_figures
@@ -34,6 +35,24 @@ def test_the_map_shows_every_point_once_and_names_the_classes_that_are_there() -
     # One more of each class in the legend, and the ground.
     assert kinds.count("circle") == 2 and kinds.count("rect") == 4
     assert texts[:2] == ["<a>", "i"] and "60%" in texts[2]
+
+
+def test_the_map_has_images_of_every_class_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = [SimpleNamespace(label=label) for label in "aaaabbbbcccc"]
+    draw = np.random.default_rng(0)
+    canvas = draw.integers(0, 255, (len(samples), 1, 8, 8), dtype=np.uint8)
+
+    def packed(data: object, split: str, rows: list[int]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(canvas=canvas[row]) for row in rows]
+
+    monkeypatch.setattr(figures, "packed_images", packed)
+    monkeypatch.setattr(figures, "MOST_POINTS", 7)
+    model = SimpleNamespace(device="cpu", embed=lambda image: image.flatten(1))
+    data = SimpleNamespace(classes="abc", prepared=SimpleNamespace(samples=lambda split: samples))
+    points, labels, _ = figures._latents(model, data)
+    assert len(points) == 7 and set(labels.tolist()) == {0, 1, 2}
 
 
 def test_figures_show_every_class_beside_validation_images(

@@ -1,3 +1,4 @@
+import bisect
 import math
 from collections.abc import Callable
 
@@ -328,6 +329,50 @@ def test_the_kernel_error_agrees_with_leaving_out_each_image(
     assert bootstrap.kernel_error(real, fake) == pytest.approx(variance**0.5, rel=1e-9)
 
 
+def test_the_kernel_error_of_sequences_agrees_with_leaving_out_each_of_them() -> None:
+    real = normals(12, 0, np.zeros(3), np.eye(3))
+    fake = normals(15, 1, np.ones(3), np.eye(3))
+    variance = 0.0
+    for a, b in ((real, fake), (fake, real)):
+        starts = range(0, len(a), 3)
+        left_out = [kernel_by_loops(torch.cat([a[:i], a[i + 3 :]]), b) for i in starts]
+        variance += (len(starts) - 1) * np.var(left_out)
+    assert bootstrap.kernel_error(real, fake, frames=3) == pytest.approx(variance**0.5, rel=1e-9)
+    # Student's t with 3 degrees of freedom exceeds 3.1824 in 2.5 % of cases.
+    expected = (7 - 3.1824 * variance**0.5, 7 + 3.1824 * variance**0.5)
+    found = bootstrap.kernel_interval(real, fake, 7, frames=3)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def sequences(count: int, draw: np.random.Generator, shift: float = 0.0) -> Tensor:
+    """Six frames each, which are nearly alike."""
+    middles = draw.normal(shift, 1, (count, 1, 4)).repeat(6, 1)
+    return torch.from_numpy(middles + draw.normal(0, 0.2, middles.shape)).flatten(0, 1)
+
+
+def test_the_kernel_error_of_sequences_is_the_scatter_over_others() -> None:
+    draw, found = np.random.default_rng(0), []
+    for _ in range(200):
+        pair = sequences(30, draw), sequences(40, draw, shift=0.7)
+        found.append((*bootstrap.kernel_estimate(*pair, 6), bootstrap.kernel_error(*pair)))
+    values, errors, of_frames = np.array(found).T
+    assert np.median(errors) == pytest.approx(values.std(), rel=0.2)
+    assert np.median(of_frames) < 0.5 * values.std()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_frames_that_are_all_alike_tell_of_a_share_what_their_sequences_do(share: float) -> None:
+    points = np.random.default_rng(0).random(80) < share
+    assert bootstrap.effective_draws(points.repeat(4), 4) == pytest.approx(80)
+    assert bootstrap.effective_draws(points, 1) == 80
+
+
+def test_independent_frames_of_sequences_tell_nearly_as_much_as_single_images() -> None:
+    draw = np.random.default_rng(0)
+    found = [bootstrap.effective_draws(draw.random(400) < 0.3, 4) for _ in range(50)]
+    assert 350 < np.mean(found) <= 400 and min(found) >= 100
+
+
 def test_the_kernel_interval_adds_the_error_of_the_subsets() -> None:
     real = normals(12, 0, np.zeros(3), np.eye(3))
     fake = normals(15, 1, np.ones(3), np.eye(3))
@@ -364,6 +409,48 @@ def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     first = bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
     assert first == bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=3)
     assert first != bootstrap.bootstrap_interval(np.mean, values, resamples=50, seed=4)
+
+
+def most_without_copies(of: int, among: int) -> int:
+    """The greatest number of images nearer than the threshold that is not more than chance."""
+    fits = range(of + 1)
+
+    def above(count: int) -> bool:
+        return bootstrap.nearer_interval(count, of, 0.01, 0.01 * (among + 1), among)[0] > 0.01
+
+    return bisect.bisect_left(fits, True, key=above) - 1
+
+
+@pytest.mark.parametrize("of", [500, 10000])
+@pytest.mark.parametrize("among", [100, 150, 400, 1000])
+def test_images_that_copy_nothing_are_rarely_above_chance_however_few_are_held_out(
+    of: int, among: int
+) -> None:
+    draw, most = np.random.default_rng(among), most_without_copies(of, among)
+    # Distances to the nearest of many in six dimensions: of few, the part below u is u ** 6.
+    held_out = draw.random((4000, among)) ** (1 / 6)
+    below = np.quantile(held_out, 0.01, axis=1, method="weibull") ** 6
+    assert 0.009 < below.mean() < 0.0105
+    assert 0.005 < np.mean(draw.binomial(of, below) > most) < 0.04
+
+
+@pytest.mark.parametrize(("copied", "among"), [(0.03, 1000), (0.2, 100)])
+def test_the_interval_of_nearer_images_covers_the_share_as_often_as_it_says(
+    copied: float, among: int
+) -> None:
+    draw, rank = np.random.default_rng(0), 0.01 * (among + 1)
+    below = draw.beta(rank, among + 1 - rank, 500)
+    found, times = np.unique(draw.binomial(500, copied + (1 - copied) * below), return_counts=True)
+    ends = [bootstrap.nearer_interval(int(count), 500, 0.01, rank, among) for count in found]
+    share = copied + (1 - copied) * 0.01
+    hits = [low <= share <= high for low, high in ends]
+    assert 0.93 <= np.average(hits, weights=times) <= 0.98
+
+
+def test_beside_endlessly_many_others_the_interval_of_nearer_images_is_that_of_a_share() -> None:
+    for count in (0, 7, 30, 500):
+        found = bootstrap.nearer_interval(count, 500, 0.01, 1e7, 10**9)
+        assert found == pytest.approx(bootstrap.share_interval(count, 500), abs=1e-5)
 
 
 # Distributions ---------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from common.metrics.manifold import (
     COVERING,
+    NEIGHBOURS,
     covering,
     effective_number,
-    manifold,
     nearest,
     reach,
+    share,
 )
 from common.metrics.protocol import MetricRefused
 
@@ -45,9 +46,9 @@ def test_the_four_numbers_are_those_of_their_definitions(
     sizes: tuple[int, int], shift: float
 ) -> None:
     real, fake = points(sizes[0], 0), points(sizes[1], 1, shift=shift)
-    found = manifold(real, fake, 3)
-    for name, expected in by_loops(real, fake, 3).items():
-        assert getattr(found, name) == pytest.approx(expected, abs=1e-12), name
+    found = covering(real, fake)
+    for name, expected in by_loops(real, fake, NEIGHBOURS).items():
+        assert found[name].value == pytest.approx(expected, abs=1e-12), name
 
 
 def test_rows_are_taken_in_parts_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +60,10 @@ def test_rows_are_taken_in_parts_without_a_seam(monkeypatch: pytest.MonkeyPatch)
 
 def test_equal_sets_cover_each_other_and_far_ones_do_not() -> None:
     real = points(80, 0)
-    alike, far = manifold(real, points(80, 1)), manifold(real, points(80, 1, shift=50.0))
-    assert min(alike.precision, alike.recall, alike.coverage) > 0.8
-    assert alike.density == pytest.approx(1, abs=0.2)
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    alike, far = covering(real, points(80, 1)), covering(real, points(80, 1, shift=50.0))
+    assert min(alike[name].value for name in ("precision", "recall", "coverage")) > 0.8
+    assert alike["density"].value == pytest.approx(1, abs=0.2)
+    assert [far[name].value for name in COVERING[:-1]] == [0, 0, 0, 0]
 
 
 def test_dropped_modes_lower_recall_and_coverage_but_not_precision() -> None:
@@ -71,10 +72,10 @@ def test_dropped_modes_lower_recall_and_coverage_but_not_precision() -> None:
     def modes(count: int, seed: int) -> Tensor:
         return torch.cat([c + points(30, seed + i) for i, c in enumerate(centres[:count])])
 
-    found = [manifold(modes(5, 0), modes(kept, 100)) for kept in (5, 3, 1)]
-    assert all(m.precision > 0.8 for m in found)
+    found = [covering(modes(5, 0), modes(kept, 100)) for kept in (5, 3, 1)]
+    assert all(m["precision"].value > 0.8 for m in found)
     for name in ("recall", "coverage"):
-        assert all(a > b + 0.1 for a, b in pairwise(getattr(m, name) for m in found))
+        assert all(a > b + 0.1 for a, b in pairwise(m[name].value for m in found))
 
 
 def test_the_effective_number_of_equal_unlike_and_half_equal_images() -> None:
@@ -100,6 +101,24 @@ def test_every_number_has_an_interval_around_it() -> None:
         assert found[name].low <= found[name].value <= found[name].high
         assert found[name].rule == "k=5"
     assert found["effective_number"].rule == "of 50"
+
+
+def test_frames_count_by_their_sequences() -> None:
+    points_of = torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.2
+    alike = share(points_of.repeat_interleave(5), "", 5)
+    assert alike == pytest.approx((*share(points_of, "")[:3], "", ""), abs=1e-9)
+
+
+def test_the_intervals_of_alike_frames_are_wide() -> None:
+    """Five frames each of 30 sequences, seen as such and as 150 images."""
+    draw = torch.Generator().manual_seed(0)
+    real, fake = (points(30, seed).repeat_interleave(5, 0) for seed in (0, 1))
+    real, fake = (x + 0.05 * torch.randn(x.shape, generator=draw) for x in (real, 1.5 * fake))
+    wide, narrow = covering(real, fake, frames=5), covering(real, fake)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert wide[name].value == narrow[name].value
+        widths = [found[name].high - found[name].low for found in (wide, narrow)]
+        assert widths[0] > 1.3 * widths[1], name
 
 
 @pytest.mark.parametrize("sizes", [(5, 50), (50, 5)])

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import common.metrics.memorization as memorized
 from common.data.near_duplicates import descriptor
 from common.metrics.memorization import (
     COARSELY,
     REPEATING,
     REPEATING_OF_CLASS,
+    THRESHOLD,
     area,
     membership,
     memorization,
@@ -55,6 +57,20 @@ def test_held_out_images_are_cleared() -> None:
     assert found["nearest_ratio"].value == pytest.approx(1, abs=0.05)
 
 
+def test_a_hundred_held_out_images_accuse_hardly_any_model_that_copies_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in forty, instead of one in three."""
+    monkeypatch.setattr(memorized, "bootstrap_interval", lambda *arrays: (0.0, 1.0))
+    shares = []
+    for seed in range(100, 220, 2):
+        known, others = points(150, 0), points(400, seed, 6)
+        found = repeating(others[:100], others[100:], known)
+        shares.append(found["copied_share"])
+    assert sum(share.low > 0.01 for share in shares) <= 4
+    assert np.mean([share.value for share in shares]) == pytest.approx(0.01, abs=0.004)
+
+
 def test_the_more_is_copied_the_worse_every_number() -> None:
     found = [repeating(HELD_OUT, copies(share), TRAIN) for share in (0, 0.1, 0.3, 0.6)]
     for name, sign in (("copied_share", 1), ("authentic_share", -1), ("membership_auc", 1)):
@@ -94,10 +110,34 @@ def test_the_area_is_the_share_of_pairs(seed: int) -> None:
 def test_numbers_come_with_interval_and_rule() -> None:
     found = repeating(HELD_OUT, copies(0.1), TRAIN)
     assert tuple(found) == REPEATING
-    for measured in found.values():
+    for name, measured in found.items():
         assert measured.low <= measured.value <= measured.high
-        assert measured.rule == "600 training images"
+        clause = f"; {THRESHOLD}" if name == "copied_share" else ""
+        assert measured.rule == f"600 training images{clause}"
     assert repeating(HELD_OUT, copies(0.1), TRAIN) == found
+
+
+def test_frames_that_are_all_alike_tell_no_more_than_their_sequences() -> None:
+    sides = HELD_OUT, copies(0.1), TRAIN
+    single = repeating(*sides)
+    many = repeating(*(side.repeat_interleave(3, 0) for side in sides), frames=3)
+    # A training frame that is there three times has its own like at no distance.
+    for name in ("copied_share", "nearest_ratio", "membership_auc"):
+        assert many[name][:3] == pytest.approx(single[name][:3], abs=1e-6), name
+        assert many[name].rule.startswith("1800 training images; whole sequences")
+    narrow = repeating(*(side.repeat_interleave(3, 0) for side in sides))
+    for name in ("copied_share", "nearest_ratio", "membership_auc"):
+        widths = [found[name].high - found[name].low for found in (many, narrow)]
+        assert widths[0] > 1.3 * widths[1], name
+
+
+def test_whole_sequences_are_drawn() -> None:
+    """Frames of as many sequences as there are would come nearer, as if they had been copied."""
+    train, held_out, fake = (points(count, seed) for count, seed in ((900, 0), (50, 1), (200, 2)))
+    train, held_out = (side.repeat_interleave(4, 0) for side in (train, held_out))
+    ratio = memorization(train, held_out, fake, frames=4).ratio
+    assert float(ratio.median()) == pytest.approx(1, abs=0.1)
+    assert float(memorization(train, held_out, fake).ratio.median()) < 0.9
 
 
 def test_of_one_class_fewer_images_are_enough_and_the_note_says_so() -> None:

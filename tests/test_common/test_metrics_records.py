@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from common.errors import Exit, UserError
@@ -23,9 +24,7 @@ from common.metrics.features import Extractor, extractor
 from common.metrics.i3d import FVD_WEIGHTS_SHA256
 from common.metrics.manifold import COVERING
 from common.metrics.protocol import (
-    PROTOCOL_FIELDS,
     Record,
-    compare,
     read_records,
     write_records,
 )
@@ -156,31 +155,6 @@ def test_a_file_of_records_that_is_absent_or_binary_is_named(tmp_path: Path) -> 
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"records\.jsonl"):
         read_records(path)
-
-
-# Protocols -------------------------------------------------------------------------------------
-
-ORDINARY = Record(
-    "kernel_distance", 1.0, None, None, "", "random-conv", "ab", "subsets=100", 50, 60, "test", "d"
-)
-
-
-@pytest.mark.parametrize("name", PROTOCOL_FIELDS)
-def test_unlike_protocols_are_refused_and_the_field_is_named(name: str) -> None:
-    other = replace(ORDINARY, **{name: 61 if name.startswith("n_") else "other"})
-    assert other.protocol != ORDINARY.protocol
-    with pytest.raises(UserError, match=rf"differ in {name} \(.*(61|'other')") as refusal:
-        compare([ORDINARY, other])
-    assert refusal.value.code is Exit.INPUT
-
-
-def test_runs_of_one_protocol_are_sorted_with_refused_ones_last() -> None:
-    better = replace(ORDINARY, value=0.5, seed=9, checkpoint_sha256="e", commit="f", note="n")
-    refused = replace(ORDINARY, value=None)
-    assert better.protocol == ORDINARY.protocol
-    assert len(better.protocol) == 16
-    assert compare([refused, ORDINARY, better]) == [better, ORDINARY, refused]
-    assert compare([]) == []
 
 
 # Evaluation ------------------------------------------------------------------------------------
@@ -427,6 +401,34 @@ def test_the_classifier_score_stands_beside_that_of_real_images() -> None:
     assert score.value == value and score.low < value < score.high
     told = f"of {len(fake)} images {value:.4g}, of as many real ones {beside:.4g}"
     assert (score.rule, score.note) == ("splits=10", told)
+
+
+def test_numbers_of_frames_say_of_how_many_sequences_they_are() -> None:
+    features = Extractor("corners", 2, "", Corners(), classes=2)
+    real, fake = side(noise_images(240, 0), features), side(noise_images(120, 1), features)
+    of_sequences = [replace(each, frames=3) for each in (real, fake)]
+    train = replace(side(noise_images(150, 2), features), frames=3)
+    found = by_name(evaluate(*of_sequences, features, CONTEXT, train).records)
+    told = "frames of 80 real and 40 generated sequences"
+    for name, record in found.items():
+        assert told in record.note and (record.n_real, record.n_fake) == (240, 120), name
+        by_sequence = record.low is not None and name != "classifier_score"
+        assert record.note.endswith("; interval over sequences") == by_sequence, name
+    score = found["classifier_score"]
+    assert "no independent draws; interval over frames" in score.note and score.low is not None
+    kernel = found["kernel_distance"]
+    error = bootstrap.kernel_error(real.features, fake.features, frames=3)
+    assert kernel.high - kernel.low >= 2 * stats.t.ppf(0.975, 39) * error
+    alone = by_name(evaluate(real, fake, features, CONTEXT, train).records)
+    assert not any("sequences" in record.note for record in alone.values())
+
+
+def test_one_sequence_has_a_distance_without_interval() -> None:
+    features = Extractor("corners", 4, "", Corners())
+    one = [replace(side(noise_images(12, seed), features), frames=12) for seed in (0, 1)]
+    found = by_name(evaluate(*one, features, CONTEXT).records)["kernel_distance"]
+    assert found.value is not None and found.low is None and found.high is None
+    assert found.note.endswith("frames of 1 real and 1 generated sequences")
 
 
 def test_labels_are_asked_about_only_where_they_differ() -> None:
