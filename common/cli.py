@@ -43,7 +43,7 @@ from common.runs.checkpoints import (
     nbytes,
     promote_previous,
 )
-from common.runs.claim import claim, refuse_used, refuse_vanished
+from common.runs.claim import claim, refuse_used, refuse_vanished, sweep_samples
 from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.guard import FiniteGuard, Guard, RunLog, Watchdog
@@ -276,6 +276,7 @@ class ExperimentCLI(Signposts, LightningCLI):
     def before_generate(self) -> None:
         """No two of them write the same samples."""
         self.lock.acquire()
+        sweep_samples(self.folder)
 
     # Nor do the files change that are read.
     before_card = before_evaluate = before_judge = before_quiz = before_utility = before_generate

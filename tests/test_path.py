@@ -21,8 +21,9 @@ from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.metrics.protocol import read_records
 from common.report import __main__ as report
+from common.runs.lock import SAMPLES, RunLock
 from outcome import history, state
-from running import ROOT, Cli, at, open_page, run_folder, smoke
+from running import ROOT, Cli, at, open_page, refuses, run_folder, smoke
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -211,6 +212,26 @@ def test_two_processes_generate_the_same_files_and_train(
     fit = ["fit", *smoke(experiment), *at(workspace, "ddp"), *ddp, find_unused]
     _subprocess(experiment, *fit)
     assert (run_folder(workspace, experiment, "ddp") / "checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.one_experiment
+def test_what_verbs_on_samples_are_writing_is_swept_under_their_lock_alone(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    (folder / "samples/.drawing").mkdir(parents=True)
+    unfinished = [folder / "samples/.drawing/.000003.png.part", folder / ".records.jsonl.part"]
+    for path in unfinished:
+        path.write_bytes(b"half")
+    other = RunLock(folder, SAMPLES)
+    other.acquire()
+    resumed = cli(experiment, "fit", *on, "--resume", "true")
+    assert resumed.code == 0, resumed.err
+    refuses(cli(experiment, "quiz", *on), 5, "is being written by process")
+    assert all(path.is_file() for path in unfinished)
+    other.release()
+    refuses(cli(experiment, "quiz", *on), 2, "holds no generated images")
+    assert not any(path.is_file() for path in unfinished)
 
 
 @pytest.mark.one_experiment
