@@ -11,7 +11,7 @@ from common.restoring import restore
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 from common.sequence_writer import SequenceFormat
-from common.tracking.run import Tracking, refuse_tracking
+from common.tracking.run import Tracking
 
 
 class ContinueVerb:
@@ -57,8 +57,7 @@ class ContinueVerb:
             problem = f"{type(model).__name__} cannot continue sequences"
             remedy = "choose an experiment whose README says that its model can"
             raise UserError(Exit.USAGE, self.folder.experiment, problem, remedy)
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule)
         path = self.folder.checkpoint(weights)
         checkpoint = restore(model, datamodule, path)
         model.eval().requires_grad_(False).to(self.strategy.root_device)

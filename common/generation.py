@@ -18,7 +18,7 @@ from common.data.datasets import SeedDataset
 from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
 from common.metrics.kinds import CONTINUATION, verb_of
-from common.metrics.protocol import Record, read_records, write_records
+from common.metrics.protocol import Record, usable_records, write_records
 from common.privacy import public
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -130,6 +130,7 @@ def clear_samples(
 
     What somebody else put there stays, and so do images that an interrupted `generate` has drawn
     if it was making the same. What `continue` left stays where it is of the same checkpoint.
+    Damaged records, which do not say of which they are, are set aside.
 
     Args:
         folder: of the run.
@@ -165,10 +166,7 @@ def clear_samples(
 
 def _continued(folder: RunFolder, checkpoint_sha256: str) -> list[Record]:
     """Numbers of recordings that went on by that checkpoint; no sample is in them."""
-    try:
-        records = read_records(folder.records)
-    except UserError:
-        return []
+    records = usable_records(folder.records)
     of_verb = (record for record in records if verb_of(record.metric) == CONTINUATION)
     return [record for record in of_verb if record.checkpoint_sha256 == checkpoint_sha256]
 

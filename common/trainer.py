@@ -17,6 +17,7 @@ from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
 from common.importing import Imports
 from common.interrupts import interrupts
+from common.metrics.protocol import usable_records
 from common.restoring import restore
 from common.runs.checkpoints import load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
@@ -191,8 +192,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.own_encoder import own_encoder
         from common.tracking.evaluation import log_evaluation, sample_rows
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule)
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
@@ -234,8 +234,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.measurement import measure_utility
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule)
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_utility(self.folder, datamodule, training, device, seeds, percents)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -262,8 +261,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.judgement import measure_judgement
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule)
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_judgement(self.folder, datamodule, training, device, judges)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -332,6 +330,12 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         restore(model, datamodule, self.folder.checkpoint(weights))
         model.eval().to(self.strategy.root_device)
         write_figures(self.folder, model, datamodule, n, seed)
+
+    def _open_to_measure(self, datamodule: ImageDataModule) -> None:
+        """What would be in the way of writing numbers is found before any is measured."""
+        refuse_tracking(self.folder, self.tracking)
+        self._open_data(datamodule)
+        usable_records(self.folder.records)
 
     def _open_data(self, datamodule: ImageDataModule) -> None:
         """Only data that the run was trained on have a split that it has not seen."""

@@ -1,4 +1,7 @@
-"""What a run folder holds: reads what is there, names what is missing, refuses what is damaged."""
+"""What a run folder holds: reads what is there, names what is missing, refuses what is damaged.
+
+Records alone may be damaged: the page has all the rest, and says so.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,14 +111,15 @@ def read_run(folder: Path) -> Run:
         folder: ``<workspace>/runs/<experiment>/<run>``.
 
     Raises:
-        UserError: a file is there and cannot be understood.
+        UserError: a file other than that of records is there and cannot be understood.
     """
     notes = [f"No {name}: {then}." for name, then in MISSING.items() if _lacks(folder, name)]
     config, metrics, records = (folder / n for n in ("config.yaml", "metrics.csv", "records.jsonl"))
     nearest = folder / "evaluation/nearest.png"
     if metrics.is_file() and not whole_rows(metrics)[1]:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
-    found = tuple(read_records(records)) if records.is_file() else ()
+    found, damage = _whole_records(records) if records.is_file() else ((), [])
+    notes += damage
     if settings := sorted({record.settings for record in found} - {""}):
         notes.append(f"Sampled with settings other than in training: {' or '.join(settings)}")
     if imported := sorted({record.imported for record in found} - {""}):
@@ -151,6 +155,14 @@ def read_curves(path: Path) -> dict[str, Curve]:
         except (ValueError, OverflowError) as error:
             raise damaged(path, f"line {number} cannot be read ({error})") from error
     return {name: _curve(logged[name]) for name in sorted(logged)}
+
+
+def _whole_records(path: Path) -> tuple[tuple[Record, ...], list[str]]:
+    """The records, or none and what is wrong with them."""
+    try:
+        return tuple(read_records(path)), []
+    except UserError as error:
+        return (), [f"{path.name} {error.problem}: its numbers are left out; {error.remedy}."]
 
 
 def _curve(points: Mapping[int, float]) -> Curve:

@@ -136,6 +136,7 @@ def test_numbers_of_continued_recordings_stay_with_the_checkpoint_they_are_of(
     generated.records.write_text("damaged")
     clear_samples(generated, True, "ab")
     assert not generated.records.exists()
+    assert generated.records.with_name("records.damaged.jsonl").read_text() == "damaged"
 
 
 def test_only_numbers_that_are_not_finite_become_empty_cells() -> None:
