@@ -57,8 +57,8 @@ class ContinueVerb:
             problem = f"{type(model).__name__} cannot continue sequences"
             remedy = "choose an experiment whose README says that its model can"
             raise UserError(Exit.USAGE, self.folder.experiment, problem, remedy)
-        self._open_to_measure(datamodule)
         path = self.folder.checkpoint(weights)
+        self._open_to_measure(datamodule, path)
         checkpoint = restore(model, datamodule, path)
         model.eval().requires_grad_(False).to(self.strategy.root_device)
         asked = Asked(n, seed, added, steps, file_format)

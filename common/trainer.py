@@ -18,7 +18,7 @@ from common.errors import Exit, UserError
 from common.importing import Imports
 from common.interrupts import interrupts
 from common.metrics.protocol import usable_records
-from common.restoring import restore
+from common.restoring import checkpoint_of_samples, restore
 from common.runs.checkpoints import load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
 from common.runs.hardware import Hardware
@@ -144,7 +144,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         plan = datamodule.plan_generation(n, seed, labels)
         if around_training:
             _refuse_without_posterior(model)
-            self._open_data(datamodule)
+            self._open_data(datamodule, path)
             plan = datamodule.plan_around_training(plan)
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
@@ -192,13 +192,13 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.own_encoder import own_encoder
         from common.tracking.evaluation import log_evaluation, sample_rows
 
-        self._open_to_measure(datamodule)
+        drawn_by = checkpoint_of_samples(self.folder)
+        self._open_to_measure(datamodule, drawn_by)
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
-            path = self.folder.checkpoint("best")
-            restore(model, datamodule, path)
-            network = own_encoder(model, sha256_of(path), datamodule.facts)
+            restore(model, datamodule, drawn_by)
+            network = own_encoder(model, sha256_of(drawn_by), datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
         seen_by = (self.folder, datamodule, network, self.strategy.root_device)
@@ -234,7 +234,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.measurement import measure_utility
 
-        self._open_to_measure(datamodule)
+        self._open_to_measure(datamodule, checkpoint_of_samples(self.folder))
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_utility(self.folder, datamodule, training, device, seeds, percents)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -261,7 +261,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.judgement import measure_judgement
 
-        self._open_to_measure(datamodule)
+        self._open_to_measure(datamodule, checkpoint_of_samples(self.folder))
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_judgement(self.folder, datamodule, training, device, judges)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -283,7 +283,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.quiz.page import write_quiz
 
-        self._open_data(datamodule)
+        self._open_data(datamodule, checkpoint_of_samples(self.folder))
         write_quiz(self.folder, datamodule, n, seed)
 
     def card(
@@ -326,23 +326,26 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.figures import write_figures
 
-        self._open_data(datamodule)
-        restore(model, datamodule, self.folder.checkpoint(weights))
+        path = self.folder.checkpoint(weights)
+        self._open_data(datamodule, path)
+        restore(model, datamodule, path)
         model.eval().to(self.strategy.root_device)
         write_figures(self.folder, model, datamodule, n, seed)
 
-    def _open_to_measure(self, datamodule: ImageDataModule) -> None:
+    def _open_to_measure(self, datamodule: ImageDataModule, path: Path) -> None:
         """What would be in the way of writing numbers is found before any is measured."""
         refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_data(datamodule, path)
         usable_records(self.folder.records)
 
-    def _open_data(self, datamodule: ImageDataModule) -> None:
-        """Only data that the run was trained on have a split that it has not seen."""
+    def _open_data(self, datamodule: ImageDataModule, path: Path) -> None:
+        """Only data that a checkpoint was trained on have a split that it has not seen.
+
+        Of several in a run, others may have seen more: training goes on with other data if told to.
+        """
         datamodule.prepare_data()
         datamodule.setup("test")
-        best = self.folder.checkpoint("best")
-        datamodule.refuse_other_data(load_checkpoint(best), best)
+        datamodule.refuse_other_data(load_checkpoint(path), path)
 
     def export(
         self,

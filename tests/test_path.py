@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -261,10 +262,50 @@ def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
     result = cli(experiment, "fit", *changed, *resume, "--allow-change", "data")
     assert result.code == 0 and "changed: data" in result.out, result.err
     # It was trained on two splits now: what either holds out may have been seen.
+    drawn = cli(experiment, "generate", *at(workspace, "first"), "--n", "3", "--weights", "last")
+    assert drawn.code == 0, drawn.err
     for fraction in ("0.2", "0.4"):
         typed = [*at(workspace, "first"), "--data.test_fraction", fraction]
         result = cli(experiment, "evaluate", *typed)
         assert result.code == 3 and "is not the data set" in result.err
+
+
+@pytest.mark.one_experiment
+def test_what_was_held_out_is_asked_of_the_checkpoint_that_drew_the_samples(
+    workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = [*at(workspace, "first"), "--data.test_fraction"]
+    checkpoints = run_folder(workspace, experiment, "first") / "checkpoints"
+    clean = (checkpoints / "best.ckpt").read_bytes()
+    changed = ["--resume", "true", "--budget.images_seen", "200", "--allow-change", "data"]
+    assert cli(experiment, "fit", *on, "0.4", *changed).code == 0
+    both = (checkpoints / "last.ckpt").read_bytes()
+
+    def put(**contents: bytes) -> None:
+        for name, content in contents.items():
+            path = checkpoints / f"{name}.ckpt"
+            path.unlink()
+            path.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+
+    put(best=clean, last=both, previous=both)
+    last = ["--weights", "last"]
+    assert cli(experiment, "generate", *on, "0.2", "--n", "3", *last).code == 0
+    module = importlib.import_module(f"experiments.{experiment}.module")
+    monkeypatch.setattr(module.BlobGAN, "following", None, raising=False)
+    guarded = (["evaluate"], ["utility"], ["judge"], ["quiz"])
+    for verb, *more in (*guarded, ["continue", *last], ["figures", *last]):
+        refuses(cli(experiment, verb, *on, "0.2", *more), 3, "is not the data set")
+    refuses(cli(experiment, "figures", *on, "0.2"), 2, "has no classes to compare")
+    put(best=both, last=clean)
+    assert cli(experiment, "generate", *on, "0.2", "--n", "3", *last).code == 0
+    quick = ["--extractor", "random-conv"]
+    measured = cli(experiment, "evaluate", *on, "0.2", *quick)
+    assert measured.code == 0, measured.err
+    put(last=both)
+    gone = cli(experiment, "evaluate", *on, "0.2", *quick)
+    refuses(gone, 4, "checkpoints: no longer holds the checkpoint that drew", "make generate")
 
 
 @pytest.mark.slow
