@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 from common.data.datasets import SeedDataset
 from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
+from common.image_tables import SAMPLED
 from common.metrics.kinds import CONTINUATION, verb_of
 from common.metrics.protocol import Record, usable_records, write_records
 from common.privacy import public
@@ -37,7 +38,6 @@ COLUMNS = (
     *("checkpoint_sha256", "sha256"),
 )
 SIZES = ("canvas", "native")
-SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
 # Below `samples`: films and strips of sequences, by their numbers.
@@ -59,7 +59,7 @@ class SampleSet:
         suffix: of the files.
         size: one of `SIZES`.
         pattern: of the files' names below `samples`, see `pattern_of`.
-        origin: one of `ORIGINS`.
+        origin: one of `image_tables.ORIGINS`.
         settings: of `changed_settings`.
         annotations: image number, structure, x and y of what the images were told to show.
     """

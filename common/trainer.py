@@ -124,7 +124,6 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.data.planning import native_shapes
         from common.generation import (
-            ORIGINS,
             SampleSet,
             changed_settings,
             clear_samples,
@@ -134,6 +133,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
             shown_folder,
             write_samples_manifest,
         )
+        from common.image_tables import ORIGINS
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)

@@ -10,6 +10,7 @@ from common.cards.samples import Samples
 from common.cards.subject import Subject
 from common.data.windows import text_of
 from common.generation import MANIFEST
+from common.image_tables import FOR_WHOM, NEAR_COPIES
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
 # As Hugging Face sorts them: number of images, and the name of the class that ends there.
@@ -104,10 +105,7 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
 def _warning(made: Samples) -> list[str]:
     if not made.is_around_training:
         return []
-    return [
-        "**origin: drawn around training images, one each, and near copies of them**; they may be "
-        "shown to those who may see the training images"
-    ]
+    return [f"**origin: {NEAR_COPIES}**; {FOR_WHOM}"]
 
 
 def _settings(made: Samples) -> list[str]:

@@ -11,15 +11,8 @@ from typing import Any
 
 from common.data.cards import Card
 from common.errors import Exit, UserError, relative, visible
-from common.generation import (
-    ANNOTATIONS,
-    AROUND,
-    MANIFEST,
-    ORIGINS,
-    SIZES,
-    read_samples_manifest,
-    sample_file,
-)
+from common.generation import ANNOTATIONS, MANIFEST, SIZES, read_samples_manifest, sample_file
+from common.image_tables import AROUND, ORIGINS
 from common.progress import images_bar
 from common.run_images import generated_pixels
 from common.runs.checkpoints import sha256_of

@@ -11,6 +11,7 @@ import pytest
 from common.report.__main__ import main
 from common.report.page import render
 from common.report.runs import find_runs, read_run
+from common.tables import from_csv, named_cells, to_csv
 from plausible_runs import (
     Page,
     hostile_run,
@@ -59,6 +60,18 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) ->
     html = render(find_runs(tmp_path))
     assert "2 values not drawn" in html
     assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+def test_near_copies_of_training_images_are_marked(workspace: Path) -> None:
+    table = workspace / "runs/multi_stylegan/base-s0/samples/manifest.csv"
+    rows = named_cells(from_csv(table.read_bytes()))
+    told = []
+    for origin in ("sampled", "around training images"):
+        marked = [{**row, "origin": origin} for row in rows]
+        table.write_bytes(to_csv([marked[0], *(row.values() for row in marked)]))
+        text = Page(render(find_runs(workspace))).text
+        told.append("Samples are drawn around training images, one each, and near copies" in text)
+    assert told == [False, True]
 
 
 def test_a_line_still_being_written_is_left_out_and_said(workspace: Path) -> None:
