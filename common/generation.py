@@ -37,6 +37,9 @@ COLUMNS = (
     *("name", "seed", "label", "labels", "size", "origin", "settings"),
     *("checkpoint_sha256", "sha256"),
 )
+# A further column where there is `ANNOTATIONS`, the same in all rows; other tables are as if there
+# were none.
+ANNOTATIONS_SHA256 = "annotations_sha256"
 SIZES = ("canvas", "native")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
@@ -211,12 +214,15 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         moves.append((drawn, folder.samples / f"{stem}{made.suffix}"))
         facts = (seed, label, made.labels, made.size, made.origin, made.settings, checkpoint_sha256)
         rows.append((f"{stem}{made.suffix}", *facts, sha256_of(drawn)))
+    columns = COLUMNS
     if made.annotations:
         cells = [(rows[k][0], what, f"{x:.5f}", f"{y:.5f}") for k, what, x, y in made.annotations]
         with whole_file(folder.samples / ANNOTATIONS) as stream:
             stream.write(to_csv([ANNOTATED, *cells]))
+        digest = sha256_of(folder.samples / ANNOTATIONS)
+        columns, rows = (*COLUMNS, ANNOTATIONS_SHA256), [(*row, digest) for row in rows]
     with whole_file(folder.samples / MANIFEST) as stream:
-        stream.write(to_csv([COLUMNS, *rows]))
+        stream.write(to_csv([columns, *rows]))
     # A table that names too much is noticed, images that no table names might stay for ever.
     for drawn, path in moves:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +245,8 @@ def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:
         rows = named_cells(from_csv(path.read_bytes()))
     except ValueError:
         rows = []
-    known = rows and all(tuple(row) == COLUMNS for row in rows)
+    columns = {tuple(row) for row in rows}
+    known = columns in ({COLUMNS}, {(*COLUMNS, ANNOTATIONS_SHA256)})
     # One `generate` draws by one checkpoint.
     if not known or len({row["checkpoint_sha256"] for row in rows}) > 1:
         raise UserError(Exit.INPUT, relative(path), "is not what make generate writes", remedy)
