@@ -29,6 +29,7 @@ from common.callbacks import ImagesSeen, PreviewGrid, RunConfig, configuration_y
 from common.config_safety import safe_parsing
 from common.data.cards import load_card
 from common.data.datamodule import ImageDataModule
+from common.data.planning import refuse_large_seeds
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.interrupts import Stopped, die_with_parent, interrupts
 from common.progress import ImagesProgress
@@ -215,6 +216,7 @@ class ExperimentCLI(Signposts, LightningCLI):
     def before_fit(self) -> None:
         """Prepares data before ranks are started, and finds the checkpoint to resume from."""
         config = self.config_init["fit"]
+        refuse_large_seeds(config["preview"].seed, config["preview"].count, "--preview.seed")
         changed = self._refuse_changes(config["allow_change"]) if config["resume"] else []
         interrupts.is_first_rank = rank_zero_only.rank == 0
         watch_ranks_ourselves()

@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from common.code_version import commit
 from common.continue_verb import ContinueVerb
 from common.data.datamodule import ImageDataModule
+from common.data.planning import refuse_large_seeds
 from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
 from common.importing import Imports
@@ -111,7 +112,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
             model: receives the weights of the checkpoint.
             datamodule: says what is generated; its data need not be there.
             n: number of images.
-            seed: of the first image; image k is made from ``seed + k`` and is always the same.
+            seed: of the first image; image k is made from ``seed + k``, which is below 2 ** 31, and
+                is always the same.
             labels: "data" (class frequencies of the training split), "balanced", or a class.
             weights: which of the run's checkpoints.
             file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF. Of sequences
@@ -283,6 +285,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.quiz.page import write_quiz
 
+        refuse_large_seeds(seed)
         self._open_data(datamodule, checkpoint_of_samples(self.folder))
         write_quiz(self.folder, datamodule, n, seed)
 
@@ -326,6 +329,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.figures import write_figures
 
+        refuse_large_seeds(seed, n)
         path = self.folder.checkpoint(weights)
         self._open_data(datamodule, path)
         restore(model, datamodule, path)

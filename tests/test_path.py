@@ -171,6 +171,30 @@ def test_image_k_depends_only_on_seed_k(workspace: Path, experiment: str, cli: C
     assert alone == list(made["3"].values())[7]
 
 
+@pytest.mark.one_experiment
+def test_seeds_that_would_draw_noise_again_are_refused_before_anything_is_touched(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    most = ["--seed", str(2**31 - 2)]
+    assert cli(experiment, "generate", *on, *most, "--n", "2").code == 0
+    assert cli(experiment, "evaluate", *on, "--extractor", "random-conv").code == 0
+    assert cli(experiment, "card", *on).code == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = cli(experiment, "generate", *on, *most, "--n", "3")
+    problem = "leaves no room for 3 seeds below 2147483648"
+    refuses(refused, 2, f"--seed 2147483646: {problem}", "choose a lower one")
+    for seed in ("2147483648", "9223372036854775808"):
+        for verb in ("generate", "figures", "quiz", "continue"):
+            refuses(cli(experiment, verb, *on, "--seed", seed), 2, f"--seed {seed}: leaves no room")
+        again = ["--resume", "true", "--allow-change", "preview", "--preview.seed", seed]
+        refuses(cli(experiment, "fit", *on, *again), 2, f"--preview.seed {seed}: leaves no room")
+    assert {path: path.read_bytes() for path in before} == before
+    new = ["fit", *smoke(experiment), *at(workspace, "new"), *again[4:]]
+    refuses(cli(experiment, *new), 2, "--preview.seed")
+    assert not run_folder(workspace, experiment, "new").exists()
+
+
 def test_generate_goes_on_where_it_was_killed_and_leaves_the_same_files(
     workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
