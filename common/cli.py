@@ -29,6 +29,7 @@ from common.callbacks import ImagesSeen, PreviewGrid, RunConfig, configuration_y
 from common.config_safety import safe_parsing
 from common.data.cards import load_card
 from common.data.datamodule import ImageDataModule
+from common.data.planning import refuse_large_seeds
 from common.errors import Exit, UserError, exit_on_user_error, quoted_error
 from common.interrupts import Stopped, die_with_parent, interrupts
 from common.progress import ImagesProgress
@@ -43,7 +44,7 @@ from common.runs.checkpoints import (
     nbytes,
     promote_previous,
 )
-from common.runs.claim import claim, refuse_used, refuse_vanished
+from common.runs.claim import claim, refuse_used, refuse_vanished, sweep_samples
 from common.runs.ema import EMA
 from common.runs.folder import RunFolder, find_run, new_run_id
 from common.runs.guard import FiniteGuard, Guard, RunLog, Watchdog
@@ -215,6 +216,7 @@ class ExperimentCLI(Signposts, LightningCLI):
     def before_fit(self) -> None:
         """Prepares data before ranks are started, and finds the checkpoint to resume from."""
         config = self.config_init["fit"]
+        refuse_large_seeds(config["preview"].seed, config["preview"].count, "--preview.seed")
         changed = self._refuse_changes(config["allow_change"]) if config["resume"] else []
         interrupts.is_first_rank = rank_zero_only.rank == 0
         watch_ranks_ourselves()
@@ -276,6 +278,7 @@ class ExperimentCLI(Signposts, LightningCLI):
     def before_generate(self) -> None:
         """No two of them write the same samples."""
         self.lock.acquire()
+        sweep_samples(self.folder)
 
     # Nor do the files change that are read.
     before_card = before_evaluate = before_judge = before_quiz = before_utility = before_generate

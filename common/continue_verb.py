@@ -5,13 +5,14 @@ from typing import Literal
 import pytorch_lightning as pl
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from common.data.planning import refuse_large_seeds
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError
 from common.restoring import restore
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 from common.sequence_writer import SequenceFormat
-from common.tracking.run import Tracking, refuse_tracking
+from common.tracking.run import Tracking
 
 
 class ContinueVerb:
@@ -53,13 +54,13 @@ class ContinueVerb:
         from common.generation import changed_settings
         from common.tracking.evaluation import log_evaluation, sample_rows
 
+        refuse_large_seeds(seed)
         if not hasattr(model, "following"):
             problem = f"{type(model).__name__} cannot continue sequences"
             remedy = "choose an experiment whose README says that its model can"
             raise UserError(Exit.USAGE, self.folder.experiment, problem, remedy)
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
         path = self.folder.checkpoint(weights)
+        self._open_to_measure(datamodule, path)
         checkpoint = restore(model, datamodule, path)
         model.eval().requires_grad_(False).to(self.strategy.root_device)
         asked = Asked(n, seed, added, steps, file_format)

@@ -22,8 +22,8 @@ from common.metrics.protocol import (
     REFUSALS,
     Measured,
     Record,
-    read_records,
     sentence,
+    usable_records,
     write_records,
 )
 from common.metrics.structure import structure_records
@@ -84,12 +84,14 @@ def evaluate_run(
 def update_records(folder: RunFolder, records: list[Record], verb: str = "") -> None:
     """Writes records in place of those of the same verb; what other verbs measured stays.
 
+    A damaged file is set aside, see `usable_records`.
+
     Args:
         folder: of the run.
         records: all that one verb measured.
         verb: how its metrics begin, one of `VERBS`; "" for `evaluate`, whose come first.
     """
-    before = read_records(folder.records) if folder.records.is_file() else []
+    before = usable_records(folder.records)
     found = {name: [r for r in before if verb_of(r.metric) == name] for name in ("", *VERBS)}
     found[verb] = records
     write_records(folder.records, [record for of_verb in found.values() for record in of_verb])

@@ -17,8 +17,9 @@ import pytorch_lightning as pl
 from common.data.datasets import SeedDataset
 from common.data.windows import Window, ends
 from common.errors import Exit, UserError, relative
+from common.image_tables import SAMPLED
 from common.metrics.kinds import CONTINUATION, verb_of
-from common.metrics.protocol import Record, read_records, write_records
+from common.metrics.protocol import Record, usable_records, write_records
 from common.privacy import public
 from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
@@ -36,8 +37,10 @@ COLUMNS = (
     *("name", "seed", "label", "labels", "size", "origin", "settings"),
     *("checkpoint_sha256", "sha256"),
 )
+# A further column where there is `ANNOTATIONS`, the same in all rows; other tables are as if there
+# were none.
+ANNOTATIONS_SHA256 = "annotations_sha256"
 SIZES = ("canvas", "native")
-SAMPLED, AROUND = ORIGINS = ("sampled", "around training images")
 # How files are named everywhere; an experiment may know more schemes.
 NUMBERS = {"number": "{number:06d}"}
 # Below `samples`: films and strips of sequences, by their numbers.
@@ -59,7 +62,7 @@ class SampleSet:
         suffix: of the files.
         size: one of `SIZES`.
         pattern: of the files' names below `samples`, see `pattern_of`.
-        origin: one of `ORIGINS`.
+        origin: one of `image_tables.ORIGINS`.
         settings: of `changed_settings`.
         annotations: image number, structure, x and y of what the images were told to show.
     """
@@ -130,6 +133,7 @@ def clear_samples(
 
     What somebody else put there stays, and so do images that an interrupted `generate` has drawn
     if it was making the same. What `continue` left stays where it is of the same checkpoint.
+    Damaged records, which do not say of which they are, are set aside.
 
     Args:
         folder: of the run.
@@ -165,10 +169,7 @@ def clear_samples(
 
 def _continued(folder: RunFolder, checkpoint_sha256: str) -> list[Record]:
     """Numbers of recordings that went on by that checkpoint; no sample is in them."""
-    try:
-        records = read_records(folder.records)
-    except UserError:
-        return []
+    records = usable_records(folder.records)
     of_verb = (record for record in records if verb_of(record.metric) == CONTINUATION)
     return [record for record in of_verb if record.checkpoint_sha256 == checkpoint_sha256]
 
@@ -213,12 +214,15 @@ def write_samples_manifest(folder: RunFolder, made: SampleSet, checkpoint_sha256
         moves.append((drawn, folder.samples / f"{stem}{made.suffix}"))
         facts = (seed, label, made.labels, made.size, made.origin, made.settings, checkpoint_sha256)
         rows.append((f"{stem}{made.suffix}", *facts, sha256_of(drawn)))
+    columns = COLUMNS
     if made.annotations:
         cells = [(rows[k][0], what, f"{x:.5f}", f"{y:.5f}") for k, what, x, y in made.annotations]
         with whole_file(folder.samples / ANNOTATIONS) as stream:
             stream.write(to_csv([ANNOTATED, *cells]))
+        digest = sha256_of(folder.samples / ANNOTATIONS)
+        columns, rows = (*COLUMNS, ANNOTATIONS_SHA256), [(*row, digest) for row in rows]
     with whole_file(folder.samples / MANIFEST) as stream:
-        stream.write(to_csv([COLUMNS, *rows]))
+        stream.write(to_csv([columns, *rows]))
     # A table that names too much is noticed, images that no table names might stay for ever.
     for drawn, path in moves:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +245,10 @@ def read_samples_manifest(folder: RunFolder) -> list[dict[str, str]]:
         rows = named_cells(from_csv(path.read_bytes()))
     except ValueError:
         rows = []
-    if not rows or any(tuple(row) != COLUMNS for row in rows):
+    columns = {tuple(row) for row in rows}
+    known = columns in ({COLUMNS}, {(*COLUMNS, ANNOTATIONS_SHA256)})
+    # One `generate` draws by one checkpoint.
+    if not known or len({row["checkpoint_sha256"] for row in rows}) > 1:
         raise UserError(Exit.INPUT, relative(path), "is not what make generate writes", remedy)
     return rows
 

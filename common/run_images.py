@@ -19,7 +19,8 @@ from common.data.datamodule import ImageDataModule
 from common.data.image_io import read_image
 from common.data.reading import planes
 from common.data.windows import text_of
-from common.generation import SAMPLED, grey_to_unit, read_samples_manifest, sample_file
+from common.generation import grey_to_unit, read_samples_manifest, sample_file
+from common.image_tables import SAMPLED
 from common.metrics.evaluation import EvaluationContext
 from common.preprocess.geometry import fit_to_canvas
 from common.runs.folder import RunFolder

@@ -8,8 +8,8 @@ from torch import Tensor
 
 # Convolutions may sum in another order for another batch size, so all batches are this long.
 CHUNK = 8
-# Added to an image's seed for noise beside its z. Beyond the seeds that anybody types: the one must
-# not be the other again.
+# Added to an image's seed for noise beside its z: the one must not be the other again, so seeds of
+# images stay below it (`common.data.planning.refuse_large_seeds`).
 DETAIL_SEED = 2**31
 
 

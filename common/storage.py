@@ -38,7 +38,7 @@ def whole_file(
     Raises:
         UserError: the storage is full or not writable.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = partial_file(path)
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +95,21 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sweep_partial_files(folder: Path) -> None:
-    """Removes what killed processes left of `whole_file`; nobody else may be writing there."""
-    for partial in folder.rglob(".*.part"):
-        with suppress(OSError):
-            partial.unlink()
+def partial_file(path: Path) -> Path:
+    """Where `whole_file` keeps what is to become ``path``."""
+    return path.with_name(f".{path.name}.part")
+
+
+def sweep_partial_files(*places: Path) -> None:
+    """Removes what killed processes left of `whole_file`; nobody else may be writing there.
+
+    Args:
+        places: files, and folders with all that is below them; they need not be there.
+    """
+    for place in places:
+        for partial in (partial_file(place), *place.rglob(".*.part")):
+            with suppress(OSError):
+                partial.unlink()
 
 
 def _make_partial(folder: Path, held: ExitStack) -> Path:

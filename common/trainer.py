@@ -13,11 +13,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from common.code_version import commit
 from common.continue_verb import ContinueVerb
 from common.data.datamodule import ImageDataModule
+from common.data.planning import refuse_large_seeds
 from common.data.preparation import check_data, draw_pipeline_of
 from common.errors import Exit, UserError
 from common.importing import Imports
 from common.interrupts import interrupts
-from common.restoring import restore
+from common.metrics.protocol import usable_records
+from common.restoring import checkpoint_of_samples, restore
 from common.runs.checkpoints import load_checkpoint, sha256_of
 from common.runs.folder import RunFolder
 from common.runs.hardware import Hardware
@@ -110,7 +112,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
             model: receives the weights of the checkpoint.
             datamodule: says what is generated; its data need not be there.
             n: number of images.
-            seed: of the first image; image k is made from ``seed + k`` and is always the same.
+            seed: of the first image; image k is made from ``seed + k``, which is below 2 ** 31, and
+                is always the same.
             labels: "data" (class frequencies of the training split), "balanced", or a class.
             weights: which of the run's checkpoints.
             file_format: "auto" is PNG for one channel of 8 or 16 bits, else OME-TIFF. Of sequences
@@ -123,7 +126,6 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.data.planning import native_shapes
         from common.generation import (
-            ORIGINS,
             SampleSet,
             changed_settings,
             clear_samples,
@@ -133,6 +135,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
             shown_folder,
             write_samples_manifest,
         )
+        from common.image_tables import ORIGINS
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
@@ -143,7 +146,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         plan = datamodule.plan_generation(n, seed, labels)
         if around_training:
             _refuse_without_posterior(model)
-            self._open_data(datamodule)
+            self._open_data(datamodule, path)
             plan = datamodule.plan_around_training(plan)
         datamodule.plan = plan
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
@@ -191,14 +194,13 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.own_encoder import own_encoder
         from common.tracking.evaluation import log_evaluation, sample_rows
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        drawn_by = checkpoint_of_samples(self.folder)
+        self._open_to_measure(datamodule, drawn_by)
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
-            path = self.folder.checkpoint("best")
-            restore(model, datamodule, path)
-            network = own_encoder(model, sha256_of(path), datamodule.facts)
+            restore(model, datamodule, drawn_by)
+            network = own_encoder(model, sha256_of(drawn_by), datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
         seen_by = (self.folder, datamodule, network, self.strategy.root_device)
@@ -234,8 +236,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.measurement import measure_utility
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule, checkpoint_of_samples(self.folder))
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_utility(self.folder, datamodule, training, device, seeds, percents)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -262,8 +263,7 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         from common.tracking.evaluation import log_evaluation, sample_rows
         from common.utility.judgement import measure_judgement
 
-        refuse_tracking(self.folder, self.tracking)
-        self._open_data(datamodule)
+        self._open_to_measure(datamodule, checkpoint_of_samples(self.folder))
         training, device = Training(width, images_seen, balance), self.strategy.root_device
         measure_judgement(self.folder, datamodule, training, device, judges)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
@@ -285,7 +285,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.quiz.page import write_quiz
 
-        self._open_data(datamodule)
+        refuse_large_seeds(seed)
+        self._open_data(datamodule, checkpoint_of_samples(self.folder))
         write_quiz(self.folder, datamodule, n, seed)
 
     def card(
@@ -328,17 +329,27 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.figures import write_figures
 
-        self._open_data(datamodule)
-        restore(model, datamodule, self.folder.checkpoint(weights))
+        refuse_large_seeds(seed, n)
+        path = self.folder.checkpoint(weights)
+        self._open_data(datamodule, path)
+        restore(model, datamodule, path)
         model.eval().to(self.strategy.root_device)
         write_figures(self.folder, model, datamodule, n, seed)
 
-    def _open_data(self, datamodule: ImageDataModule) -> None:
-        """Only data that the run was trained on have a split that it has not seen."""
+    def _open_to_measure(self, datamodule: ImageDataModule, path: Path) -> None:
+        """What would be in the way of writing numbers is found before any is measured."""
+        refuse_tracking(self.folder, self.tracking)
+        self._open_data(datamodule, path)
+        usable_records(self.folder.records)
+
+    def _open_data(self, datamodule: ImageDataModule, path: Path) -> None:
+        """Only data that a checkpoint was trained on have a split that it has not seen.
+
+        Of several in a run, others may have seen more: training goes on with other data if told to.
+        """
         datamodule.prepare_data()
         datamodule.setup("test")
-        best = self.folder.checkpoint("best")
-        datamodule.refuse_other_data(load_checkpoint(best), best)
+        datamodule.refuse_other_data(load_checkpoint(path), path)
 
     def export(
         self,

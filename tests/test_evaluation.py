@@ -14,7 +14,7 @@ from common.data.canvas import crop_to_mask, extent, rectangle_mask
 from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.data.manifest import SPLITS, Sample, of_split
 from common.data.prepared import Prepared
-from common.errors import UserError
+from common.errors import Exit, UserError
 from common.evaluate import leakage
 from common.image_tables import NAMING
 from common.metrics import memorization
@@ -26,6 +26,12 @@ from common.tables import from_csv, named_cells
 from running import Cli, at, refuses, run_folder
 
 QUICK = ("--extractor", "random-conv")
+# Verbs that replace numbers, and what does the work of each.
+MEASURING = (
+    ("evaluate", "common.evaluate.evaluate_run"),
+    ("judge", "common.utility.judgement.measure_judgement"),
+    ("utility", "common.utility.measurement.measure_utility"),
+)
 
 
 def table(run: Path, name: str) -> list[dict[str, str]]:
@@ -71,6 +77,36 @@ def test_every_image_of_both_sides_has_its_row(workspace: Path, experiment: str,
     assert not (run / "evaluation/nearest.png").exists()
     assert cli(experiment, "generate", *on, "--n", "9").code == 0
     assert not (run / "evaluation").exists()
+
+
+@pytest.mark.one_experiment
+def test_damaged_records_are_set_aside_before_anything_is_measured(
+    workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    records = run / "records.jsonl"
+    assert cli(experiment, "generate", *on, "--n", "9").code == 0
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    damaged = records.read_bytes()[:-9]
+    remedy = "run `make evaluate` and whatever else measured"
+    for verb, place in MEASURING:
+        records.write_bytes(damaged)
+        refuses(cli(experiment, "card", *on), 3, "records.jsonl", "is not a record", remedy)
+
+        def measure(*args: object, verb: str = verb) -> None:
+            assert not records.exists() and (run / "evaluation/held_out.csv").is_file()
+            raise UserError(Exit.BUG, verb, "was about to measure", "go on")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(place, measure)
+            done = cli(experiment, verb, *on)
+        refuses(done, 1, f"{verb}: was about to measure")
+        assert "is kept as records.damaged" in done.err
+    assert [path.read_bytes() for path in run.glob("records.damaged*")] == [damaged] * 3
+    records.write_bytes(damaged)
+    assert cli(experiment, "evaluate", *on, *QUICK).code == 0
+    assert len(read_records(records)) > 3
+    assert (run / "evaluation/held_out.csv").is_file()
 
 
 @pytest.mark.one_experiment
@@ -161,7 +197,8 @@ def test_a_run_can_be_seen_through_its_own_encoder(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
     run, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
-    assert cli(experiment, "generate", *on, "--n", "12").code == 0
+    # That of the checkpoint that drew the images: another one may have seen other data.
+    assert cli(experiment, "generate", *on, "--n", "12", "--weights", "previous").code == 0
     done = cli(experiment, "evaluate", *on, "--extractor", "own")
     if "has no encoder of its own" in done.err:
         refuses(done, 2, "--extractor own", "choose another extractor")

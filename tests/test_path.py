@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -21,8 +22,9 @@ from common.data.image_io import read_image
 from common.errors import Exit, UserError
 from common.metrics.protocol import read_records
 from common.report import __main__ as report
+from common.runs.lock import SAMPLES, RunLock
 from outcome import history, state
-from running import ROOT, Cli, at, open_page, run_folder, smoke
+from running import ROOT, Cli, at, open_page, refuses, run_folder, smoke
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -169,6 +171,30 @@ def test_image_k_depends_only_on_seed_k(workspace: Path, experiment: str, cli: C
     assert alone == list(made["3"].values())[7]
 
 
+@pytest.mark.one_experiment
+def test_seeds_that_would_draw_noise_again_are_refused_before_anything_is_touched(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    most = ["--seed", str(2**31 - 2)]
+    assert cli(experiment, "generate", *on, *most, "--n", "2").code == 0
+    assert cli(experiment, "evaluate", *on, "--extractor", "random-conv").code == 0
+    assert cli(experiment, "card", *on).code == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = cli(experiment, "generate", *on, *most, "--n", "3")
+    problem = "leaves no room for 3 seeds below 2147483648"
+    refuses(refused, 2, f"--seed 2147483646: {problem}", "choose a lower one")
+    for seed in ("2147483648", "9223372036854775808"):
+        for verb in ("generate", "figures", "quiz", "continue"):
+            refuses(cli(experiment, verb, *on, "--seed", seed), 2, f"--seed {seed}: leaves no room")
+        again = ["--resume", "true", "--allow-change", "preview", "--preview.seed", seed]
+        refuses(cli(experiment, "fit", *on, *again), 2, f"--preview.seed {seed}: leaves no room")
+    assert {path: path.read_bytes() for path in before} == before
+    new = ["fit", *smoke(experiment), *at(workspace, "new"), *again[4:]]
+    refuses(cli(experiment, *new), 2, "--preview.seed")
+    assert not run_folder(workspace, experiment, "new").exists()
+
+
 def test_generate_goes_on_where_it_was_killed_and_leaves_the_same_files(
     workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +240,26 @@ def test_two_processes_generate_the_same_files_and_train(
 
 
 @pytest.mark.one_experiment
+def test_what_verbs_on_samples_are_writing_is_swept_under_their_lock_alone(
+    workspace: Path, experiment: str, cli: Cli
+) -> None:
+    folder, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
+    (folder / "samples/.drawing").mkdir(parents=True)
+    unfinished = [folder / "samples/.drawing/.000003.png.part", folder / ".records.jsonl.part"]
+    for path in unfinished:
+        path.write_bytes(b"half")
+    other = RunLock(folder, SAMPLES)
+    other.acquire()
+    resumed = cli(experiment, "fit", *on, "--resume", "true")
+    assert resumed.code == 0, resumed.err
+    refuses(cli(experiment, "quiz", *on), 5, "is being written by process")
+    assert all(path.is_file() for path in unfinished)
+    other.release()
+    refuses(cli(experiment, "quiz", *on), 2, "holds no generated images")
+    assert not any(path.is_file() for path in unfinished)
+
+
+@pytest.mark.one_experiment
 def test_the_held_out_split_is_first_read_by_evaluate(
     workspace: Path, experiment: str, cli: Cli
 ) -> None:
@@ -240,10 +286,50 @@ def test_a_run_neither_resumes_nor_is_evaluated_on_data_that_were_split_anew(
     result = cli(experiment, "fit", *changed, *resume, "--allow-change", "data")
     assert result.code == 0 and "changed: data" in result.out, result.err
     # It was trained on two splits now: what either holds out may have been seen.
+    drawn = cli(experiment, "generate", *at(workspace, "first"), "--n", "3", "--weights", "last")
+    assert drawn.code == 0, drawn.err
     for fraction in ("0.2", "0.4"):
         typed = [*at(workspace, "first"), "--data.test_fraction", fraction]
         result = cli(experiment, "evaluate", *typed)
         assert result.code == 3 and "is not the data set" in result.err
+
+
+@pytest.mark.one_experiment
+def test_what_was_held_out_is_asked_of_the_checkpoint_that_drew_the_samples(
+    workspace: Path, experiment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = [*at(workspace, "first"), "--data.test_fraction"]
+    checkpoints = run_folder(workspace, experiment, "first") / "checkpoints"
+    clean = (checkpoints / "best.ckpt").read_bytes()
+    changed = ["--resume", "true", "--budget.images_seen", "200", "--allow-change", "data"]
+    assert cli(experiment, "fit", *on, "0.4", *changed).code == 0
+    both = (checkpoints / "last.ckpt").read_bytes()
+
+    def put(**contents: bytes) -> None:
+        for name, content in contents.items():
+            path = checkpoints / f"{name}.ckpt"
+            path.unlink()
+            path.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+
+    put(best=clean, last=both, previous=both)
+    last = ["--weights", "last"]
+    assert cli(experiment, "generate", *on, "0.2", "--n", "3", *last).code == 0
+    module = importlib.import_module(f"experiments.{experiment}.module")
+    monkeypatch.setattr(module.BlobGAN, "following", None, raising=False)
+    guarded = (["evaluate"], ["utility"], ["judge"], ["quiz"])
+    for verb, *more in (*guarded, ["continue", *last], ["figures", *last]):
+        refuses(cli(experiment, verb, *on, "0.2", *more), 3, "is not the data set")
+    refuses(cli(experiment, "figures", *on, "0.2"), 2, "has no classes to compare")
+    put(best=both, last=clean)
+    assert cli(experiment, "generate", *on, "0.2", "--n", "3", *last).code == 0
+    quick = ["--extractor", "random-conv"]
+    measured = cli(experiment, "evaluate", *on, "0.2", *quick)
+    assert measured.code == 0, measured.err
+    put(last=both)
+    gone = cli(experiment, "evaluate", *on, "0.2", *quick)
+    refuses(gone, 4, "checkpoints: no longer holds the checkpoint that drew", "make generate")
 
 
 @pytest.mark.slow

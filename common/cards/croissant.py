@@ -14,7 +14,7 @@ from common.cards.markdown import one_line
 from common.cards.model_card import data_set_name
 from common.cards.origin import Origin
 from common.cards.subject import INTENDED, LIMITS, OUT_OF_SCOPE, Subject
-from common.generation import MANIFEST
+from common.generation import ANNOTATED, ANNOTATIONS, MANIFEST
 from common.tables import GUARDED
 
 _CONFORMS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
@@ -42,6 +42,10 @@ _CONTEXT: dict[str, Any] = {
     **{name: f"cr:{name}" for name in _TERMS},
 }
 _IMAGES = "image-files"
+_ASKED = (
+    f"One row a structure that an image was asked to show; columns: {', '.join(ANNOTATED)}, the "
+    "last two as shares of its width and height. Nobody has looked whether the image shows it."
+)
 _RECORDS = "images"
 # A spreadsheet would compute what begins like this, so the table has an apostrophe before it.
 _GUARD = r"(?s)'?(.*)"
@@ -158,6 +162,7 @@ def _sources(subject: Subject) -> dict[str, Any]:
 def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
     made = subject.samples
     inside = {"containedIn": {"@id": archive}}
+    columns, digest = ", ".join(made.rows[0]), made.annotations_sha256
     return [
         {
             "@type": "cr:FileObject",
@@ -168,16 +173,8 @@ def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
             "encodingFormat": "application/zip",
             "sha256": sha256,
         },
-        {
-            "@type": "cr:FileObject",
-            "@id": MANIFEST,
-            "name": MANIFEST,
-            "description": f"One row an image; columns: {', '.join(made.rows[0])}.",
-            **inside,
-            "contentUrl": MANIFEST,
-            "encodingFormat": "text/csv",
-            "sha256": made.manifest_sha256,
-        },
+        _table(MANIFEST, f"One row an image; columns: {columns}.", made.manifest_sha256) | inside,
+        *([_table(ANNOTATIONS, _ASKED, digest) | inside] if digest else []),
         {
             "@type": "cr:FileSet",
             "@id": _IMAGES,
@@ -189,6 +186,18 @@ def _files(subject: Subject, archive: str, sha256: str) -> list[dict[str, Any]]:
             "includes": f"{'*/' * made.rows[0]['name'].count('/')}*{made.suffix}",
         },
     ]
+
+
+def _table(name: str, what: str, sha256: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "description": what,
+        "contentUrl": name,
+        "encodingFormat": "text/csv",
+        "sha256": sha256,
+    }
 
 
 def _records(subject: Subject) -> dict[str, Any]:

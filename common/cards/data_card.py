@@ -9,7 +9,8 @@ from common.cards.markdown import bullets, code, head, one_line, page, table, te
 from common.cards.samples import Samples
 from common.cards.subject import Subject
 from common.data.windows import text_of
-from common.generation import MANIFEST
+from common.generation import ANNOTATIONS, MANIFEST
+from common.image_tables import FOR_WHOM, NEAR_COPIES
 
 _SYNTHETIC = "SYNTHETIC. A generative model drew every image of this set; none shows a specimen."
 # As Hugging Face sorts them: number of images, and the name of the class that ends there.
@@ -33,7 +34,7 @@ def data_card(subject: Subject, archive: str, creator: str = "", published: str 
             f"> **{_SYNTHETIC}**",
             f"> **{subject.origin.value}**",
             "## What it is",
-            f"{len(made.rows):,} images in {code(archive)}, with their table {code(MANIFEST)}, "
+            f"{len(made.rows):,} images in {code(archive)}, with {_tables(made)}, "
             f"drawn by run {code(run.run_id)} of {code(run.experiment)} (see `model_card.md`). "
             "`croissant.json` describes them to programs, in Python: "
             '`mlcroissant.Dataset("croissant.json").records("images")`.',
@@ -101,13 +102,17 @@ def _what(subject: Subject, creator: str, published: str) -> list[str]:
     ]
 
 
+def _tables(made: Samples) -> str:
+    if not made.annotations_sha256:
+        return f"their table {code(MANIFEST)}"
+    asked = f"{code(ANNOTATIONS)}, where the structures are that each was asked to show"
+    return f"their tables {code(MANIFEST)} and {asked}"
+
+
 def _warning(made: Samples) -> list[str]:
     if not made.is_around_training:
         return []
-    return [
-        "**origin: drawn around training images, one each, and near copies of them**; they may be "
-        "shown to those who may see the training images"
-    ]
+    return [f"**origin: {NEAR_COPIES}**; {FOR_WHOM}"]
 
 
 def _settings(made: Samples) -> list[str]:

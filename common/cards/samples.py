@@ -13,13 +13,13 @@ from common.data.cards import Card
 from common.errors import Exit, UserError, relative, visible
 from common.generation import (
     ANNOTATIONS,
-    AROUND,
+    ANNOTATIONS_SHA256,
     MANIFEST,
-    ORIGINS,
     SIZES,
     read_samples_manifest,
     sample_file,
 )
+from common.image_tables import AROUND, ORIGINS
 from common.progress import images_bar
 from common.run_images import generated_pixels
 from common.runs.checkpoints import sha256_of
@@ -27,6 +27,8 @@ from common.runs.folder import RunFolder
 
 # The earliest that a zip can hold: the same images give the same bytes on any day.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
+# What one `generate` writes into all rows of its table.
+_OF_ALL = ("labels", "size", "origin", "settings", "checkpoint_sha256", ANNOTATIONS_SHA256)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Samples:
         heights: smallest and largest, in pixels.
         widths: smallest and largest, in pixels.
         manifest_sha256: of the table.
+        annotations_sha256: of `annotations.csv`, "" where nothing is known to be in the images.
     """
 
     rows: Sequence[dict[str, str]]
@@ -48,6 +51,7 @@ class Samples:
     heights: tuple[int, int]
     widths: tuple[int, int]
     manifest_sha256: str
+    annotations_sha256: str
 
     @property
     def seeds(self) -> list[int]:
@@ -89,7 +93,8 @@ def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Sampl
         classes: that the model knows.
 
     Raises:
-        UserError: table and images are not what `generate` writes, or not those of each other.
+        UserError: table, annotations and images are not what `generate` writes, or not those of
+            each other.
     """
     table = folder.samples / MANIFEST
     if not table.is_file():
@@ -98,6 +103,7 @@ def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Sampl
     _refuse_strange(folder, rows, classes)
     suffix = ".png" if rows[0]["name"].endswith(".png") else ".ome.tiff"
     _refuse_changed(folder, [row["name"] for row in rows], suffix)
+    annotations = _annotations(folder, rows)
     dtypes, heights, widths = set(), [], []
     with images_bar("reading images", len(rows)) as bar:
         for row in rows:
@@ -113,17 +119,17 @@ def read_samples(folder: RunFolder, card: Card, classes: Sequence[str]) -> Sampl
     if len(dtypes) > 1:
         raise _changed(folder.samples, f"mixes pixel types {', '.join(sorted(dtypes))}", folder)
     sizes = (min(heights), max(heights)), (min(widths), max(widths))
-    return Samples(rows, suffix, dtypes.pop(), *sizes, sha256_of(table))
+    return Samples(rows, suffix, dtypes.pop(), *sizes, sha256_of(table), annotations)
 
 
 def write_archive(samples: Samples, source: Path, folder: Path) -> Path:
-    """Writes table and images into one file named by its content, which is its path.
+    """Writes tables and images into one file named by its content, which is its path.
 
     The name tells it from other archives, where a reader keeps what it has unpacked by name alone.
     """
     partial = folder / "samples.zip"
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        tables = [name for name in (MANIFEST, ANNOTATIONS) if (source / name).is_file()]
+        tables = [MANIFEST, *([ANNOTATIONS] if samples.annotations_sha256 else [])]
         for name in (*tables, *(row["name"] for row in samples.rows)):
             entry = zipfile.ZipInfo(name, _NO_DATE)
             entry.external_attr = 0o644 << 16
@@ -139,10 +145,7 @@ def _refuse_strange(
     """What no `generate` has written may be anything."""
     first, known = rows[0], {*classes} or {""}
     for number, row in enumerate(rows, 2):
-        same = all(
-            row[key] == first[key]
-            for key in ("labels", "size", "origin", "settings", "checkpoint_sha256")
-        )
+        same = all(row.get(key) == first.get(key) for key in _OF_ALL)
         seed = row["seed"].isdecimal() and len(row["seed"]) < 19
         chosen = row["size"] in SIZES and row["origin"] in ORIGINS and _is_object(row["settings"])
         if not (same and seed and row["label"] in known and chosen):
@@ -173,6 +176,18 @@ def _refuse_changed(folder: RunFolder, named: Sequence[str], suffix: str) -> Non
         times = "does not name" if unnamed else "names twice"
         remedy = "move it elsewhere" if unnamed else ""
         raise _changed(folder.samples, f"{what} its {MANIFEST} {times}", folder, remedy)
+
+
+def _annotations(folder: RunFolder, rows: Sequence[dict[str, str]]) -> str:
+    """SHA-256 of the annotations, "" without any; they have to be those that the table names."""
+    path, named = folder.samples / ANNOTATIONS, rows[0].get(ANNOTATIONS_SHA256, "")
+    found = sha256_of(path) if path.is_file() else ""
+    if found != named:
+        problem = f"is not the file that {MANIFEST} names by its SHA-256"
+        if not (found and named):
+            problem = f"has no SHA-256 in {MANIFEST}" if found else f"is gone; {MANIFEST} names it"
+        raise _changed(path, problem, folder)
+    return found
 
 
 def _changed(path: Path, problem: str, folder: RunFolder, remedy: str = "") -> UserError:

@@ -14,20 +14,20 @@ from common.cards.samples import Samples, read_samples
 from common.code_version import commit, versions
 from common.data.cards import Card
 from common.data.datamodule import ImageDataModule
-from common.errors import Exit, UserError, relative, visible
+from common.errors import Exit, UserError, relative
 from common.generation import MANIFEST, read_samples_manifest
 from common.metrics.kinds import CONTINUATION, verb_of
 from common.metrics.protocol import Record, read_records
 from common.report.configs import Setting, read_config
+from common.restoring import held_checkpoints, name_of_checkpoint
 from common.run_images import shown_card
-from common.runs.checkpoints import images_in, load_checkpoint, sha256_of
+from common.runs.checkpoints import images_in, load_checkpoint
 from common.runs.folder import RunFolder
 
 # Headings of an experiment's README that the cards repeat.
 INTENDED, OUT_OF_SCOPE, LIMITS = "Intended use", "Out of scope", "Limits"
 # Heading of a data card that they repeat.
 KNOWN_PROBLEMS = "Known problems"
-_CHECKPOINTS = ("best", "last", "previous")
 _PACKAGES = ("torch", "pytorch-lightning", "numpy")
 
 
@@ -142,8 +142,7 @@ def read_subject(folder: RunFolder, data: ImageDataModule) -> Subject:
 
 def _checkpoint(folder: RunFolder, records: Sequence[Record]) -> tuple[str, str]:
     """The checkpoint that samples and records are of, else the best one that there is."""
-    paths = {name: folder.checkpoint(name) for name in _CHECKPOINTS}
-    held = {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
+    held = held_checkpoints(folder)
     told = [r for r in records if verb_of(r.metric) != CONTINUATION]
     of_samples = {record.checkpoint_sha256 for record in told} | _drawn_by(folder)
     wanted = {record.checkpoint_sha256 for record in records} | of_samples
@@ -156,17 +155,9 @@ def _checkpoint(folder: RunFolder, records: Sequence[Record]) -> tuple[str, str]
         problem = "holds numbers of another checkpoint than the one that drew samples/"
         raise UserError(Exit.INPUT, relative(folder.records), problem, remedy)
     if not wanted:
-        return next(iter(held.items()), (_CHECKPOINTS[0], ""))
+        return next(iter(held.items()), ("best", ""))
     (digest,) = wanted
-    for name, found in held.items():
-        if digest == found:
-            return name, digest
-    raise UserError(
-        Exit.CHECKPOINT,
-        relative(folder.checkpoints),
-        f"no longer holds the checkpoint that drew the samples ({visible(digest[:12])})",
-        f"run make generate EXP={folder.experiment} RUN={folder.run_id} N=1000 again",
-    )
+    return name_of_checkpoint(folder, digest, held), digest
 
 
 def _drawn_by(folder: RunFolder) -> set[str]:

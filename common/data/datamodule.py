@@ -20,7 +20,7 @@ from common.data.datasets import Batch, PackedDataset, SeedDataset, SourcedDatas
 from common.data.experiment_data import ExperimentData
 from common.data.loader import BatchLoader, start_worker
 from common.data.manifest import Sample
-from common.data.planning import plan_seeds, plan_sources
+from common.data.planning import plan_seeds, plan_sources, refuse_large_seeds
 from common.data.preparation import ensure_prepared, prepared_folder
 from common.data.prepared import UNSAID, Prepared
 from common.data.sampler import EpochSampler
@@ -234,8 +234,9 @@ class ImageDataModule(ExperimentData):
                 turn), or one class.
 
         Raises:
-            UserError: there is no such class.
+            UserError: there is no such class, or no such seed.
         """
+        refuse_large_seeds(seed, count)
         return plan_seeds(self.facts, range(seed, seed + count), labels)
 
     def plan_around_training(self, plan: SeedDataset) -> SourcedDataset:

@@ -9,9 +9,27 @@ import numpy as np
 from common.data.canvas import extent_of_aspect
 from common.data.datasets import PackedDataset, SeedDataset, SourcedDataset
 from common.errors import Exit, UserError
+from common.sampling import DETAIL_SEED
 
 # Standard deviations: an extreme aspect ratio or size is no specimen anybody has seen.
 _WIDEST = 2.0
+
+
+def refuse_large_seeds(seed: int, count: int = 1, option: str = "--seed") -> None:
+    """Of 2 ** 32 seeds, which is all that noise knows, the upper half is for details of images.
+
+    Args:
+        seed: the first one.
+        count: seeds from that on.
+        option: that names it.
+
+    Raises:
+        UserError: one of them would draw noise that another image has.
+    """
+    if seed + count > DETAIL_SEED:
+        seeds = f"{count} seed{'s' * (count > 1)}"
+        problem = f"leaves no room for {seeds} below {DETAIL_SEED}, where noise comes again"
+        raise UserError(Exit.USAGE, f"{option} {seed}", problem, "choose a lower one")
 
 
 def plan_seeds(facts: dict[str, Any], seeds: Sequence[int], labels: str) -> SeedDataset:

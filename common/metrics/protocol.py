@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,10 @@ PROTOCOL_FIELDS = (
     "data",
     "preprocessing",
 )
+
+
+# Whatever measures puts a damaged file aside.
+_REMEDY = "run `make evaluate` and whatever else measured, which begin a new file"
 
 
 class MetricRefused(ValueError):
@@ -139,8 +145,24 @@ def read_records(path: Path) -> list[Record]:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problem = "cannot be read as a file of records"
-        raise UserError(Exit.INPUT, relative(path), problem, "run `make evaluate`") from error
+        raise UserError(Exit.INPUT, relative(path), problem, _REMEDY) from error
     return [_from_line(line, path, number) for number, line in enumerate(lines, 1)]
+
+
+def usable_records(path: Path) -> list[Record]:
+    """What `read_records` reads, for those who will replace or remove the file.
+
+    A damaged one is set aside as `records.damaged.jsonl` and said on stderr: no measurement fails
+    by it, and nothing of it is lost. Then, and where there is no file, there are no records.
+    """
+    try:
+        return read_records(path) if path.exists() else []
+    except UserError as error:
+        aside = _aside(path)
+        path.replace(aside)
+        told = f"note: {error.subject} {error.problem}; it is kept as {aside.name}, and what other"
+        print(f"{told} commands measured is to be measured again", file=sys.stderr, flush=True)
+        return []
 
 
 def differing(records: Sequence[Record]) -> list[str]:
@@ -183,4 +205,10 @@ def _reject(constant: str) -> None:
 
 
 def _broken(path: Path, number: int, problem: str) -> UserError:
-    return UserError(Exit.INPUT, relative(path), f"line {number} {problem}", "run `make evaluate`")
+    return UserError(Exit.INPUT, relative(path), f"line {number} {problem}", _REMEDY)
+
+
+def _aside(path: Path) -> Path:
+    """A name beside it that no file has."""
+    names = (f"{path.stem}.damaged{f'-{k}' * (k > 1)}{path.suffix}" for k in count(1))
+    return next(free for name in names if not (free := path.with_name(name)).exists())

@@ -45,7 +45,7 @@ class Draw:
 
 def draw_images(
     folder: RunFolder, data: ImageDataModule, count: int, seed: int
-) -> tuple[list[Shown], str]:
+) -> tuple[list[Shown], dict[str, str]]:
     """Draws from the test split and from the run's samples.
 
     Args:
@@ -55,7 +55,7 @@ def draw_images(
         seed: of the choice and of the order.
 
     Returns:
-        The images in the order of the quiz, and the SHA-256 of the checkpoint.
+        The images in the order of the quiz, and a row of the table of samples.
 
     Raises:
         UserError: nothing was generated, or too few images can be paired by class.
@@ -74,7 +74,7 @@ def draw_images(
         *((f"seed {row['seed']}", row["label"], True) for row in chosen),
     ]
     images = [Shown(*facts[place], pixels[place]) for place in drawn.order]
-    return images, rows[0]["checkpoint_sha256"]
+    return images, rows[0]
 
 
 def paired_draw(real: Sequence[str], generated: Sequence[str], count: int, seed: int) -> Draw:

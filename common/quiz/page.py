@@ -13,6 +13,7 @@ from markupsafe import Markup
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import stored_png
 from common.errors import Exit, UserError, visible
+from common.image_tables import AROUND, FOR_WHOM, NEAR_COPIES
 from common.quiz.answers import COLUMNS
 from common.quiz.draw import PANELS_IN_A_ROW, Shown, draw_images
 from common.runs.folder import RunFolder
@@ -36,6 +37,7 @@ class Quiz:
         seed: of the draw.
         channels: what the panels of an image show, in their order.
         images: in the order they are shown; as many generated as real.
+        near_copies: whether those that are generated were drawn around training images.
     """
 
     experiment: str
@@ -44,6 +46,7 @@ class Quiz:
     seed: int
     channels: Sequence[str]
     images: Sequence[Shown]
+    near_copies: bool = False
 
 
 def write_quiz(folder: RunFolder, data: ImageDataModule, count: int, seed: int) -> Path:
@@ -59,9 +62,9 @@ def write_quiz(folder: RunFolder, data: ImageDataModule, count: int, seed: int) 
         UserError: too few images, more than a page can hold, or the folder cannot be written.
     """
     _refuse_too_many(data, count)
-    images, checkpoint = draw_images(folder, data, count, seed)
-    channels = data.facts["channels"]
-    quiz = Quiz(folder.experiment, folder.run_id, checkpoint, seed, channels, images)
+    images, drawn = draw_images(folder, data, count, seed)
+    about = (folder.experiment, folder.run_id, drawn["checkpoint_sha256"], seed)
+    quiz = Quiz(*about, data.facts["channels"], images, drawn["origin"] == AROUND)
     with whole_file(folder.quiz, parents=True) as stream:
         stream.write(render(quiz).encode())
     return folder.quiz
@@ -82,6 +85,7 @@ def render(quiz: Quiz) -> str:
         count=len(quiz.images),
         channels=quiz.channels,
         in_a_row=PANELS_IN_A_ROW,
+        warning=f"{NEAR_COPIES}; {FOR_WHOM}" if quiz.near_copies else "",
     )
 
 

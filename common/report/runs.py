@@ -1,10 +1,14 @@
-"""What a run folder holds: reads what is there, names what is missing, refuses what is damaged."""
+"""What a run folder holds: reads what is there, names what is missing, refuses what is damaged.
+
+Records alone may be damaged: the page has all the rest, and says so.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import Exit, UserError, relative
+from common.image_tables import AROUND, FOR_WHOM, NEAR_COPIES
 from common.metrics.protocol import Record, read_records
 from common.report.charts import LARGEST
 from common.report.configs import Setting, read_config
@@ -108,14 +112,19 @@ def read_run(folder: Path) -> Run:
         folder: ``<workspace>/runs/<experiment>/<run>``.
 
     Raises:
-        UserError: a file is there and cannot be understood.
+        UserError: a file other than that of records is there and cannot be understood.
     """
     notes = [f"No {name}: {then}." for name, then in MISSING.items() if _lacks(folder, name)]
     config, metrics, records = (folder / n for n in ("config.yaml", "metrics.csv", "records.jsonl"))
     nearest = folder / "evaluation/nearest.png"
     if metrics.is_file() and not whole_rows(metrics)[1]:
         notes.append("metrics.csv ends in an unfinished line, which is left out.")
-    found = tuple(read_records(records)) if records.is_file() else ()
+    found, damage = _whole_records(records) if records.is_file() else ((), [])
+    notes += damage
+    table = folder / "samples/manifest.csv"
+    rows = _manifest_rows(table) if table.is_file() else None
+    if any(row.get("origin") == AROUND for row in (rows or {}).values()):
+        notes.append(f"Samples are {NEAR_COPIES}; {FOR_WHOM}.")
     if settings := sorted({record.settings for record in found} - {""}):
         notes.append(f"Sampled with settings other than in training: {' or '.join(settings)}")
     if imported := sorted({record.imported for record in found} - {""}):
@@ -126,7 +135,7 @@ def read_run(folder: Path) -> Run:
         config=read_config(config) if config.is_file() else None,
         curves=read_curves(metrics) if metrics.is_file() else {},
         previews=tuple(sorted(_previews(folder / "previews"))),
-        samples=tuple(_samples(folder / "samples")),
+        samples=tuple(_samples(folder / "samples", rows)),
         records=found,
         scalars=read_scalars(folder / "evaluation"),
         nearest=nearest if nearest.is_file() else None,
@@ -151,6 +160,14 @@ def read_curves(path: Path) -> dict[str, Curve]:
         except (ValueError, OverflowError) as error:
             raise damaged(path, f"line {number} cannot be read ({error})") from error
     return {name: _curve(logged[name]) for name in sorted(logged)}
+
+
+def _whole_records(path: Path) -> tuple[tuple[Record, ...], list[str]]:
+    """The records, or none and what is wrong with them."""
+    try:
+        return tuple(read_records(path)), []
+    except UserError as error:
+        return (), [f"{path.name} {error.problem}: its numbers are left out; {error.remedy}."]
 
 
 def _curve(points: Mapping[int, float]) -> Curve:
@@ -199,9 +216,7 @@ def _previews(folder: Path) -> Iterator[tuple[int, Path]]:
             yield int(path.stem), path
 
 
-def _samples(folder: Path) -> Iterator[Sample]:
-    manifest = folder / "manifest.csv"
-    rows = _manifest_rows(manifest) if manifest.is_file() else None
+def _samples(folder: Path, rows: Mapping[str, Mapping[str, str]] | None) -> Iterator[Sample]:
     for path in sorted(p for p in folder.rglob("*.png") if p.is_file()):
         row = (rows or {}).get(path.relative_to(folder).as_posix(), {})
         # What a table does not name is no sample of the run.

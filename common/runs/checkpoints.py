@@ -20,7 +20,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from common.errors import Exit, UserError, relative
-from common.storage import sync_folder, whole_file
+from common.storage import partial_file, sync_folder, whole_file
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _REMEDY = "free space or make the folder writable, then go on with --resume true"
@@ -218,7 +218,7 @@ def _write_digests(path: Path, digests: list[str]) -> None:
 
 
 def _replace_by_link(source: Path, target: Path, digests: list[str]) -> None:
-    partial = target.with_name(f".{target.name}.part")
+    partial = partial_file(target)
     partial.unlink(missing_ok=True)
     try:
         _link_or_copy(source, partial)

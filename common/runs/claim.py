@@ -53,7 +53,8 @@ def claim(folder: RunFolder, resume: bool, checkpoint_bytes: int) -> None:
     try:
         folder.checkpoints.mkdir(exist_ok=True)
         folder.previews.mkdir(exist_ok=True)
-        sweep_partial_files(folder.path)
+        # Not the whole folder: verbs that work on samples may be writing into the rest of it.
+        sweep_partial_files(folder.config, folder.metrics, folder.checkpoints, folder.previews)
         with whole_file(folder.checkpoints / "probe") as stream:
             stream.write(b"probe")
         (folder.checkpoints / "probe").unlink()
@@ -62,6 +63,16 @@ def claim(folder: RunFolder, resume: bool, checkpoint_bytes: int) -> None:
         subject = folder.shown(folder.checkpoints)
         raise UserError(Exit.STORAGE, subject, problem, "choose another --workspace") from error
     _refuse_small_disk(folder.checkpoints, checkpoint_bytes)
+
+
+def sweep_samples(folder: RunFolder) -> None:
+    """Sweeps what was left where verbs that work on samples were killed.
+
+    Args:
+        folder: whose samples are locked by this process.
+    """
+    files = (folder.records, folder.confusion, folder.quiz)
+    sweep_partial_files(*files, folder.samples, folder.evaluation)
 
 
 @rank_zero_only

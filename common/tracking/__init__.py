@@ -13,7 +13,9 @@ key                                    what
 ``eval/<metric>_high/<protocol>``
 ``eval/records``                       table of `records.jsonl` with all fields, refusals included
 ``eval/samples``                       table of the first 100 samples: picture, seed, label and
-                                       biological scalars; row k has the same seed in every run
+                                       biological scalars; row k has the same seed in every run.
+                                       Near copies of training images (``--around_training``) have
+                                       a note in the place of a picture
 ``images_seen``, ``epoch``             x-axis of every curve and W&B's step; the epoch
 =====================================  ===========================================================
 
@@ -42,5 +44,5 @@ adds to the run of the training: online it resumes it, offline it writes one mor
 What leaves this machine: the configuration without paths, addresses and secrets
 (`common.privacy`), tags as typed, versions of packages, numbers, grids, pictures and class names of
 samples; of a sweep its file and the command of a trial. What does not: host, user, paths, code,
-git remote, real images.
+git remote, real images, pictures of samples that were drawn around these.
 """

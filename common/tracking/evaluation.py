@@ -15,10 +15,10 @@ from common.callbacks import image_grid
 from common.data.datamodule import ImageDataModule
 from common.errors import relative
 from common.generation import read_samples_manifest
-from common.image_tables import NAMING
+from common.image_tables import AROUND, NAMING, NEAR_COPIES
 from common.metrics.protocol import Record, read_records
 from common.privacy import public, public_sentence
-from common.run_images import generated_images
+from common.run_images import Seen, generated_images
 from common.runs.folder import RunFolder
 from common.tables import finite_or_none, from_csv, named_cells
 from common.tracking.account import answered
@@ -29,6 +29,8 @@ from common.untrusted_yaml import load_yaml, read_text
 SAMPLES_SHOWN = 100
 # Of a record: they may quote a path, or name a file.
 _SENTENCES = ("rule", "preprocessing", "imported", "note")
+# In the place of a picture.
+_UNSEEN = f"{NEAR_COPIES}: no picture is sent"
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class SampleRow:
     """One generated image.
 
     Attributes:
-        image: uint8 [C, H, W] in the data's window.
+        image: uint8 [C, H, W] in the data's window; None where it must not leave this machine.
         seed: it was made from.
         label: name of its class, "" where there are none.
         scalars: biological ones by name, and whatever else is known of this image.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     seed: int
     label: str
     scalars: Mapping[str, float]
@@ -51,17 +53,23 @@ class SampleRow:
 def sample_rows(folder: RunFolder, data: ImageDataModule) -> Iterator[SampleRow]:
     """The run's generated images as `evaluate` judged them, read as they are asked for.
 
-    None where `evaluate` has not judged these images yet.
+    None where `evaluate` has not judged these images yet; without pictures where the images are
+    near copies of training images, for no real image leaves this machine.
     """
     judged = folder.evaluation / "generated.csv"
     if not judged.is_file():
         return
     table = named_cells(from_csv(judged.read_bytes()))
-    images = generated_images(folder, data, read_samples_manifest(folder))
-    for row, seen in zip(table, images, strict=True):
+    rows = read_samples_manifest(folder)
+    shown = rows if rows[0]["origin"] != AROUND else []
+    pictures = (_picture(seen) for seen in generated_images(folder, data, shown))
+    for row, picture in zip(table, pictures if shown else [None] * len(rows), strict=True):
         scalars = {name: float(row[name]) for name in row if name not in NAMING and row[name]}
-        picture = np.rint(seen.image * 255).astype(np.uint8)
         yield SampleRow(picture, int(row["seed"]), row["label"], scalars)
+
+
+def _picture(seen: Seen) -> np.ndarray:
+    return np.rint(seen.image * 255).astype(np.uint8)
 
 
 @rank_zero_only
@@ -74,7 +82,8 @@ def log_evaluation(folder: RunFolder, tracking: Tracking, samples: Iterable[Samp
     Args:
         folder: of the run, with its records; refused ones go into the table alone.
         tracking: of the run; nothing is done where W&B is disabled.
-        samples: the first `SAMPLES_SHOWN` are shown; without any there is no table of them.
+        samples: the first `SAMPLES_SHOWN` are shown; without any there is no table of them. Where
+            they have no pictures, the table says why.
 
     Raises:
         UserError: W&B does not answer.
@@ -115,17 +124,18 @@ def _samples_table(shown: Sequence[SampleRow]) -> tuple[list[str], list[list[Any
     import wandb
 
     names = sorted({name for sample in shown for name in sample.scalars})
+    first = "note" if shown[0].image is None else "image"
     rows = [
         [
             # A picture of floats would be black.
-            wandb.Image(image_grid(sample.image[None])),
+            _UNSEEN if sample.image is None else wandb.Image(image_grid(sample.image[None])),
             sample.seed,
             public(sample.label),
             *(finite_or_none(sample.scalars.get(name)) for name in names),
         ]
         for sample in shown
     ]
-    return ["image", "seed", "label", *names], rows
+    return [first, "seed", "label", *names], rows
 
 
 def _add_table(

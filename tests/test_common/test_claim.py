@@ -8,7 +8,7 @@ import torch
 
 from common.errors import Exit, UserError
 from common.runs.checkpoints import DurableCheckpointIO, digest_file
-from common.runs.claim import claim, refuse_used, refuse_vanished
+from common.runs.claim import claim, refuse_used, refuse_vanished, sweep_samples
 from common.runs.folder import RunFolder
 from common.runs.lock import RunLock
 
@@ -34,6 +34,29 @@ def test_claiming_makes_the_folders_and_sweeps_what_a_kill_has_left(folder: RunF
     assert contents(folder) == {
         *("checkpoints", "checkpoints/last.ckpt", "config.yaml", "notes.part", "previews")
     }
+
+
+TRAINING = (".config.yaml.part", "checkpoints/.last.ckpt.part", "previews/.0000000096.png.part")
+SAMPLING = (
+    *(".records.jsonl.part", "samples/.manifest.csv.part", "samples/.drawing/.000003.png.part"),
+    *("evaluation/.held_out.csv.part", "judge/.confusion.csv.part", "quiz/.index.html.part"),
+)
+
+
+def test_training_sweeps_what_training_writes_and_verbs_on_samples_sweep_the_rest(
+    folder: RunFolder,
+) -> None:
+    for name in (*TRAINING, *SAMPLING):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text("half")
+    folders = {"checkpoints", "previews", "samples", "samples/.drawing", "evaluation"}
+    folders |= {"judge", "quiz"}
+    # As if another process were generating.
+    claim(folder, True, 1)
+    assert contents(folder) == folders | {*SAMPLING}
+    (folder.path / TRAINING[1]).write_text("half")
+    sweep_samples(folder)
+    assert contents(folder) == folders | {TRAINING[1]}
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "previews"])

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from common.errors import Exit, UserError
+from common.evaluate import update_records
 from common.metrics import bootstrap, fidelity
 from common.metrics.clip_features import ClipExtractor
 from common.metrics.evaluation import (
@@ -26,8 +27,10 @@ from common.metrics.manifold import COVERING
 from common.metrics.protocol import (
     Record,
     read_records,
+    usable_records,
     write_records,
 )
+from common.runs.folder import RunFolder
 
 HOSTILE = 'line\nbreak \u2028 \x00 \x1b[2J </script> "quoted" \\ ü 𝄞 \udc80'
 CONTEXT = EvaluationContext(
@@ -146,6 +149,25 @@ def test_a_changed_record_is_named_by_its_line(
     line = path.read_text().strip()
     assert line.count(old) == 1
     assert is_refused(path, line.replace(old, new), problem)
+
+
+def test_whoever_replaces_a_damaged_file_keeps_it_beside_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path, "exp", "first")
+    path = folder.records
+    path.parent.mkdir(parents=True)
+    assert usable_records(path) == [] and not [*path.parent.iterdir()]
+    write_records(path, [Record("x", 1.0), Record("judge/recall", 0.5)])
+    assert usable_records(path) == read_records(path)
+    for name, place in (("records.damaged.jsonl", 2), ("records.damaged-2.jsonl", 1)):
+        damaged = path.read_bytes()[:-9]
+        path.write_bytes(damaged)
+        update_records(folder, [Record("y", 2.0)])
+        assert (path.parent / name).read_bytes() == damaged
+        assert read_records(path) == [Record("y", 2.0)]
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"records.jsonl line {place} is not a record; it is kept as {name}," in line
 
 
 def test_a_file_of_records_that_is_absent_or_binary_is_named(tmp_path: Path) -> None:

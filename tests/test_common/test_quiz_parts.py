@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -180,6 +181,12 @@ def test_the_policy_lets_the_one_script_and_the_one_style_through(tmp_path: Path
     (policy,) = [line for line in html.splitlines() if "Content-Security-Policy" in line]
     assert "default-src 'none'; img-src data:; script-src 'sha256-" in policy
     assert "unsafe" not in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_the_page_says_of_near_copies_that_they_are(tmp_path: Path) -> None:
+    warning = "The generated images are drawn around training images, one each, and near copies"
+    plain = Quiz("cilia", "one", "c0" * 32, 0, ["tem"], shown_images(["a", "b"]))
+    assert warning not in render(plain) and warning in render(replace(plain, near_copies=True))
 
 
 def test_the_images_of_the_page_are_those_of_the_draw(tmp_path: Path) -> None:

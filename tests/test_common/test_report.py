@@ -11,6 +11,7 @@ import pytest
 from common.report.__main__ import main
 from common.report.page import render
 from common.report.runs import find_runs, read_run
+from common.tables import from_csv, named_cells, to_csv
 from plausible_runs import (
     Page,
     hostile_run,
@@ -59,6 +60,18 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) ->
     html = render(find_runs(tmp_path))
     assert "2 values not drawn" in html
     assert not re.search(r'd="[^"]*(nan|inf)', html)
+
+
+def test_near_copies_of_training_images_are_marked(workspace: Path) -> None:
+    table = workspace / "runs/multi_stylegan/base-s0/samples/manifest.csv"
+    rows = named_cells(from_csv(table.read_bytes()))
+    told = []
+    for origin in ("sampled", "around training images"):
+        marked = [{**row, "origin": origin} for row in rows]
+        table.write_bytes(to_csv([marked[0], *(row.values() for row in marked)]))
+        text = Page(render(find_runs(workspace))).text
+        told.append("Samples are drawn around training images, one each, and near copies" in text)
+    assert told == [False, True]
 
 
 def test_a_line_still_being_written_is_left_out_and_said(workspace: Path) -> None:
@@ -133,16 +146,17 @@ def test_chosen_runs_keep_their_order_and_links_and_other_folders_are_no_runs(
     assert [run.name for run in find_runs(workspace, "", chosen)] == ["wide-s0", "base-s0"]
 
 
-def test_a_changed_record_is_named_with_its_line_and_the_remedy(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+def test_a_changed_record_is_named_with_its_line_and_the_remedy_and_the_rest_is_shown(
+    workspace: Path,
 ) -> None:
     path = workspace / "runs" / "multi_stylegan" / "base-s0" / "records.jsonl"
     path.write_text(path.read_text().replace('"n_real": 512', '"n_real": 513'))
-    with pytest.raises(SystemExit) as caught:
-        main(["--workspace", str(workspace)])
-    assert caught.value.code == 3
-    told = capsys.readouterr().err
-    assert "records.jsonl: line 1 was changed" in told and "make evaluate" in told
+    main(["--workspace", str(workspace)])
+    text = Page((workspace / "reports/index.html").read_text(encoding="utf-8")).text
+    assert "records.jsonl line 1 was changed after it was written: its numbers are left" in text
+    assert "out; run `make evaluate`" in text
+    assert "0.032 [0.027, 0.037]" in text and "0.041 [0.036, 0.046]" not in text
+    assert "kl-s1" in text and path.is_file()
 
 
 def test_the_report_needs_no_torch() -> None:

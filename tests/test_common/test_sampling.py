@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.sampling import CHUNK, in_chunks, seeded_noise
+from common.data.planning import refuse_large_seeds
+from common.errors import UserError
+from common.sampling import CHUNK, DETAIL_SEED, in_chunks, seeded_noise
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,17 @@ def test_row_k_of_the_noise_is_a_function_of_seed_k() -> None:
         torch.manual_seed(int(seed))
         assert torch.equal(row, torch.randn(3, 4))
     assert len({tuple(row.flatten().tolist()) for row in noise}) == 4
+
+
+def test_the_last_seed_that_is_drawn_is_the_last_whose_noise_is_its_own() -> None:
+    last = torch.tensor([DETAIL_SEED - 1])
+    refuse_large_seeds(int(last))
+    drawn = [seeded_noise(seeds, 9) for seeds in (last, last + DETAIL_SEED, last + 2 * DETAIL_SEED)]
+    assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    # Its z would be the details of image 0.
+    for seed, count in ((int(last) + 1, 1), (int(last), 2)):
+        with pytest.raises(UserError, match=f"--seed {seed}: leaves no room for {count} seed"):
+            refuse_large_seeds(seed, count)
 
 
 def test_the_noise_is_standard_normal_and_leaves_the_global_state_alone() -> None:

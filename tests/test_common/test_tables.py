@@ -13,6 +13,7 @@ from common.data.datasets import SeedDataset
 from common.data.manifest import Sample, read_manifest, write_manifest
 from common.errors import Exit, UserError
 from common.generation import (
+    COLUMNS,
     SampleSet,
     clear_samples,
     drawing_folder,
@@ -136,6 +137,7 @@ def test_numbers_of_continued_recordings_stay_with_the_checkpoint_they_are_of(
     generated.records.write_text("damaged")
     clear_samples(generated, True, "ab")
     assert not generated.records.exists()
+    assert generated.records.with_name("records.damaged.jsonl").read_text() == "damaged"
 
 
 def test_only_numbers_that_are_not_finite_become_empty_cells() -> None:
@@ -166,7 +168,12 @@ def test_a_generate_that_was_killed_leaves_nothing_that_the_next_one_keeps(
     assert names == {"000000.png", "000001.png", "manifest.csv"}
 
 
-@pytest.mark.parametrize("data", [b"", b"name,seed\r\na,1\r\n", b'"' + b"x" * 200_000, b"\0"])
+OF_TWO = to_csv([COLUMNS, *([*["a"] * (len(COLUMNS) - 2), digest, "b"] for digest in "cd")])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"name,seed\r\na,1\r\n", b'"' + b"x" * 200_000, b"\0", OF_TWO], ids=range(5)
+)
 def test_a_damaged_table_of_generated_images_is_named(generated: RunFolder, data: bytes) -> None:
     (generated.samples / "manifest.csv").write_bytes(data)
     with pytest.raises(UserError, match=r"manifest\.csv: is not what make generate writes") as hit:

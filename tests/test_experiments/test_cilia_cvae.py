@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from wandb_server import end_runs
 
 from common.callbacks import ImagesSeen
 from common.data.canvas import rectangle_mask
@@ -20,9 +21,11 @@ from common.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from common.runs.ema import EMA
 from common.runs.saving import LastCheckpoint
 from common.tables import from_csv, named_cells
+from common.tracking.names import SAMPLES
 from common.trainer import ExperimentTrainer
 from experiments.cilia_cvae.module import CiliaCVAE
 from running import ROOT, Cli, at, call_cli, smoke
+from wandb_log import logs_of, tables_of
 
 CLASSES = ["Normal", "ODA", "No CP"]
 TINY = {"latent_dim": 8, "width": 8, "condition_dim": 8}
@@ -275,7 +278,19 @@ def test_images_around_training_images_are_marked_as_such(finished: Path, cli: C
             "around training images" if around == "true" else "sampled"
         }
     assert made["true"][0] == made["false"][0] and not {*made["true"][1]} & {*made["false"][1]}
-    assert cli("cilia_cvae", "evaluate", *at(finished, "first")).code == 0
+    offline = ["--tracking.wandb", "offline", "--extractor", "random-conv"]
+    assert cli("cilia_cvae", "evaluate", *at(finished, "first"), *offline).code == 0
+    end_runs()
+    table = tables_of(logs_of(folder)[-1], finished)[SAMPLES]
+    assert [row[:2] for row in table["data"]] == [
+        ["drawn around training images, one each, and near copies of them: no picture is sent", k]
+        for k in range(6)
+    ]
+    assert table["columns"][:3] == ["note", "seed", "label"] and len(table["columns"]) > 3
+    assert not [path for path in (folder / "wandb").rglob("*") if path.suffix == ".png"]
+    assert any("near copies" in note for note in read_run(folder).notes)
+    quiz = cli("cilia_cvae", "quiz", *at(finished, "first"), "--n", "1")
+    assert quiz.code == 0 and "near copies" in (folder / "quiz/index.html").read_text(), quiz.err
     records = read_records(folder / "records.jsonl")
     assert all("drawn around training images" in record.preprocessing for record in records)
     assert cli("cilia_cvae", "card", *at(finished, "first")).code == 0

@@ -1,10 +1,14 @@
 """Where microtubules lie: read from simulated images, described, drawn anew."""
 
+import hashlib
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from read_cards import mlcroissant
 
 from common.data.canvas import rectangle_mask
 from common.data.image_io import read_image
@@ -243,9 +247,35 @@ def test_generated_images_come_with_their_layout(tmp_path: Path, cli: Cli) -> No
     again = named_cells(from_csv((samples / "annotations.csv").read_bytes()))
     assert (samples / "000000.png").read_bytes() == first[0]
     assert again == [row for row in rows if row["name"] != "000002.png"]
+    annotations_are_vouched_for(tmp_path, cli)
     checkpoint = tmp_path / "runs/cilia_cvae/d/checkpoints/best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)["CiliaDataModule"]["layout"]
     assert set(saved["classes"]) <= set(CLASSES)
+
+
+def annotations_are_vouched_for(workspace: Path, cli: Cli) -> None:
+    """By the table of samples, and by what is handed on with them."""
+    run = workspace / "runs/cilia_cvae/d"
+    path, card = run / "samples/annotations.csv", ["card", *at(workspace, "d")]
+    content, table = path.read_bytes(), run / "samples/manifest.csv"
+    digest = hashlib.sha256(content).hexdigest()
+    named = table.read_text()
+    assert {row["annotations_sha256"] for row in named_cells(from_csv(named.encode()))} == {digest}
+    assert cli("cilia_cvae", *card).code == 0
+    croissant = run / "card/croissant.json"
+    found = {one["@id"]: one for one in json.loads(croissant.read_text())["distribution"]}
+    assert found["annotations.csv"]["sha256"] == digest
+    assert not mlcroissant(workspace).Dataset(jsonld=croissant).metadata.ctx.issues.errors
+    assert "`annotations.csv`, where the structures are" in (run / "card/data_card.md").read_text()
+    path.write_bytes(content.replace(b"0.5", b"0.6", 1))
+    refuses(cli("cilia_cvae", *card), 3, "annotations.csv: is not the file that manifest.csv names")
+    path.unlink()
+    refuses(cli("cilia_cvae", *card), 3, "annotations.csv: is gone; manifest.csv names it")
+    path.write_bytes(content)
+    table.write_text(re.sub(f",{digest}|,annotations_sha256", "", named))
+    refuses(cli("cilia_cvae", *card), 3, "annotations.csv: has no SHA-256", "make generate")
+    table.write_text(named)
+    assert cli("cilia_cvae", *card).code == 0
 
 
 def test_layouts_of_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
