@@ -80,13 +80,20 @@ def test_a_video_is_no_recording(tmp_path: Path) -> None:
         opened(tmp_path / "raw", tmp_path / "w")
 
 
-def test_traps_are_shown_as_they_stand_unless_asked(raw: Path, tmp_path: Path) -> None:
+def test_traps_are_shown_upright_and_mirrored_or_not_unless_asked(
+    raw: Path, tmp_path: Path
+) -> None:
     data = opened(raw, tmp_path / "w")
     dataset = data.dataset("train")
     whole = dataset.__getitems__([(0, row) for row in range(len(dataset))])
     windows = data.on_after_batch_transfer(whole, 0)["image"]
     shown = torch.cat([batch["image"] for batch in batches(data)])
-    assert all((windows == one).flatten(1).all(1).any() for one in shown)
+    mirrored = windows.flip(-1)
+    as_is, turned = (
+        [bool((those == one).flatten(1).all(1).any()) for one in shown]
+        for those in (windows, mirrored)
+    )
+    assert all(a != b for a, b in zip(as_is, turned, strict=True)) and any(as_is) and any(turned)
     turned = opened(raw, tmp_path / "w", augment="d4")
     shown = torch.cat([batch["image"] for batch in batches(turned)])
     assert not all((windows == one).flatten(1).all(1).any() for one in shown)

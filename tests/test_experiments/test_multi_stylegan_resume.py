@@ -97,7 +97,8 @@ def test_a_run_with_all_switches_on_goes_on_in_every_state(runs: Runs) -> None:
     assert state(resumed.folder) == state(whole.folder)
     assert history(resumed.folder) == history(whole.folder)
     logged = {row[3]: float(row[4]) for row in history(whole.folder)[1:]}
-    assert all(logged[f"train/{name}"] > 0 for name in TERMS)
+    above = {row[3] for row in history(whole.folder)[1:] if float(row[4]) > 0}
+    assert {f"train/{name}" for name in TERMS} <= above
     assert logged["train/top_k_share"] < 0.7
 
 
