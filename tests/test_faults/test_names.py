@@ -107,7 +107,7 @@ def check_tables(place: Path, name: str) -> None:
 
     folder = RunFolder(place, "exp", "first")
     folder.samples.mkdir(parents=True)
-    row = ("000000.png", 7, name, name, "canvas", "ab" * 32, "cd" * 32)
+    row = ("000000.png", 7, name, name, "canvas", "sampled", name, "ab" * 32, "cd" * 32)
     (folder.samples / "manifest.csv").write_bytes(to_csv([COLUMNS, row]))
     assert tuple(read_samples_manifest(folder)[0].values()) == tuple(map(str, row))
 
@@ -159,7 +159,7 @@ def written_page(workspace: Path, name: str) -> str:
         (folder / "samples").mkdir(parents=True)
         image = Image.fromarray(np.zeros((8, 8), np.uint8))
         image.save(folder / "samples/000000.png")
-        row = ("000000.png", name, name, name, name, name, name)
+        row = ("000000.png", *[name] * (len(COLUMNS) - 1))
         (folder / "samples/manifest.csv").write_bytes(to_csv([COLUMNS, row]))
         # Longer values, and what is no Unicode, no configuration can hold.
         typed = name[:2000].encode(errors="replace").decode()
