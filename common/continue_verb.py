@@ -5,7 +5,6 @@ from typing import Literal
 import pytorch_lightning as pl
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from common.data.planning import refuse_large_seeds
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError
 from common.restoring import restore
@@ -54,7 +53,6 @@ class ContinueVerb:
         from common.generation import changed_settings
         from common.tracking.evaluation import log_evaluation, sample_rows
 
-        refuse_large_seeds(seed)
         if not hasattr(model, "following"):
             problem = f"{type(model).__name__} cannot continue sequences"
             remedy = "choose an experiment whose README says that its model can"

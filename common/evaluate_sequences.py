@@ -3,8 +3,8 @@
 Features of images are taken frame by frame: `kernel_distance` of all channels side by side, and of
 each channel alone. Features of clips are of whole sequences, and so is the biology. Held-out
 windows that share a moment would count it twice, so only windows without a common one are taken.
-Intervals are over whole sequences; a record's n counts frames where it is about frames, and its
-note says of how many sequences.
+Intervals are over whole sequences, but that of the classifier score; a record's n counts frames
+where it is about frames, and its note says of how many sequences.
 What takes whole sets at once, such as a classifier, is the experiment's (`sequence_records`).
 """
 

@@ -285,7 +285,6 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         """
         from common.quiz.page import write_quiz
 
-        refuse_large_seeds(seed)
         self._open_data(datamodule, checkpoint_of_samples(self.folder))
         write_quiz(self.folder, datamodule, n, seed)
 

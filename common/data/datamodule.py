@@ -44,7 +44,7 @@ class ImageDataModule(ExperimentData):
         val_fraction: share of the training images that validates, by group.
         test_fraction: share of all images that only `evaluate` reads, by group.
         split_seed: of the split; not the seed of the run.
-        augment: "none", "d4", "affine", "photometric", or several joined by "+".
+        augment: "none", "mirror", "d4", "affine", "photometric", or several joined by "+".
         simulated_images: how many images the simulator writes.
         simulated_size: mean side of a simulated image in pixels.
         num_workers: loader processes; packed pixels of a small set are fastest with 0.

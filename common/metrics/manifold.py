@@ -153,13 +153,18 @@ def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
-def reach(points: Tensor, neighbours: int) -> Tensor:
-    """Distance of each of the points [N, D] to its k-th nearest among the others, [N]."""
-    found = []
-    for start, rows in zip(range(0, len(points), _ROWS), points.split(_ROWS), strict=True):
+def reach(points: Tensor, neighbours: int, frames: int = 1) -> Tensor:
+    """Distance of each of the points [N, D] to its k-th nearest among the others, [N].
+
+    Args:
+        points: features.
+        neighbours: k.
+        frames: consecutive rows of one sequence, none of which is another one to the others.
+    """
+    found, sequence = [], torch.arange(len(points)) // frames
+    for rows, own in zip(points.split(_ROWS), sequence.split(_ROWS), strict=True):
         distances = torch.cdist(rows, points)
-        own = torch.arange(len(rows))
-        distances[own, own + start] = torch.inf
+        distances[own[:, None] == sequence] = torch.inf
         found.append(distances.kthvalue(neighbours, dim=1).values)
     return torch.cat(found)
 

@@ -174,7 +174,7 @@ def memorization(
     to_some, to_others, some = _to_as_many(train, held_out, fake, seed, frames)
     threshold = _threshold(nearest(held_out, some)[0])
     # Alaa et al. 2022: authenticity.
-    authentic = to_train > reach(train, 1)[index]
+    authentic = to_train > reach(train, 1, frames)[index]
     return Memorization(
         to_train=to_train,
         index=index,
@@ -246,8 +246,8 @@ def _share_of_copies(
 def _rank(held_out: int, frames: int) -> float:
     """Of the threshold among held-out sequences, as if all frames of one were equally near.
 
-    So few frames are nearer that they do not tell how alike those of one sequence are: the interval
-    errs on the safe side.
+    So few frames are nearer that they do not tell how alike those of one sequence are: the lower
+    end of the interval errs on the safe side.
     """
     place = max(1.0, CHANCE * (held_out + 1))
     beyond = place % 1

@@ -122,8 +122,8 @@ class MitoGAN(AdversarialModule):
         real.requires_grad_(weight > 0 and hparams.r1_weight > 0)
         fake.requires_grad_(weight > 0 and hparams.r2_weight > 0)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        # The relativistic loss leaves open where the zero of the logits lies.
-        zero = fake_logits.mean() if hparams.loss == "relativistic" else 0
+        # These leave open where the zero of the logits lies.
+        zero = fake_logits.mean() if hparams.loss in ("relativistic", "wasserstein") else 0
         self.adaptive.update(real_logits.detach() - zero)
         loss = discriminator_loss(hparams.loss, real_logits, fake_logits)
         terms = {"augment_prob": probability, "real_sign": real_logits.sign().mean()}

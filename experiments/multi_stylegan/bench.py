@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.losses.adversarial import discriminator_loss, generator_loss
-from common.losses.penalties import gradient_square, path_length
+from common.losses.penalties import gradient_square, mixed_pixels, path_length
 from common.networks.equalized import halving_widths
 from common.optimizers import adam
 from common.runs.hardware import has_native_bf16, keep_freed_memory
@@ -129,7 +129,7 @@ def steps(arm: Arm, real: Tensor) -> dict[str, Callable[[], object]]:
         with context:
             x = real.clone().requires_grad_()
             logit, pixels = arm.judge(x)
-            penalty = gradient_square(logit + pixels.flatten(1).mean(1, keepdim=True), x)
+            penalty = gradient_square(logit + mixed_pixels(pixels), x)
             _descend(d_optimizer, _R1 / 2 * penalty)
 
     def path_step() -> None:

@@ -90,11 +90,11 @@ class MultiStyleGAN(AdversarialModule):
         pixel_weight: of the loss on the logits of pixels, beside that on sequences.
         pixel_map: image file whose grey values tell how much each pixel counts in that loss, such
             as more where the trap is; "" for all alike. The weights lie in the checkpoint, and
-            ``augment`` must leave pixels where they are.
+            ``augment``, here and of the data, must leave pixels where they are.
         pixel_map_from: images seen when it begins to count.
         mixing_prob: of a sample to take its styles from a second z beyond some layer.
-        r1_weight: gamma of the squared gradients of both logits at real sequences, of pixels the
-            mean; the loss holds gamma / 2 of it.
+        r1_weight: gamma of the squared gradients at real sequences: that of the logit, and
+            ``pixel_weight`` times the mean of pixels'; the loss holds gamma / 2 of it.
         r1_every: steps from one such penalty to the next, whose weight grows as much.
         path_length_weight: of the path length penalty.
         path_length_every: steps from one to the next, whose weight grows as much.
@@ -197,7 +197,7 @@ class MultiStyleGAN(AdversarialModule):
     def setup(self, stage: str) -> None:
         """Reads the map of pixels where training begins."""
         if stage == "fit" and self.hparams.pixel_map:
-            require_still(self.augment, self.hparams.augment)
+            require_still(self.hparams.augment, self.trainer.datamodule.augment)
             size = self.hparams.image_size
             self.pixel_weights.copy_(read_pixel_map(Path(self.hparams.pixel_map), size))
 

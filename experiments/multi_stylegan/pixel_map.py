@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.adaptive_augment import Augment
+from common.adaptive_augment import NONE, Augment
 from common.errors import Exit, UserError, relative
 
 
@@ -31,13 +31,23 @@ def read_pixel_map(path: Path, size: int) -> Tensor:
     return weights / weights.mean()
 
 
-def require_still(augment: Augment, policy: str) -> None:
+def require_still(augment: str, of_data: str) -> None:
     """Refuses augmentation that moves what is seen away from its weights.
 
+    Args:
+        augment: policy of what the discriminator sees.
+        of_data: policy of training data.
+
     Raises:
-        UserError: it does.
+        UserError: one of them does.
     """
-    if augment.moves:
-        problem = "moves pixels, and the weights of --model.pixel_map stand still"
-        remedy = "choose --model.augment none, or brightness+contrast, or leave out the map"
-        raise UserError(Exit.USAGE, f"--model.augment {policy}", problem, remedy)
+    still = {NONE, "photometric"}
+    moving = {
+        f"--model.augment {augment}": (Augment(augment).moves, "none, or brightness+contrast"),
+        f"--data.augment {of_data}": (not still.issuperset(of_data.split("+")), "none"),
+    }
+    for option, (moves, instead) in moving.items():
+        if moves:
+            problem = "moves pixels, and the weights of --model.pixel_map stand still"
+            remedy = f"choose {instead}, or leave out the map"
+            raise UserError(Exit.USAGE, option, problem, remedy)

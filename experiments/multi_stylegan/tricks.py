@@ -20,9 +20,9 @@ Loss = Literal["non_saturating", "hinge", "wasserstein"]
 _LEAST, _MOST = 0.1, 0.9
 
 
-def number_of(share: float, count: int, least: int = 1) -> int:
-    """How many of so many a share is, rounded."""
-    return max(least, round(share * count))
+def number_of(share: float, count: int) -> int:
+    """How many of so many a share is, rounded; at least one."""
+    return max(1, round(share * count))
 
 
 def boxes(like: Tensor, probability: Tensor | float) -> Tensor:
@@ -110,14 +110,17 @@ def number_wrong(share: float, count: int, group_size: int) -> int:
     size it would know by that alone that something is wrong.
 
     Args:
-        share: of the batch; 0 is none.
+        share: of the batch, to come near to; 0 is none.
         count: sequences of the batch.
         group_size: as `minibatch_deviation` takes it; 0 is the whole batch.
     """
     if not share:
         return 0
-    group = group_of(count, group_size) if group_size else 1
-    return group * max(1, round(share * count / group))
+    if not group_size:
+        return count
+    group = group_of(count, group_size)
+    fitting = [n for n in range(group, count + 1, group) if group_of(n, group_size) == group]
+    return min(fitting, key=lambda n: abs(n - share * count))
 
 
 def order_loss(kind: Loss, wrong: Tensor, fake: Tensor, share: float) -> Tensor:

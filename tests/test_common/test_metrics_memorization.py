@@ -121,8 +121,7 @@ def test_frames_that_are_all_alike_tell_no_more_than_their_sequences() -> None:
     sides = HELD_OUT, copies(0.1), TRAIN
     single = repeating(*sides)
     many = repeating(*(side.repeat_interleave(3, 0) for side in sides), frames=3)
-    # A training frame that is there three times has its own like at no distance.
-    for name in ("copied_share", "nearest_ratio", "membership_auc"):
+    for name in ("copied_share", "authentic_share", "nearest_ratio", "membership_auc"):
         assert many[name][:3] == pytest.approx(single[name][:3], abs=1e-6), name
         assert many[name].rule.startswith("1800 training images; whole sequences")
     narrow = repeating(*(side.repeat_interleave(3, 0) for side in sides))

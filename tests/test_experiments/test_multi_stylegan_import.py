@@ -124,6 +124,13 @@ def test_the_run_draws_what_the_file_draws_and_is_measured(
     assert "weights that were trained elsewhere" in (folder / "card/croissant.json").read_text()
 
 
+def test_frames_of_released_networks_are_turned_in_exports_too(workspace: Path, cli: Cli) -> None:
+    result = cli(EXPERIMENT, "export", *at(workspace, "first"))
+    assert result.code == 0, result.err
+    # The command compares it with torch.
+    assert (run_folder(workspace, EXPERIMENT, "first") / "export/sampler.onnx").is_file()
+
+
 @needs_reference
 def test_the_reference_becomes_a_run_that_draws_what_it_draws(imported: Path, cli: Cli) -> None:
     result = imports(cli, REFERENCE, *at(imported, "reference"))

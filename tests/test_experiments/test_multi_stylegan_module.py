@@ -13,6 +13,7 @@ from torch import Tensor
 from common.data.image_io import write_png
 from common.errors import UserError
 from common.losses.adversarial import generator_loss
+from common.networks.discriminator import group_of
 from experiments.multi_stylegan.module import MultiStyleGAN
 from experiments.multi_stylegan.pixel_map import read_pixel_map
 from experiments.multi_stylegan.schedule import kinds, ramp
@@ -80,14 +81,16 @@ def test_a_wrong_order_is_a_permutation_and_never_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("share", "count", "group", "wrong"),
     [
-        *[(0, 16, 4, 0), (0.25, 16, 4, 4), (0.25, 24, 4, 8), (0.25, 4, 4, 4), (0.25, 6, 4, 3)],
-        *[(0.25, 12, 0, 3), (0.5, 5, 4, 2)],
+        *[(0, 16, 4, 0), (0.25, 16, 4, 4), (0.5, 24, 4, 12), (0.25, 4, 4, 4), (0.25, 6, 4, 3)],
+        *[(0.25, 12, 0, 12), (0.5, 5, 4, 1), (0.25, 14, 4, 2), (0.25, 13, 4, 5)],
     ],
 )
 def test_whole_groups_are_shown_in_a_wrong_order(
     share: float, count: int, group: int, wrong: int
 ) -> None:
     assert number_wrong(share, count, group) == wrong
+    if wrong and group:
+        assert group_of(wrong, group) == group_of(count, group)
 
 
 def test_a_wrong_order_takes_the_place_of_a_share_of_what_is_generated() -> None:
@@ -251,9 +254,16 @@ def test_a_map_of_pixels_decides_how_much_each_of_them_counts(tmp_path: Path) ->
     picture[:, :16] = 200
     write_png(tmp_path / "map.png", picture)
     settings = {"pixel_map": str(tmp_path / "map.png"), "pixel_map_from": 10}
-    with pytest.raises(UserError, match=r"augment flip\+contrast: moves pixels"):
-        model(**settings, augment="flip+contrast").setup("fit")
     made = model(**settings, loss="wasserstein", augment="brightness+contrast")
+    moving = model(**settings, augment="flip+contrast")
+    for one, of_data, named in (
+        (moving, "none", r"model.augment flip\+contrast"),
+        (made, "mirror", "data.augment mirror"),
+    ):
+        one.trainer.datamodule = SimpleNamespace(augment=of_data)
+        with pytest.raises(UserError, match=f"{named}: moves pixels"):
+            one.setup("fit")
+    made.trainer.datamodule.augment = "photometric"
     made.setup("fit")
     assert made.pixel_weights.mean() == pytest.approx(1, abs=1e-5)
     assert made.pixel_weights[:6].min() > 1.8 and made.pixel_weights[10:].max() < 0.2
