@@ -19,7 +19,6 @@ from kernels.precision import without_autocast
 # Of the paper: which block of encoder and decoder attends, blocks of the encoder that see how much
 # the batch varies, features of the head.
 _ATTENDS_DOWN, _ATTENDS_UP, _VARYING, _HEAD = 2, 1, 2, 128
-_GROUP = 4
 # Arguments by which the discriminator does what the released code's does.
 PUBLISHED: dict[str, Any] = {"group_size": 0, "blur_last": True}
 
@@ -44,7 +43,7 @@ class Discriminator(nn.Module):
         self,
         channels: int,
         widths: Sequence[int] = (128, 256, 384, 768, 1024),
-        group_size: int = _GROUP,
+        group_size: int = 4,
         blur_last: bool = False,
         places: int = 1,
         blurs: bool = True,

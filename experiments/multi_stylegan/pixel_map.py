@@ -41,13 +41,11 @@ def require_still(augment: str, of_data: str) -> None:
     Raises:
         UserError: one of them does.
     """
-    still = {NONE, "photometric"}
-    moving = {
-        f"--model.augment {augment}": (Augment(augment).moves, "none, or brightness+contrast"),
-        f"--data.augment {of_data}": (not still.issuperset(of_data.split("+")), "none"),
-    }
-    for option, (moves, instead) in moving.items():
-        if moves:
-            problem = "moves pixels, and the weights of --model.pixel_map stand still"
-            remedy = f"choose {instead}, or leave out the map"
-            raise UserError(Exit.USAGE, option, problem, remedy)
+    if Augment(augment).moves:
+        option, instead = f"--model.augment {augment}", "none, or brightness+contrast"
+    elif not {NONE, "photometric"}.issuperset(of_data.split("+")):
+        option, instead = f"--data.augment {of_data}", "none, or photometric"
+    else:
+        return
+    problem = "moves pixels, and the weights of --model.pixel_map stand still"
+    raise UserError(Exit.USAGE, option, problem, f"choose {instead}, or leave out the map")
