@@ -132,8 +132,8 @@ class AdaptiveProbability(nn.Module):
     def update(self, real_logits: Tensor) -> None:
         """Counts logits [B] or [B, 1, H, W] of augmented real images, never of generated ones.
 
-        Relativistic and Wasserstein losses leave the zero of the logits open, so that their sign
-        means nothing: take the mean logit of generated images from them first.
+        Some losses leave the zero of the logits open, so that their sign means nothing: take what
+        `common.losses.adversarial.zero_of` gives from them first.
         """
         signs = real_logits.to(self.signs).sign().reshape(len(real_logits), -1).mean(1)
         signs, seen = sum_over_ranks(torch.stack([signs.sum(), signs.new_full((), len(signs))]))

@@ -86,6 +86,16 @@ def generator_loss(
     raise _unknown(kind)
 
 
+def zero_of(kind: Loss, fake_logits: Tensor) -> Tensor | float:
+    """The logit above which an image is taken for real, or what stands for it.
+
+    Args:
+        kind: as of `discriminator_loss`; losses of differences leave the zero open.
+        fake_logits: of generated images, whose mean then stands for it.
+    """
+    return fake_logits.mean() if kind in ("relativistic", "wasserstein") else 0.0
+
+
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return values.mean() if weights is None else (values * weights).mean()
 

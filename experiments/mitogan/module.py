@@ -13,7 +13,7 @@ from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datamodule import ImageDataModule
 from common.data.datasets import Batch
 from common.errors import require_positive
-from common.losses.adversarial import Loss, discriminator_loss, generator_loss
+from common.losses.adversarial import Loss, discriminator_loss, generator_loss, zero_of
 from common.losses.penalties import gradient_square, interpolation_penalty, lazy_weight
 from common.sample_distance import SampleDistance
 from common.sampling import DETAIL_SEED, Sampler, seeded_noise
@@ -122,9 +122,7 @@ class MitoGAN(AdversarialModule):
         real.requires_grad_(weight > 0 and hparams.r1_weight > 0)
         fake.requires_grad_(weight > 0 and hparams.r2_weight > 0)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        # These leave open where the zero of the logits lies.
-        zero = fake_logits.mean() if hparams.loss in ("relativistic", "wasserstein") else 0
-        self.adaptive.update(real_logits.detach() - zero)
+        self.adaptive.update((real_logits - zero_of(hparams.loss, fake_logits)).detach())
         loss = discriminator_loss(hparams.loss, real_logits, fake_logits)
         terms = {"augment_prob": probability, "real_sign": real_logits.sign().mean()}
         terms |= {"real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}

@@ -14,7 +14,7 @@ from common.adversarial_module import ADAPTIVE, AdversarialModule
 from common.data.datasets import Batch
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import require_positive
-from common.losses.adversarial import discriminator_loss, generator_loss
+from common.losses.adversarial import discriminator_loss, generator_loss, zero_of
 from common.losses.penalties import (
     PathLengthPenalty,
     gradient_square,
@@ -246,8 +246,7 @@ class MultiStyleGAN(AdversarialModule):
         loss = self._loss(discriminator_loss, real_logits, fake_logits)
         terms = {"augment_prob": probability}
         terms |= {"real_logit": real_logits[0].mean(), "fake_logit": fake_logits[0].mean()}
-        # Only the others give the zero of a logit a meaning.
-        zero = terms["fake_logit"] if hparams.loss == "wasserstein" else 0
+        zero = zero_of(hparams.loss, fake_logits[0])
         self.adaptive.update((real_logits[0] - zero).detach())
         if weight:
             pixels = hparams.pixel_weight**0.5 * mixed_pixels(real_logits[1])

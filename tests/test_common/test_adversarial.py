@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.adversarial import Loss, discriminator_loss, generator_loss
+from common.losses.adversarial import Loss, discriminator_loss, generator_loss, zero_of
 
 KINDS = Loss.__args__
 LN2 = math.log(2)
@@ -109,3 +109,10 @@ def test_an_unknown_loss_is_refused() -> None:
     for call in (discriminator_loss, generator_loss):
         with pytest.raises(ValueError, match="'saturating' is no loss"):
             call("saturating", torch.zeros(1), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero"), [("non_saturating", 0), ("hinge", 0), ("wasserstein", 3), ("relativistic", 3)]
+)
+def test_losses_of_differences_leave_the_zero_to_generated_images(kind: str, zero: float) -> None:
+    assert zero_of(kind, torch.tensor([2.0, 4.0])) == zero
