@@ -60,11 +60,8 @@ class Discriminator(nn.Module):
             for k, size in enumerate(sizes)
         )
         self.down = nn.ModuleList(
-            # Attention begins as a linear map: with linear steps around it, features of its side
-            # would be none at all.
-            BlurLast(width)
-            if blur_last
-            else EqualizedConv(width, width, 3, "lrelu", down=2, blur=blurs)
+            # Without an activation, as published: with one simulated traps were learnt more slowly.
+            BlurLast(width) if blur_last else EqualizedConv(width, width, 3, down=2, blur=blurs)
             for width in widths[:-1]
         )
         upwards = list(pairwise(widths[::-1]))
