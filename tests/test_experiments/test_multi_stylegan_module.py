@@ -13,6 +13,7 @@ from torch import Tensor
 from common.data.image_io import write_png
 from common.errors import UserError
 from common.losses.adversarial import generator_loss
+from common.losses.penalties import gradient_square
 from common.networks.discriminator import group_of
 from experiments.multi_stylegan.module import MultiStyleGAN
 from experiments.multi_stylegan.pixel_map import read_pixel_map
@@ -188,6 +189,16 @@ def test_all_terms_are_finite_numbers_and_nothing_of_the_caller_is_changed() -> 
     assert torch.equal(real, before) and not real.requires_grad
     plain = model(cutmix_prob=0.0).discriminator_terms(real, 0.0, 1)
     assert not {"r1", "cutmix", "consistency"} & set(plain)
+
+
+@pytest.mark.parametrize(("weight", "alone"), [(0, True), (1, False)])
+def test_only_with_their_weight_pixels_add_to_the_penalty(weight: float, alone: bool) -> None:
+    made = model(r1_pixel_weight=weight, order_share=0, cutmix_prob=0, augment="none")
+    real = sequences()
+    penalty = made.discriminator_terms(real, 0.0, 0)["r1"]
+    real.requires_grad_()
+    of_logit = gradient_square(made.discriminator(real)[0], real)
+    assert torch.allclose(penalty, of_logit) is alone
 
 
 @pytest.mark.parametrize("loss", ["hinge", "wasserstein"])
