@@ -104,7 +104,8 @@ class Discriminator(nn.Module):
             whole = F.adaptive_avg_pool2d(x.to(self.pixel_bias.dtype), self.places)
             logit = self.head(whole.flatten(1))
         for up, block in zip(self.up, self.decoder, strict=True):
-            larger = up(upsample2d(x, self.taps.float()))
+            # A mixture of channels and a filter may change places, and fewer pixels are mixed so.
+            larger = upsample2d(up(x), self.taps.float())
             x = block(torch.cat([larger, beside.pop()], 1))
         with without_autocast(x):
             x = bias_act(x.to(self.pixel_bias.dtype), self.pixel_bias, act="lrelu")
