@@ -35,7 +35,14 @@ class CiliaDataModule(ImageDataModule):
         self._known: dict[str, Any] = {}
 
     def prepare_training(self) -> None:
-        """Reads the microtubules of training and validation images, where they are wanted."""
+        """Reads the microtubules of training and validation images, where they are wanted.
+
+        Says of which classes it is not known whether they have arms.
+        """
+        unknown = [name for name in self.classes if name not in ultrastructure.ULTRASTRUCTURE]
+        if self.layout and unknown:
+            named = f"arms are known of classes named as in data_cards/{self.default_card}.md"
+            print(f"note: layouts show no arms in {', '.join(unknown)}; {named}", flush=True)
         for split in _READ if self.layout else ():
             read_layouts(self.prepared, split)
 

@@ -1,9 +1,10 @@
 """Where the parts of a cross-section lie: read from images, drawn anew, shown to a network.
 
 A layout is what a person would mark: a point for each A, B and central tubule, and for each dynein
-arm that the class has. Microtubules are read from training images by `biology`, described by a
-handful of numbers for each class, and drawn from those for generated images, which then come with
-their annotation. Whether there are arms is not read from an image: its class says so.
+arm that the class is known to have. Microtubules are read from training images by `biology`,
+described by a handful of numbers for each class, and drawn from those for generated images, which
+then come with their annotation. Whether there are arms is not read from an image: its class says
+so, if it is one of `ultrastructure`.
 """
 
 import hashlib

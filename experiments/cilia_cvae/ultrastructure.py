@@ -38,8 +38,8 @@ ULTRASTRUCTURE = {
 
 
 def ultrastructure_of(label: str) -> Ultrastructure:
-    """Of a class; that of a class with another name is taken for the normal one."""
-    return ULTRASTRUCTURE.get(label, Ultrastructure())
+    """Of a class; one with another name gets no arms, since nobody says that it has any."""
+    return ULTRASTRUCTURE.get(label, Ultrastructure(outer_arms=False, inner_arms=False))
 
 
 def checks(label: str, measured: Mapping[str, float]) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,22 @@ def test_a_layout_follows_the_aspect_ratio_and_the_side() -> None:
 def test_arms_are_where_the_class_has_them(label: str) -> None:
     kinds = place(even(), 100, 100, label).kinds
     counts = [int((kinds == KINDS.index(arm)).sum()) for arm in ("outer_arm", "inner_arm")]
-    assert counts == [0 if "ODA" in label else 9, 0 if "IDA" in label else 9]
+    known = label != "unheard of"
+    assert counts == [9 * (known and arm not in label) for arm in ("ODA", "IDA")]
+
+
+def test_training_names_the_classes_whose_arms_are_not_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.cilia_cvae.datamodule.read_layouts", lambda *_: [])
+    for layout, classes in ((True, ("Normal", "oda", "2")), (False, ("oda",)), (True, CLASSES)):
+        data = CiliaDataModule(layout=layout)
+        data.card = replace(data.card, classes=classes)
+        data.prepare_training()
+    assert capsys.readouterr().out.splitlines() == [
+        "note: layouts show no arms in oda, 2; "
+        "arms are known of classes named as in data_cards/cilia_tem.md"
+    ]
 
 
 @pytest.mark.parametrize("rows", [64, 40])
