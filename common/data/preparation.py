@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class Recipe:
 
     Attributes:
         experiment: name of the experiment's folder.
-        card: the data card.
+        card: the data card; with a pipeline, its window is "dtype".
         image_size: side of the square canvas in pixels.
         val_fraction: share of the training images, by group, that becomes the validation split.
         test_fraction: share of all images, by group, held out until `evaluate`.
@@ -287,9 +287,11 @@ def _scan(data: "ImageDataModule", root: Path) -> list[Sample]:
 
 
 def _recipe(data: "ImageDataModule") -> Recipe:
+    # A pipeline normalises raw grey values itself, and no card names the mask that it adds.
+    card = replace(data.card, window="dtype") if data.reading.pipeline else data.card
     return Recipe(
         data.experiment,
-        data.card,
+        card,
         data.image_size,
         data.val_fraction,
         data.test_fraction,

@@ -1,6 +1,7 @@
 """Videos, sequences and single frames in, images of one pipeline out."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,27 @@ def test_the_pipeline_decides_the_channels(
     assert pixels.shape[1] == len(channels) and pixels.dtype == np.uint16
     if output != "image":
         assert set(np.unique(pixels[:, -1])) == {0, 65535}
+
+
+@pytest.mark.parametrize(
+    ("window", "pipeline"),
+    [
+        ("[100, 300]", Pipeline()),
+        ("{percentiles: [20, 80]}", Pipeline()),
+        ("{mitochondria: [100, 300]}", Pipeline(threshold="otsu", output="mask")),
+        ("{mitochondria: dtype}", Pipeline(threshold="otsu", output="image+mask")),
+    ],
+)
+def test_the_window_of_the_card_is_not_that_of_what_a_pipeline_made(
+    videos: Path, tmp_path: Path, window: str, pipeline: Pipeline
+) -> None:
+    text = (ROOT / "data_cards/mito_videos.md").read_text()
+    card = tmp_path / "other.md"
+    card.write_text(re.sub("name: .*", "name: other", text, count=1).replace("dtype", window, 1))
+    found = prepared(videos, tmp_path, card=str(card), pipeline=pipeline)
+    bundled = prepared(videos, tmp_path, pipeline=pipeline)
+    assert found.facts["window"] == bundled.facts["window"] == [0, 65535]
+    np.testing.assert_array_equal(*(one.dataset("train").pixels for one in (found, bundled)))
 
 
 def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
