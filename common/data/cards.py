@@ -35,7 +35,8 @@ class Card:
             by its name.
         classes: label names; the position is the label's index. Empty without classes.
         group: regular expression for `splits.group_of`, None for the file itself.
-        group_kind: what a group is, such as "patient" or "image".
+        group_kind: what a group is, such as "patient" or "image"; with "video", each file of
+            several frames is one.
         derivative_suffixes: regular expressions of name endings that mark an altered copy.
         collapse_grey: whether RGB files with equal channels are read as one channel.
     """
@@ -52,6 +53,11 @@ class Card:
     group_kind: str
     derivative_suffixes: tuple[str, ...]
     collapse_grey: bool
+
+    @property
+    def group_of_movies(self) -> str | None:
+        """`group` for files of several frames: none where a group is a video, and so a file."""
+        return None if self.group_kind == "video" else self.group
 
 
 def load_card(name: str, folder: Path | None = None) -> Card:

@@ -13,7 +13,7 @@ from common.preprocess.pipeline import Output, Pipeline
 
 
 class MovieDataModule(ImageDataModule):
-    """Frames of movies, each of them an image; a movie is a group.
+    """Frames of movies, each of them an image; a movie lies whole in one group.
 
     Args:
         projection: how a stack of z planes becomes one image, see `Reading`.
@@ -44,9 +44,10 @@ class MovieDataModule(ImageDataModule):
     def scan(self, root: Path) -> list[Sample]:
         """All frames of all movies below a folder.
 
-        A movie of several moments is a group. Images that have a file each are grouped by the
-        card's `group`. Folders such as `train` and `test` are a split that came with the data. A
-        file whose header cannot be read counts as one image, which is found bad when it is read.
+        A movie of several moments is a group, unless the card's `group_kind` is another one than
+        "video". Then, and where images have a file each, the card's `group` counts. Folders such as
+        `train` and `test` are a split that came with the data. A file whose header cannot be read
+        counts as one image, which is found bad when it is read.
         """
         # Image libraries are imported only where something has to be read.
         from common.data.movies import count_frames, find_movies
@@ -58,7 +59,7 @@ class MovieDataModule(ImageDataModule):
                 count = count_frames(path, root)
             except UserError:
                 count = 1
-            rule = self.card.group if count == 1 else None
+            rule = self.card.group if count == 1 else self.card.group_of_movies
             group = group_of(name, rule, self.card.derivative_suffixes)
             split = SPLIT_FOLDERS.get(name.split("/")[0].lower(), "") if "/" in name else ""
             samples += frames_of(name, group, count, split)

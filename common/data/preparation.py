@@ -127,7 +127,7 @@ def check_data(data: "ImageDataModule") -> None:
 
     samples, report = _scan(data, root), report_of(_processed(data), data.experiment)
     left_out = data.left_out(root)
-    _announce("checking", root, samples, left_out)
+    _announce("checking", data, root, samples, left_out)
     checked = check(root, samples, _recipe(data), report, Ledger(), data.skip_bad, _say, left_out)
     _say(f"data: {len(checked.samples)} images can be used ({relative(report)})")
     if checked.bad:
@@ -195,18 +195,28 @@ def _prepare(data: "ImageDataModule", root: Path, folder: Path, samples: Sequenc
     from common.data.prepare import prepare
 
     left_out = data.left_out(root)
-    _announce("preparing", root, samples, left_out)
+    _announce("preparing", data, root, samples, left_out)
     checked = prepare(root, folder, samples, _recipe(data), data.skip_bad, _say, left_out)
     remember(folder, checked.states)
 
 
 def _announce(
-    verb: str, root: Path, samples: Sequence[Sample], left_out: Mapping[str, str]
+    verb: str,
+    data: "ImageDataModule",
+    root: Path,
+    samples: Sequence[Sample],
+    left_out: Mapping[str, str],
 ) -> None:
     _say(f"{verb} {len(samples)} images of {relative(root)}")
     others = _passed_over(root, samples, left_out)
     if others:
         _say(f"note: no images of the data set, passed over: {others}")
+    in_movies = any(sample.frame >= 0 for sample in samples)
+    if data.root and in_movies and data.card.group != data.card.group_of_movies:
+        _say(
+            "note: each file of several frames is a group, whatever `group` of the data card says; "
+            "another `group_kind` than video changes that"
+        )
 
 
 def _passed_over(root: Path, samples: Sequence[Sample], left_out: Mapping[str, str]) -> str:

@@ -146,7 +146,8 @@ def _too_few(found: int, what: str, needed: int) -> UserError:
         Exit.INPUT,
         "split",
         f"the {what} form {found} group{'s' * (found != 1)}, and {needed} are needed",
-        "add data of further groups, or name a finer `group` in the data card",
+        "add data of further groups, such as videos; for images with a file each, a finer "
+        "`group` in the data card helps, too",
     )
 
 

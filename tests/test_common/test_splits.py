@@ -100,6 +100,7 @@ def test_fewer_than_three_groups_are_refused(number: int) -> None:
     with pytest.raises(UserError, match=f"form {number} group.* 3 are needed") as caught:
         assign_splits(samples, (0.1, 0.2), 0)
     assert caught.value.code == Exit.INPUT
+    assert "for images with a file each, a finer `group`" in caught.value.remedy
 
 
 @pytest.mark.parametrize("case", range(150))

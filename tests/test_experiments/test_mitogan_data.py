@@ -141,6 +141,28 @@ def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> Non
     assert len(set(groups.values())) == 5
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("cell", "cell{}"), ("video", "cell{}_{}")])
+def test_videos_of_one_cell_stay_together_where_the_group_is_not_the_video(
+    tmp_path: Path, kind: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, card = tmp_path / "raw", tmp_path / "other.md"
+    root.mkdir()
+    moments = [(cell, moment) for cell in range(4) for moment in ("after", "before")]
+    for seed, (cell, moment) in enumerate(moments):
+        pair = np.stack([frame(2 * seed), frame(2 * seed + 1)])
+        write_ome_tiff(root / f"cell{cell}_{moment}.ome.tif", pair, "TYX")
+    text = (ROOT / "data_cards/mito_videos.md").read_text()
+    for key, value in (("name", "other"), ("group", r"'(cell\d+)'"), ("group_kind", kind)):
+        text = re.sub(rf"(?m)^{key}: .*", lambda _, line=f"{key}: {value}": line, text, count=1)
+    card.write_text(text)
+    found = prepared(root, tmp_path, card=str(card)).manifest
+    assert {s.file: s.group for s in found} == {
+        f"cell{cell}_{moment}.ome.tif": expected.format(cell, moment) for cell, moment in moments
+    }
+    told = "note: each file of several frames is a group, whatever `group` of the data card says"
+    assert (told in capsys.readouterr().out) == (kind == "video")
+
+
 def test_a_movie_that_ends_too_early_is_named_and_the_others_are_taken(
     videos: Path, tmp_path: Path
 ) -> None:
