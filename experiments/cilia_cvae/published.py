@@ -2,7 +2,12 @@
 
 Layers, sizes and loss follow the public notebooks named in the data card, unbounded log-variance
 included. One habit does not: mean and log-variance are those of the batch at hand, not global
-variables of the last one.
+variables of the last one. Nor does what surrounds the model here unless it is switched off: the
+eight orientations of `data.augment`, the average of weights, images that keep their aspect ratio.
+
+The squared error is a sum over pixels and the KL term is not: on a smaller canvas the KL weighs
+more, at 96 px (224 / 96)^2 = 5.4 times as much as it was published at 224 px, and 21.8 times as
+much as at 448 px.
 """
 
 from collections.abc import Callable, Iterator, Sequence
