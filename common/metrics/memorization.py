@@ -2,6 +2,9 @@
 
 The yardstick is the held-out split: those images come from the same source, and no model has seen
 them. Training images are drawn down to their number, because the nearest of more is nearer.
+
+Features are those of images as they are stored, while trainings may see each in eight orientations
+(`data.augment`): a turned copy can be missed. What is compared `COARSELY` is turned.
 """
 
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ FEWEST = 100
 FEWEST_OF_CLASS = 20
 REPEATING = ("copied_share", "authentic_share", "nearest_ratio", "membership_auc")
 REPEATING_OF_CLASS = ("membership_auc", "nearest_ratio")
+# Of the note of what is measured in features.
+AS_STORED = "orientations as stored"
 COARSELY = ("coarse_copied_share", "coarse_membership_auc")
 
 
@@ -66,7 +71,7 @@ def repeating(
     found: Memorization | None = None,
     frames: int = 1,
 ) -> dict[str, Measured]:
-    """The numbers of `REPEATING`.
+    """The numbers of `REPEATING`, with images as they are stored: a turned copy can be missed.
 
     Where nothing is copied, `CHANCE` is what to expect of the copied share. Its interval is about
     other synthetic and other held-out images, since these make the threshold: it lies above
@@ -89,16 +94,19 @@ def repeating(
         f"{CHANCE:g} is expected of held-out images; beside as many images, "
         f"{near:.3g} are that near to training ones and {beside:.3g} to held-out ones"
     )
-    return {
-        "copied_share": _share_of_copies(found.copied, len(held_out), rule, chance, frames),
-        "authentic_share": share(found.authentic, rule, frames),
-        "nearest_ratio": _median(found.ratio, rule, frames),
-        "membership_auc": _attack(train, held_out, fake, rule, frames),
-    }
+    return _noted(
+        {
+            "copied_share": _share_of_copies(found.copied, len(held_out), rule, chance, frames),
+            "authentic_share": share(found.authentic, rule, frames),
+            "nearest_ratio": _median(found.ratio, rule, frames),
+            "membership_auc": _attack(train, held_out, fake, rule, frames),
+        },
+        AS_STORED,
+    )
 
 
 def repeating_of_class(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[str, Measured]:
-    """Membership AUC and nearest ratio among the images of one class.
+    """Membership AUC and nearest ratio among the images of one class, as they are stored.
 
     Args:
         held_out: features [H, D], all of that class.
@@ -111,12 +119,12 @@ def repeating_of_class(held_out: Tensor, fake: Tensor, train: Tensor) -> dict[st
     train, held_out, fake = usable(train, held_out, fake, fewest=FEWEST_OF_CLASS)
     rule = f"{len(train)} training images of the class"
     to_some, to_others, _ = _to_as_many(train, held_out, fake, seed=0)
-    few = f"; few images: {len(held_out)} are held out" if len(held_out) < FEWEST else ""
+    few = f"few images: {len(held_out)} are held out" if len(held_out) < FEWEST else ""
     found = {
         "membership_auc": _attack(train, held_out, fake, rule),
         "nearest_ratio": _median(_ratio(to_some, to_others), rule),
     }
-    return {name: one._replace(note=one.note + few) for name, one in found.items()}
+    return _noted(found, AS_STORED, few)
 
 
 def repeating_coarsely(
@@ -252,6 +260,13 @@ def _rank(held_out: int, frames: int) -> float:
     place = max(1.0, CHANCE * (held_out + 1))
     beyond = place % 1
     return (1 - beyond) * ceil(place // 1 / frames) + beyond * ceil((place // 1 + 1) / frames)
+
+
+def _noted(found: dict[str, Measured], *words: str) -> dict[str, Measured]:
+    return {
+        name: one._replace(note="; ".join(filter(None, [one.note, *words])))
+        for name, one in found.items()
+    }
 
 
 def _turned(descriptors: Tensor) -> Tensor:

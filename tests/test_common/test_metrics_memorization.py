@@ -7,6 +7,7 @@ from torch import Tensor
 import common.metrics.memorization as memorized
 from common.data.near_duplicates import descriptor
 from common.metrics.memorization import (
+    AS_STORED,
     COARSELY,
     REPEATING,
     REPEATING_OF_CLASS,
@@ -114,6 +115,7 @@ def test_numbers_come_with_interval_and_rule() -> None:
         assert measured.low <= measured.value <= measured.high
         clause = f"; {THRESHOLD}" if name == "copied_share" else ""
         assert measured.rule == f"600 training images{clause}"
+        assert measured.note.endswith(AS_STORED)
     assert repeating(HELD_OUT, copies(0.1), TRAIN) == found
 
 
@@ -144,7 +146,7 @@ def test_of_one_class_fewer_images_are_enough_and_the_note_says_so() -> None:
     assert tuple(few) == REPEATING_OF_CLASS
     assert few["membership_auc"].low > 0.5 and few["nearest_ratio"].high < 1
     for measured in few.values():
-        assert "few images: 30 are held out" in measured.note
+        assert measured.note.endswith("; orientations as stored; few images: 30 are held out")
         assert measured.rule == "90 training images of the class"
     # Where there are many, these are the numbers of `repeating`.
     many, whole = (f(HELD_OUT, copies(0.1), TRAIN) for f in (repeating_of_class, repeating))
@@ -171,6 +173,7 @@ def test_smooth_turned_copies_are_found_by_what_they_show_on_the_whole() -> None
     turned = np.ascontiguousarray(smooth[:, ::-1].transpose(0, 2, 1))
     found = repeating_coarsely(faces(held_out), faces(turned), faces(train))
     assert tuple(found) == COARSELY
+    assert not any(AS_STORED in measured.note for measured in found.values())
     assert found["coarse_copied_share"].value == 1
     assert found["coarse_membership_auc"].low > 0.5
     cleared = repeating_coarsely(faces(held_out), faces(others), faces(train))
