@@ -93,6 +93,7 @@ def check(
     checked = _read_all(root, samples, recipe, ledger)
     findings = Findings(len(samples), checked.bad, _classes(checked))
     findings.left_out, findings.sequences = left_out, describe(checked.samples, len(left_out))
+    findings.previews = _previews(checked)
     try:
         _split(checked, recipe, findings)
     except UserError as error:
@@ -264,6 +265,19 @@ def _classes(checked: Checked) -> dict[str, ClassSummary]:
         )
         for label, positions in sorted(members.items())
     }
+
+
+def _previews(checked: Checked) -> dict[str, tuple[int, int]]:
+    """By group, how many of its images with a file each were cut to a panel, where some were not.
+
+    Each is decided on by itself, and those of one video are previews all or none.
+    """
+    seen = defaultdict(list)
+    for sample, found in zip(checked.samples, checked.decisions, strict=True):
+        if found and sample.frame < 0:
+            seen[sample.group].append(int(found["panel"]))
+    counts = {group: (sum(cut), len(cut)) for group, cut in sorted(seen.items())}
+    return {group: (cut, count) for group, (cut, count) in counts.items() if 0 < cut < count}
 
 
 def _split(checked: Checked, recipe: Recipe, findings: Findings) -> None:

@@ -59,6 +59,8 @@ class Findings:
         near: the most similar of these.
         left_out: files that belong to the data but were not looked at, and why.
         sequences: what `sequences.describe` says; empty of single images.
+        previews: by group, of how many of its images an XY panel was cut out, and how many it has;
+            only where some were left whole.
     """
 
     images: int
@@ -73,6 +75,7 @@ class Findings:
     near: Sequence[NearDuplicate] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, int] = field(default_factory=dict)
+    previews: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes them as JSON, in ASCII; the same findings give the same bytes."""
@@ -86,6 +89,7 @@ class Findings:
                 "problem": self.split_error.problem if self.split_error else "",
             },
             **self._of_sequences(),
+            **({"previews": dict(self.previews)} if self.previews else {}),
             "leaks": [asdict(leak) for leak in self.leaks],
             "joined": [asdict(leak) for leak in self.joined],
             "near_duplicates": {
@@ -108,6 +112,12 @@ class Findings:
             listed.append(told(self.sequences))
         why = [f"{visible(name)} is left out: {text}" for name, text in self.left_out.items()]
         listed += _first("note: ", why, where)
+        mixed = [
+            f"{cut} of {count} images of group {visible(group)} are cut to the XY panel of a "
+            "preview, the others stay whole, as all do with --data.pipeline.panel none"
+            for group, (cut, count) in self.previews.items()
+        ]
+        listed += _first("note: ", mixed, where)
         listed += _first("note: ", [f"{leak} are kept in one split" for leak in self.joined], where)
         listed += _near(self.near_count, self.near, where)
         listed += _first("leak: ", [str(leak) for leak in self.leaks], where)

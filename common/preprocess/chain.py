@@ -46,6 +46,7 @@ class Found:
         left: first column of it.
         height: rows kept.
         width: columns kept.
+        panel: 1 where a preview was cut to its XY panel.
         shift_y: pixels by which the frame was moved down.
         shift_x: pixels by which it was moved to the right.
         bleach_factor: on what lies above the background, mean over channels.
@@ -58,6 +59,7 @@ class Found:
     left: int
     height: int
     width: int
+    panel: int = 0
     shift_y: int = 0
     shift_x: int = 0
     bleach_factor: float = 1.0
@@ -100,7 +102,8 @@ def apply(settings: Pipeline, frame: np.ndarray, start: Start, fit: Fitted | Non
     }[settings.output]
     image = np.concatenate([made[part] for part in parts])
     box = (start.panel.top + start.zoom.top, start.panel.left + start.zoom.left)
-    return Processed(image, Found(*box, *start.zoom[2:], **notes))
+    panel = int(start.panel != whole(frame))
+    return Processed(image, Found(*box, *start.zoom[2:], panel, **notes))
 
 
 def stages(

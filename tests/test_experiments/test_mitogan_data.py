@@ -1,6 +1,7 @@
 """Videos, sequences and single frames in, images of one pipeline out."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from common.data.manifest import SPLITS
 from common.data.prepared import Prepared
 from common.preprocess.pipeline import Pipeline
 from experiments.mitogan.datamodule import MitoDataModule
+from experiments.mitogan.simulator import draw_video
+from made_previews import preview
 from running import ROOT, Cli, refuses, smoke
 
 REAL = ROOT.parent / "shared/data/real/mitogan"
@@ -139,6 +142,21 @@ def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> Non
     assert groups["cell1_h2_w6.png"] == "cell1"
     assert groups["movie0/frame_002.png"] == "movie0/frame"
     assert len(set(groups.values())) == 5
+
+
+def test_frames_of_one_video_that_are_previews_in_part_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    rng = np.random.default_rng([78, 0])
+    for cell, cut in enumerate((0, 2, 3)):
+        for k, image in enumerate(draw_video(rng, 3, 128, "low").frames):
+            shown = preview(image[None], rng)[0][0] if k < cut else image
+            write_png(tmp_path / f"raw/cell{cell}_{k}.png", shown)
+    folder = prepared(tmp_path / "raw", tmp_path).folder
+    assert json.loads((folder / "mitogan-report.json").read_text())["previews"] == {"cell1": [2, 3]}
+    notes = [line for line in capsys.readouterr().out.splitlines() if "panel" in line]
+    assert len(notes) == 1 and notes[0].startswith("note: 2 of 3 images of group cell1 are cut")
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cell", "cell{}"), ("video", "cell{}_{}")])
