@@ -127,9 +127,20 @@ KERNELS_INLINE void stream_lanes(T* to, Lanes values) {
   memcpy(to, &v, sizeof v);
 }
 
+// Of a and b, one after the other, the values at these places.
+template <int... kFrom>
+KERNELS_INLINE Lanes shuffled(Lanes a, Lanes b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, kFrom...);
+#else
+  // GCC has Clang's name for it since version 12 only.
+  return __builtin_shuffle(a, b, WideBits{kFrom...});
+#endif
+}
+
 template <int kFirst, int kStep, int... kLane>
 KERNELS_INLINE Lanes picked(Lanes a, Lanes b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, (kFirst + kStep * kLane)...);
+  return shuffled<(kFirst + kStep * kLane)...>(a, b);
 }
 
 // Lane i is the value kFirst + kStep * i of a and b, one after the other.
@@ -141,7 +152,7 @@ KERNELS_INLINE Lanes picked(Lanes a, Lanes b) {
 // a[k], b[k], a[k + 1], b[k + 1], ...
 template <int kFirst, int... kLane>
 KERNELS_INLINE Lanes interleaved(Lanes a, Lanes b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, (kFirst + kLane / 2 + kLane % 2 * kLanes)...);
+  return shuffled<(kFirst + kLane / 2 + kLane % 2 * kLanes)...>(a, b);
 }
 template <int kFirst>
 KERNELS_INLINE Lanes interleaved(Lanes a, Lanes b) {
