@@ -24,16 +24,13 @@ from kernels.toolchain import BuildFailed, CommandFailed, Toolchain
 SWITCH = "KERNELS"
 COMPILE_S = 600.0
 
-_X86 = platform.machine() in ("x86_64", "AMD64")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
 )
-# Not -march=native, nor what a compiler takes by itself: a cache that machines share would crash
-# the older ones.
-_BASELINE = ("-DKERNELS_IN_DOUBLE", *(("-march=x86-64",) if _X86 else ()))
-_LEVELS = {"baseline": _BASELINE, **({"avx2": _AVX2, "avx512": _AVX512} if _X86 else {})}
+_WIDE = {"avx2": _AVX2, "avx512": _AVX512} if toolchain.X86 else {}
+_LEVELS = {"baseline": ("-DKERNELS_IN_DOUBLE",), **_WIDE}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,8 +17,12 @@ from pathlib import Path
 
 # The oldest torch whose stable ABI is relied on, 2.11: an operator cannot ask for anything newer.
 ABI_FLOOR = "0x020b000000000000"
-# -ffast-math is none of them: linked in, it rounds tiny numbers to zero in the whole process.
+X86 = platform.machine() in ("x86_64", "AMD64")
+# -ffast-math is none of them: linked in, it rounds tiny numbers to zero in the whole process. Nor
+# -march=native, nor what a compiler takes by itself: a cache that machines share would crash the
+# older ones.
 CPP_FLAGS = (
+    *(("-march=x86-64",) if X86 else ()),
     *("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
     *("-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp-simd", f"-DTORCH_TARGET_VERSION={ABI_FLOOR}", "-I."),
