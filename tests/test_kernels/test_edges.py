@@ -220,9 +220,17 @@ def test_an_unknown_level_is_refused() -> None:
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_the_other_levels_agree_with_the_reference(level: str) -> None:
-    code = "import pytest, sys; sys.exit(pytest.main(['-q', '-k', 'agrees', 'tests/test_kernels']))"
-    done = _python(code, KERNELS_CPU=level)
+    done = _python(_TESTS.format("agrees"), KERNELS_CPU=level)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.usefixtures("compiled")
+def test_results_beyond_the_caches_are_written_around_them() -> None:
+    done = _python(_TESTS.format("agrees_on"), KERNELS_STREAM_FROM="1")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+_TESTS = "import pytest, sys; sys.exit(pytest.main(['-q', '-k', '{}', 'tests/test_kernels']))"
 
 
 def _python(code: str, **settings: str) -> subprocess.CompletedProcess:

@@ -86,26 +86,17 @@ def test_a_bias_may_belong_to_any_dimension(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_sums_over_large_planes_and_many_channels() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_agrees_on_large_planes_and_many_channels(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
     for shape in ((1, 3, 130, 97), (2, 700, 9, 5), (1, 2100, 3, 3)):
         for layout in (torch.contiguous_format, torch.channels_last):
-            x = torch.randn(shape).to(memory_format=layout)
+            x = torch.randn(shape).to(dtype).to(memory_format=layout)
             sides = [torch.randn(1, 1, *shape[2:]), torch.randn(()), torch.randn(shape[1])]
             scale = torch.randn(shape[:2])
             assert_alike(
                 lambda x, n, s, b, d: noise_bias_act(x, n, s, b, scale=d), [x, *sides, scale], shape
             )
-
-
-@pytest.mark.usefixtures("compiled")
-def test_results_beyond_the_caches_are_written_around_them() -> None:
-    x = torch.randn(2, 17, 512, 513)
-    b, noise = torch.randn(17), torch.randn(2, 1, 512, 513)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        laid = x.to(memory_format=layout)
-        with using("ref"):
-            expected = noise_bias_act(laid, noise, 0.3, b)
-        assert torch.allclose(noise_bias_act(laid, noise, 0.3, b), expected, atol=1e-5)
 
 
 @pytest.mark.usefixtures("compiled")

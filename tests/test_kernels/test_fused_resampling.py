@@ -50,6 +50,23 @@ def test_compiled_agrees_with_the_reference(dtype: torch.dtype) -> None:
             tried += 1
 
 
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_compiled_agrees_on_lines_and_channels_of_whole_vectors(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    for up in (1, 2):
+        x = torch.randn(1, 32, 17, 64).to(dtype).to(memory_format=layout)
+        noise, b = torch.randn(1, 1, 17 * up, 64 * up), torch.randn(32)
+
+        def call(x: Tensor, noise: Tensor, b: Tensor, up: int = up) -> Tensor:
+            return upfirdn2d_bias_act(x, BINOMIAL, up, 1, [2, 1, 2, 1], noise=noise, b=b)
+
+        assert_alike(call, [x, noise, b], up, MORE_STEPS)
+
+
 @pytest.mark.parametrize("mode", ["ref", "auto"])
 def test_it_is_one_operator_after_the_other(mode: str) -> None:
     x, b = torch.randn(2, 3, 9, 8), torch.randn(3)
