@@ -163,7 +163,7 @@ def _straight_double_backward(
         if any(side is not None for side in (scale, ddstrength, ddbias)):
             u = _epilogue(ddx, *around, *linear)
         if ddscale is not None:
-            u = u.addcmul(kept, ddscale.to(u.dtype).unflatten(1, [-1, *[1] * (u.ndim - 2)]))
+            u = u + _epilogue(kept, ddscale, None, None, None, *linear)
         found[0] = times_slope(u)
     wants_kept, wants_scale = needs[1] and ddscale is not None, needs[2] and scale is not None
     wants_noise = needs[3] and ddstrength is not None

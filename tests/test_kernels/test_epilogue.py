@@ -100,6 +100,18 @@ def test_compiled_agrees_on_large_planes_and_many_channels(dtype: torch.dtype) -
 
 
 @pytest.mark.usefixtures("compiled")
+def test_a_second_derivative_by_the_scale_is_rounded_once() -> None:
+    x, dy = torch.randn(2, 2, 3, 8, 8).bfloat16()
+    scale, weights = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    dy.requires_grad_()
+    with using("native"):
+        y = noise_bias_act(x, act="linear", scale=scale)
+        (dscale,) = torch.autograd.grad(y, scale, dy, create_graph=True)
+        (found,) = torch.autograd.grad(dscale, dy, weights)
+    torch.testing.assert_close(found.float(), x * weights[..., None, None], rtol=2**-8, atol=0)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("act", CURVES)
 def test_gradients_are_numerically_right(act: str) -> None:
     x = torch.randn(2, 3, 3, 2, dtype=torch.float64)
