@@ -55,11 +55,11 @@ def setup_filter(
 
 
 def checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
-    """The filter, [1, 1] for None.
+    """The filter in float32, also of a network that was converted with it; [1, 1] for None.
 
     Raises:
-        ValueError: it is not float32 with one or two dimensions, or not where ``x`` is, or ``x`` is
-            not [N, C, H, W].
+        ValueError: it is not of a floating type with one or two dimensions, or not where ``x`` is,
+            or ``x`` is not [N, C, H, W].
         TypeError: ``x`` is not of a floating type.
     """
     if x.ndim != 4:
@@ -68,10 +68,10 @@ def checked_filter(x: Tensor, f: Tensor | None) -> Tensor:
         raise TypeError(f"x is of type {x.dtype}, not of a floating type; convert it by .float()")
     if f is None:
         return torch.ones([1, 1], dtype=torch.float32, device=x.device)
-    if f.dtype != torch.float32 or f.ndim not in (1, 2) or not f.numel():
+    if not f.is_floating_point() or f.ndim not in (1, 2) or not f.numel():
         raise ValueError(
             f"f of shape {list(f.shape)} and type {f.dtype} is no filter; make it by setup_filter"
         )
     if f.device != x.device:
         raise ValueError(f"f is on {f.device} and x on {x.device}; move one of them")
-    return f.detach()
+    return f.detach().float()

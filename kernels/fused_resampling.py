@@ -45,7 +45,7 @@ def upfirdn2d_bias_act(
 
     Args:
         x: images [N, C, H, W]; this and the next five as in `upfirdn2d`.
-        f: float32 filter, or None.
+        f: filter, or None.
         up: factor of zero insertion.
         down: factor of decimation.
         padding: zeros around the upsampled image.

@@ -29,7 +29,7 @@ def upfirdn2d(
 
     Args:
         x: images [N, C, H, W] of a floating type; its type and layout are those of the result.
-        f: float32 filter [fh, fw], or [taps] for both axes, of `setup_filter`; None is [1].
+        f: filter [fh, fw], or [taps] for both axes, of `setup_filter`; None is [1].
         up: each pixel is followed by ``up - 1`` zeros; a number or [x, y].
         down: factor of decimation; a number or [x, y].
         padding: zeros around the upsampled image, negative to crop it; a number, [x, y] or
@@ -38,7 +38,7 @@ def upfirdn2d(
         gain: factor of the result.
 
     Raises:
-        ValueError: a factor is below 1, ``f`` is no float32 filter, or no pixel would be left.
+        ValueError: a factor is below 1, ``f`` is no filter, or no pixel would be left.
         TypeError: ``x`` is not of a floating type.
     """
     f = checked_filter(x, f)

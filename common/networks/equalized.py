@@ -98,7 +98,7 @@ class EqualizedConv(nn.Module):
             # The padding of filter and kernel together; a 1 x 1 kernel can do with fewer pixels.
             more = padding + (len(TAPS) - self.down) // 2
             sparse = self.down if kernel == 1 else 1
-            x = upfirdn2d(x, self.taps.float(), down=sparse, padding=more)
+            x = upfirdn2d(x, self.taps, down=sparse, padding=more)
             y = F.conv2d(x, self.weight * self.scale, stride=self.down // sparse)
         return bias_act(y, self.bias, act=self.act, gain=self.gain)
 

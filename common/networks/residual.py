@@ -122,8 +122,8 @@ class _Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resample is upsample2d:
-            return upsample2d(self.mix(x), self.taps.float())
-        return self.mix(downsample2d(x, self.taps.float()))
+            return upsample2d(self.mix(x), self.taps)
+        return self.mix(downsample2d(x, self.taps))
 
 
 def _bottlenecks(width: int, depth: int, total: int) -> nn.Sequential:

@@ -175,7 +175,7 @@ class SynthesisBlock(nn.Module):
         for layer, w, plane in zip(self.layers, styles.unbind(1), planes, strict=False):
             x = layer(x, w, plane)
         part = self.to_image(x, styles[:, -1])
-        return x, part if image is None else upsample2d(image, self.taps.float()) + part
+        return x, part if image is None else upsample2d(image, self.taps) + part
 
 
 class StyleLayer(nn.Module):
@@ -200,7 +200,7 @@ class StyleLayer(nn.Module):
             noise,
             up=self.up,
             padding=1,
-            resample_filter=None if self.taps is None else self.taps.float(),
+            resample_filter=self.taps,
             strength=self.strength,
             b=self.bias,
         )

@@ -105,7 +105,7 @@ class Discriminator(nn.Module):
             logit = self.head(whole.flatten(1))
         for up, block in zip(self.up, self.decoder, strict=True):
             # A mixture of channels and a filter may change places, and fewer pixels are mixed so.
-            larger = upsample2d(up(x), self.taps.float())
+            larger = upsample2d(up(x), self.taps)
             x = block(torch.cat([larger, beside.pop()], 1))
         with without_autocast(x):
             x = bias_act(x.to(self.pixel_bias.dtype), self.pixel_bias, act="lrelu")
@@ -181,4 +181,4 @@ class BlurLast(EqualizedConv):
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, width, H, W] to [B, width, H / 2, W / 2]."""
         y = F.conv2d(x, self.weight * self.scale, self.bias, stride=2)
-        return filter2d(y, self.taps.float(), padding=[0, 1, 0, 1])
+        return filter2d(y, self.taps, padding=[0, 1, 0, 1])

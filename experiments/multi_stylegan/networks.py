@@ -174,7 +174,7 @@ class Level(nn.Module):
             noise: standard normal values [B or 1, noise_values].
         """
         planes = noise.view(len(noise), -1, 1, self.side, self.side).unbind(1)
-        taps, found = self.taps.float(), list(features)
+        taps, found = self.taps, list(features)
         for k, plane in enumerate(planes):
             styles = _styles(self.affines[k], w[:, k])
             layers = [path[k] for path in self.paths[: len(found)]]
@@ -195,7 +195,7 @@ class Level(nn.Module):
         with without_autocast(w):
             styles = self.affines[-1](w)
             parts = [layer(x, styles) for layer, x in zip(self.frames, features, strict=True)]
-        taps = self.taps.float()
+        taps = self.taps
         pairs = zip(parts, images, strict=True)
         return [part if old is None else part + upsample2d(old, taps) for part, old in pairs]
 

@@ -199,6 +199,15 @@ def test_downsampling_is_the_transpose_of_upsampling() -> None:
     assert torch.allclose((enlarged * y).sum(), 4 * (x * reduced).sum())
 
 
+@pytest.mark.parametrize("mode", ["ref", "auto"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_filters_of_a_converted_network_are_as_before(dtype: torch.dtype, mode: str) -> None:
+    # These taps are exact in every floating type.
+    x = torch.randn(1, 2, 6, 5).to(dtype)
+    with using(mode):
+        assert torch.equal(upsample2d(x, BINOMIAL.to(dtype)), upsample2d(x, BINOMIAL))
+
+
 def test_setup_filter_makes_what_it_says() -> None:
     line = torch.tensor([1.0, 3, 3, 1]) / 8
     assert torch.allclose(setup_filter([1, 3, 3, 1]), line.outer(line))
@@ -222,7 +231,7 @@ X = torch.zeros(1, 2, 4, 5)
         (lambda: setup_filter(torch.ones(2, 2), separable=True), "a separable filter needs"),
         (lambda: upfirdn2d(X[0], None), r"x of shape \[2, 4, 5\] is not \[N, C, H, W\]"),
         (lambda: upfirdn2d(X.int(), None), r"convert it by .float\(\)"),
-        (lambda: upfirdn2d(X, torch.ones(2, 2).double()), "make it by setup_filter"),
+        (lambda: upfirdn2d(X, torch.ones(2, 2).int()), "make it by setup_filter"),
         (lambda: upfirdn2d(X, torch.ones(2, 2, device="meta")), "f is on meta and x on cpu"),
         (lambda: upfirdn2d(X, BINOMIAL, up=0), "up=0: is not a number of at least 1"),
         (lambda: upfirdn2d(X, BINOMIAL, down=[1, 2, 3]), "or two of them"),
