@@ -92,6 +92,11 @@ def candidates(library: Library) -> list[Path]:
     return _look_up(library, ".so")
 
 
+def outdated(library: Library) -> bool:
+    """Whether it has ever been built, from whatever sources and for whatever cards."""
+    return cache.newest(f"{library.name}-*.so") is not None
+
+
 def failure(library: Library) -> str | None:
     """Why the present sources could not be built, if that was tried."""
     notes = _look_up(library, ".failed")

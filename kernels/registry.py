@@ -103,8 +103,12 @@ def _checked(mode: str) -> str:
 def _load(device: str, library: "build.Library") -> None:
     """Loads what was built before; an import never builds."""
     _missing[device] = f"the {device} operators are not built"
+    found = build.candidates(library)
+    outdated = not found and build.outdated(library)
+    if outdated:
+        _missing[device] += " from these sources with these settings, but from others"
     # Another machine that shares the cache may have built one that does not run here.
-    for path in build.candidates(library):
+    for path in found:
         try:
             torch.ops.load_library(path)
         except OSError as error:
@@ -113,8 +117,10 @@ def _load(device: str, library: "build.Library") -> None:
             _loaded[device] = path
             del _missing[device]
             return
-    reason = _missing[device]
-    _log.info("%s: the torch reference runs, which is slower; run `make kernels`", reason)
+    # Who has compiled code counts on it; who has none was told so by the build.
+    level = logging.WARNING if found or outdated else logging.INFO
+    said = "%s: the torch reference runs, which is slower; run `make kernels`"
+    _log.log(level, said, _missing[device])
 
 
 _modes = [[_checked(os.environ.get(SWITCH) or "auto")]]

@@ -147,7 +147,7 @@ finally:
     assert "--retry" in done.stdout
 
 
-@pytest.mark.parametrize("stored", ["nothing", "a failure", "a library"])
+@pytest.mark.parametrize("stored", ["nothing", "a failure", "a library", "an older library"])
 def test_an_import_starts_no_process_and_builds_nothing(stored: str, tmp_path: Path) -> None:
     look = f"""{NO_PROCESS}
 from kernels.build import CPU, find
@@ -160,7 +160,8 @@ sys.exit(find(CPU) is None)
     place = tmp_path / "cache"
     place.mkdir()
     key = building._source_key(building.CPU)
-    suffix = {"nothing": "none", "a failure": "failed", "a library": "so"}[stored]
+    key = "4567" if stored == "an older library" else key
+    suffix = {"nothing": "none", "a failure": "failed"}.get(stored, "so")
     # What cannot be loaded is no reason to build it either.
     (place / f"cpu-{key}-0123.{suffix}").write_text("not a library")
     before = sorted(path.name for path in place.iterdir())
@@ -170,6 +171,14 @@ sys.exit(find(CPU) is None)
     done = subprocess.run([sys.executable, "-c", load], **how)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in place.iterdir()) == before
+    # Who has never built it is not told so by each import.
+    said = {
+        "a library": "cannot be loaded (",
+        "an older library": "the cpu operators are not built from these sources",
+    }
+    warned = [line for line in done.stderr.splitlines() if "run `make kernels`" in line]
+    assert len(warned) == (stored in said), done.stderr
+    assert said.get(stored, "") in "".join(warned)
 
 
 @pytest.fixture
