@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ _log = logging.getLogger("kernels")
 _library = torch.library.Library("kernels", "DEF")
 _loaded: dict[str, Path] = {}
 _missing: dict[str, str] = {}
+_changing = threading.Lock()
 
 
 def operator(
@@ -82,11 +84,13 @@ def using(mode: str) -> Iterator[None]:
     """
     # Threads may leave in any order: each takes its own away, and the latest that is left counts.
     asked = [_checked(mode)]
-    _modes.append(asked)
+    with _changing:
+        _modes.append(asked)
     try:
         yield
     finally:
-        _modes[:] = [other for other in _modes if other is not asked]
+        with _changing:
+            _modes[:] = [other for other in _modes if other is not asked]
 
 
 def status() -> dict[str, object]:
