@@ -56,23 +56,25 @@ def native(x: torch.Tensor) -> bool:
     """Whether a call on ``x`` goes to the declared operator; otherwise to its torch reference.
 
     Raises:
-        RuntimeError: the mode is ``native`` and no compiled library serves the device of ``x``.
+        RuntimeError: the mode is ``native`` and no compiled library serves the device of ``x``, or
+            not what torch does with it.
     """
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        # They go through torch's own operations only; through ours, tangents would be lost.
-        return False
     device = x.device.type
     # CUDA code is built for the types that networks train in.
     served = device in _loaded and (device == "cpu" or x.dtype != torch.float64)
+    # They go through torch's own operations only; through ours, tangents would be lost.
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     mode = _modes[-1][0]
-    if mode == "native" and not served:
+    if mode == "native" and (transformed or not served):
         why = f"there are no compiled operators for {x.dtype} on {device}; use auto"
+        if transformed:
+            why = "torch.func and forward-mode derivatives need the reference; use auto"
         if _started_without and device not in _loaded:
             why = f"{SWITCH}=ref was set at the start; start without it"
         if device in _missing:
             why = f"{_missing[device]}; run `make kernels`, or use auto"
         raise RuntimeError(f"error[2]: {SWITCH}=native: {why}")
-    return served and mode != "ref"
+    return served and not transformed and mode != "ref"
 
 
 @contextmanager

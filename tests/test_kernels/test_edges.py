@@ -158,6 +158,13 @@ def test_modes_of_threads_that_overlap_end() -> None:
     assert status()["mode"] == before
 
 
+@pytest.mark.usefixtures("compiled")
+def test_transforms_are_refused_where_compiled_code_must_run() -> None:
+    x = torch.randn(1, 2, 5, 6)
+    with using("native"), pytest.raises(RuntimeError, match=r"torch\.func and .*; use auto"):
+        torch.func.jvp(bias_act, (x,), (x,))
+
+
 IMAGE = torch.randn(1, 2, 6, 6)
 LAST = IMAGE.to(memory_format=torch.channels_last)
 PLAIN = (1, 0, 0.0, 1.0, -1.0)
