@@ -53,6 +53,9 @@ def non_local_means(
     Raises:
         TypeError: ``x`` is not of a floating type.
         ValueError: ``x`` has neither 3 nor 4 dimensions, or an argument is out of its range.
+        RuntimeError: the patch or the window is too large for the shared memory of a GPU, which
+            takes patches of 79 pixels (Turing) to 191 (Hopper) with the default window; the
+            reference takes any, under ``using("ref")``.
     """
     _check(x, patch_size, patch_distance, h, sigma)
     images = dense(x.detach() if x.ndim == 4 else x.detach()[None])

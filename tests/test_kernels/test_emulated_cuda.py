@@ -22,9 +22,7 @@ from kernels import denoising, epilogue_reference, fir, fused_resampling, toolch
 from kernels.curves import CURVES, Options
 from kernels.toolchain import BuildFailed
 
-OPERATORS = (
-    *("epilogue", "epilogue_backward", "upfirdn2d", "upfirdn2d_epilogue", "non_local_means"),
-)
+OPERATORS = ["epilogue", "epilogue_backward", "upfirdn2d", "upfirdn2d_epilogue", "non_local_means"]
 SOURCES = Path(toolchain.__file__).parent / "csrc"
 ORDERS = {"ascending": 0, "descending": -1, "shuffled": 7}
 # Of one rounding to the type, beside what an order of summation makes.
@@ -358,9 +356,8 @@ def test_the_order_of_threads_does_not_change_a_sum(emulated: SimpleNamespace) -
     found = []
     for order in ORDERS.values():
         emulated.order(order)
-        options = Options.checked("linear", None, None, None)
-        sums = [False, False, True]
-        found.append(emulated.epilogue_backward(*arguments, *options, False, False, sums)[3])
+        rest = (*Options.checked("linear", None, None, None), False, False, [False, False, True])
+        found.append(emulated.epilogue_backward(*arguments, *rest)[3])
     assert all(torch.equal(one, found[0]) for one in found)
 
 
@@ -395,3 +392,9 @@ def test_non_local_means(
     arguments = (x, patch_size, patch_distance, 0.3, 0.05)
     found = emulated.non_local_means(*arguments)
     assert agrees(found, denoising.reference(*arguments), 4 * ROUNDING[dtype])
+
+
+def test_patches_beyond_the_shared_memory_are_refused(emulated: SimpleNamespace) -> None:
+    for size in (251, 65487):  # of the latter, 32 bits would make 304 bytes
+        with pytest.raises(RuntimeError, match=r"error [19]:"):
+            emulated.non_local_means(torch.ones(1, 1, 2, 2), size, 50, 0.3, 0.0)

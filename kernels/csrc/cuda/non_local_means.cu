@@ -8,6 +8,8 @@ namespace {
 constexpr int kTile = 32, kThreadRows = 8, kRows = kTile / kThreadRows;
 // Channels summed in registers; more of them are other blocks, which compute the weights again.
 constexpr int kChannels = 8;
+// More than the shared memory of any GPU holds; up to it, sizes do not leave an int.
+constexpr int64_t kLargest = 1 << 13;
 
 // Squares of a tile with the surroundings of a patch, their sums over columns, and where in memory
 // the rows and columns of the tile lie with the surroundings of the search window.
@@ -114,6 +116,7 @@ __global__ void __launch_bounds__(kTile * kThreadRows)
 
 template <class T>
 int start(const NonLocalMeansArgs& a, void* stream) {
+  if (a.patch_size > kLargest || a.patch_distance > kLargest) return cudaErrorInvalidValue;
   const int64_t tiles = (a.h + kTile - 1) / kTile * ((a.w + kTile - 1) / kTile);
   const dim3 grid(unsigned(a.n * tiles), unsigned((a.c + kChannels - 1) / kChannels));
   const dim3 block(kTile, kThreadRows);
