@@ -22,6 +22,9 @@ void run(int (*start)(const Args*, void*), const Args& a, const Tensor& x) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
                   "torch does not tell its current stream");
   const auto error = static_cast<cudaError_t>(start(&a, stream));
+  STD_TORCH_CHECK(error != cudaErrorNoKernelImageForDevice,
+                  "the compiled operators have no code for this GPU; name it in "
+                  "TORCH_CUDA_ARCH_LIST for `make kernels`, or set KERNELS=ref");
   STD_TORCH_CHECK(error == cudaSuccess, cudaGetErrorString(error));
 }
 
