@@ -1,11 +1,14 @@
 """How far samples are from validation images, while a model without a likelihood trains."""
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
 from common.callbacks import frames_of, to_uint8
+from common.data.canvas import black_outside
 from common.data.datamodule import ImageDataModule
+from common.data.datasets import Batch
 from common.errors import Exit, UserError, relative
 from common.metrics.bootstrap import kernel_estimate
 from common.metrics.features import Extractor, embed, extractor
@@ -40,7 +43,7 @@ class SampleDistance(Callback):
             return
         real = self._validation_features(trainer.datamodule, pl_module.device)
         batch = trainer.datamodule.example_batch(self.samples, 0, pl_module.device)
-        images = to_uint8(frames_of(pl_module.predict_step(batch, 0)["image"].cpu()))
+        images = _shown(pl_module.predict_step(batch, 0))
         fake = embed(images, self._network, pl_module.device).features
         found = kernel_estimate(real, fake)[0]
         values = dict.fromkeys(("val/kernel_distance", "val/loss"), found)
@@ -58,6 +61,11 @@ class SampleDistance(Callback):
                     "raise --data.val_fraction, or add data",
                 )
             self._network = extractor(self.name)
-            images = to_uint8(frames_of(data.spread("val", self.samples)["image"]))
+            images = _shown(data.spread("val", self.samples))
             self._real = embed(images, self._network, device).features
         return self._real
+
+
+def _shown(batch: Batch) -> np.ndarray:
+    """Images uint8 [N, C, H, W], black on the canvas around them: nobody keeps that of samples."""
+    return to_uint8(frames_of(black_outside(batch["image"], batch["mask"]).cpu()))

@@ -49,6 +49,15 @@ def crop_to_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return image[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
+def black_outside(images: Tensor, mask: Tensor) -> Tensor:
+    """Images [B, C, S, S] or [B, C, T, S, S] in [-1, 1] that are -1 where masks [B, 1, S, S] are 0.
+
+    For whoever would take the continued edge pixels for a part of the image.
+    """
+    outside = (mask == 0) if images.ndim == 4 else (mask == 0)[:, :, None]
+    return torch.where(outside, -1, images)
+
+
 def log_aspect(mask: Tensor) -> Tensor:
     """ln(width / height) [B] of the masked part, from masks [B, 1, H, W] of 0 and 1."""
     occupied = mask[:, 0].float()

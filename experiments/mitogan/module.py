@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.adaptive_augment import AdaptiveProbability, Augment
 from common.adversarial_module import ADAPTIVE, AdversarialModule
+from common.data.canvas import black_outside
 from common.data.datamodule import ImageDataModule
 from common.data.datasets import Batch
 from common.errors import require_positive
@@ -24,10 +25,11 @@ from experiments.mitogan.networks import Backbone, discriminator, generator
 class MitoGAN(AdversarialModule):
     """Generator and discriminator, and the game they play.
 
-    Each step shows the discriminator one batch of frames and one of samples, both augmented alike;
-    every ``critic_steps`` steps the generator follows. The recommended small-data preset is the
-    default: style backbone, R1 penalty, and augmentation that grows with the overfitting of the
-    discriminator (Karras et al. 2020, limited data).
+    Each step shows the discriminator one batch of frames and one of samples, both augmented alike
+    and before that black where the canvas goes on around the frames; every ``critic_steps`` steps
+    the generator follows. The recommended small-data preset is the default: style backbone, R1
+    penalty, and augmentation that grows with the overfitting of the discriminator (Karras et al.
+    2020, limited data).
 
     Args:
         image_size: side of the canvas in pixels, a power of two.
@@ -98,26 +100,28 @@ class MitoGAN(AdversarialModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, and of the generator where it is its turn."""
-        real, step = batch["image"], self.step_number(batch)
+        seen, step = (batch["image"], batch["mask"]), self.step_number(batch)
         g_optimizer, d_optimizer = self.optimizers()
         judged = partial(self.discriminator_terms, step=step)
         kind = lazy_weight(step, self.hparams.penalty_every)
-        terms = self.learn(d_optimizer, kind, judged, real, loss="d_loss")
+        terms = self.learn(d_optimizer, kind, judged, *seen, loss="d_loss")
         if step % self.hparams.critic_steps == 0:
-            terms |= self.learn(g_optimizer, None, self.generator_terms, real, loss="g_loss")
+            terms |= self.learn(g_optimizer, None, self.generator_terms, *seen, loss="g_loss")
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
-    def discriminator_terms(self, real: Tensor, step: int) -> dict[str, Tensor]:
+    def discriminator_terms(self, real: Tensor, mask: Tensor, step: int) -> dict[str, Tensor]:
         """What is logged of one step of the discriminator, each a number.
 
         Args:
             real: frames [B, C, S, S] in [-1, 1].
+            mask: 1 where the canvas holds a frame [B, 1, S, S].
             step: counted from 0; decides whether there is a penalty.
         """
         hparams, probability = self.hparams, self.probability()
         with torch.no_grad():
-            fake = self.generator(self._noise(real), None)
-        real, fake = self.augment(real, probability), self.augment(fake, probability)
+            fake = self._samples(mask)
+        real = self.augment(black_outside(real, mask), probability)
+        fake = self.augment(fake, probability)
         weight = lazy_weight(step, hparams.penalty_every)
         real.requires_grad_(weight > 0 and hparams.r1_weight > 0)
         fake.requires_grad_(weight > 0 and hparams.r2_weight > 0)
@@ -137,21 +141,21 @@ class MitoGAN(AdversarialModule):
             loss = loss + weight * hparams.interpolation_weight * terms["interpolation"]
         return terms | {"d_loss": loss}
 
-    def generator_terms(self, real: Tensor) -> dict[str, Tensor]:
+    def generator_terms(self, real: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Loss of the generator; frames [B, C, S, S] are what the relativistic one compares to."""
         probability = self.probability()
-        fake = self.augment(self.generator(self._noise(real), None), probability)
+        fake = self.augment(self._samples(mask), probability)
         real_logits = None
         if self.hparams.loss == "relativistic":
             with torch.no_grad():
-                real_logits = self.discriminator(self.augment(real, probability))
+                shown = self.augment(black_outside(real, mask), probability)
+                real_logits = self.discriminator(shown)
         loss = generator_loss(self.hparams.loss, self.discriminator(fake), real_logits)
         return {"g_loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Both losses on frames that were not trained on, without augmentation or penalty."""
-        real = batch["image"]
-        fake = self.generator(self._noise(real), None)
+        real, fake = black_outside(batch["image"], batch["mask"]), self._samples(batch["mask"])
         logits = self.discriminator(real), self.discriminator(fake)
         terms = {
             "d_loss": discriminator_loss(self.hparams.loss, *logits),
@@ -164,7 +168,7 @@ class MitoGAN(AdversarialModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Samples: image k is a function of the weights and seed k."""
-        return {**batch, "image": self.sampler(batch)()}
+        return {**batch, "image": black_outside(self.sampler(batch)(), batch["mask"])}
 
     def sampler(self, batch: Batch) -> Sampler:
         """The generator, and z and its noise by seed."""
@@ -195,5 +199,7 @@ class MitoGAN(AdversarialModule):
             CriticHealth(),
         ]
 
-    def _noise(self, real: Tensor) -> Tensor:
-        return torch.randn(len(real), self.hparams.latent_dim, device=real.device)
+    def _samples(self, mask: Tensor) -> Tensor:
+        """Fresh samples, one a mask [B, 1, S, S], on the part of the canvas that a frame has."""
+        z = torch.randn(len(mask), self.hparams.latent_dim, device=mask.device)
+        return black_outside(self.generator(z, None), mask)

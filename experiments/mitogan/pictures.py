@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from common.callbacks import image_grid, to_uint8
+from common.data.canvas import black_outside, rectangle_mask
 from common.data.datamodule import ImageDataModule
 from common.data.image_io import write_png
 from common.data.movie_video import write_video
@@ -98,11 +99,16 @@ def _checked(company: interpret.InCompany, images: Tensor, method: str) -> dict[
 
 
 def _frames(data: ImageDataModule, device: torch.device) -> tuple[Tensor, list[str]]:
-    """Validation images [N, C, S, S] in [-1, 1], spread over all of them, and their groups."""
-    samples = data.prepared.samples("val")
+    """Validation images [N, C, S, S] in [-1, 1], spread over all of them, and their groups.
+
+    As the discriminator is shown them, black on the canvas around them.
+    """
+    samples, dataset = data.prepared.samples("val"), data.dataset("val")
     rows = range(0, len(samples), -(-len(samples) // _LEARNT))
     seen = np.stack([one.canvas for one in packed_images(data, "val", rows)])
+    masks = np.stack([rectangle_mask(*dataset.extent(row), dataset.size) for row in rows])
     images = torch.from_numpy(seen).to(device).float() / 127.5 - 1
+    images = black_outside(images, torch.from_numpy(masks).to(device))
     return images, [samples[row].group for row in rows]
 
 

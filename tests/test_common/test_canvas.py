@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from common.data.canvas import (
+    black_outside,
     crop_to_mask,
     extent,
     extent_of_aspect,
@@ -167,6 +168,17 @@ def test_an_image_of_canvas_scale_is_placed_without_a_change(rows: int, columns:
     image = noise(1, rows, columns, np.float32)
     canvas = fit_to_canvas(image, 32)
     np.testing.assert_array_equal(crop_to_mask(canvas, rectangle_mask(rows, columns, 32)), image)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 4, 8, 8)])
+def test_a_canvas_is_black_around_its_image_and_nothing_else_changes(shape: tuple) -> None:
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    masks = torch.from_numpy(np.stack([rectangle_mask(5, 8, 8), rectangle_mask(8, 8, 8)]))
+    found, inside = black_outside(images, masks), rectangle(5, 8, 8)
+    assert torch.equal(found[1], images[1])
+    assert torch.equal(found[0][..., *inside], images[0][..., *inside])
+    assert (found == -1).sum() == images[0, ..., 0, 0].numel() * 3 * 8
+    assert black_outside(images.half(), masks.float()).dtype == torch.half
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 20), (7, 50), (32, 32), (1, 9)])

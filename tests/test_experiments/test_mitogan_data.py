@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.data.manifest import SPLITS
 from common.data.prepared import Prepared
 from common.preprocess.pipeline import Pipeline
 from experiments.mitogan.datamodule import MitoDataModule
+from experiments.mitogan.pictures import _frames
 from experiments.mitogan.simulator import draw_video
 from made_previews import preview
 from running import ROOT, Cli, refuses, smoke
@@ -115,6 +117,19 @@ def test_the_window_of_the_card_is_not_that_of_what_a_pipeline_made(
     bundled = prepared(videos, tmp_path, pipeline=pipeline)
     assert found.facts["window"] == bundled.facts["window"] == [0, 65535]
     np.testing.assert_array_equal(*(one.dataset("train").pixels for one in (found, bundled)))
+
+
+def test_figures_show_frames_as_the_discriminator_sees_them(tmp_path: Path) -> None:
+    for video in range(3):
+        frames = np.stack([frame(10 * video + k)[:30] for k in range(2)])
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        write_ome_tiff(tmp_path / f"raw/v{video}.ome.tif", frames, "TYX")
+    data = MitoDataModule(root=str(tmp_path / "raw"), workspace=str(tmp_path), image_size=32)
+    data.prepare_data()
+    images, groups = _frames(data, torch.device("cpu"))
+    assert len(images) == len(groups) == 2
+    black = (images == -1).all((1, 3))
+    assert black[:, :4].all() and black[:, 28:].all() and not black[:, 4:28].any()
 
 
 def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:

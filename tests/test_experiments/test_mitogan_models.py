@@ -44,6 +44,10 @@ def frames(count: int = 8) -> Tensor:
     return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
 
 
+def whole(count: int = 8) -> Tensor:
+    return torch.ones(count, 1, 32, 32)
+
+
 @pytest.mark.parametrize(
     "overlays",
     [
@@ -96,14 +100,31 @@ def test_terms_are_those_of_the_losses(loss: str) -> None:
     made = model(loss=loss, augment="none", r1_weight=0.0, backbone="dcgan").eval()
     real = frames()
     torch.manual_seed(3)
-    found = made.discriminator_terms(real, 0)["d_loss"]
+    found = made.discriminator_terms(real, whole(), 0)["d_loss"]
     torch.manual_seed(3)
     fake = made.generator(torch.randn(8, 16), None)
     logits = made.discriminator(real), made.discriminator(fake)
     torch.testing.assert_close(found, discriminator_loss(loss, *logits))
     torch.manual_seed(3)
-    found = made.generator_terms(real)["g_loss"]
+    found = made.generator_terms(real, whole())["g_loss"]
     torch.testing.assert_close(found, generator_loss(loss, *reversed(logits)))
+
+
+def test_frames_and_samples_are_seen_on_the_same_part_of_the_canvas() -> None:
+    made, seen = model(loss="relativistic", augment="none", r1_weight=0.0).eval(), []
+    judged = made.discriminator.forward
+    made.discriminator.forward = lambda x: (seen.append(x), judged(x))[1]
+    made.log_dict = lambda values, **settings: None
+    mask, real = whole(), frames()
+    mask[:3, :, 20:], mask[3:6, ..., :9] = 0, 0
+    made.discriminator_terms(real, mask, 1)
+    made.generator_terms(real, mask)
+    made.validation_step({"image": real, "mask": mask}, 0)
+    batch = {"seed": torch.arange(8), "mask": mask}
+    assert len(seen) == 6
+    for shown in (*seen, made.predict_step(batch, 0)["image"]):
+        assert (shown[mask == 0] == -1).all() and (shown[mask == 1] != -1).any()
+    assert sum(torch.equal(shown[mask == 1], real[mask == 1]) for shown in seen) == 3
 
 
 def test_a_penalty_comes_when_it_is_due_and_weighs_for_the_steps_between() -> None:
@@ -111,7 +132,7 @@ def test_a_penalty_comes_when_it_is_due_and_weighs_for_the_steps_between() -> No
     terms = []
     for step in range(5):
         torch.manual_seed(0)
-        terms.append(made.discriminator_terms(frames(), step))
+        terms.append(made.discriminator_terms(frames(), whole(), step))
     assert ["r1" in found for found in terms] == [True, False, False, False, True]
     penalty = 4 * (terms[0]["r1"] + 2 * terms[0]["r2"])
     torch.testing.assert_close(terms[0]["d_loss"] - terms[1]["d_loss"], penalty)
@@ -122,11 +143,11 @@ def test_augmentation_follows_frames_and_leaves_them_as_they_were() -> None:
     real = frames()
     before = real.clone()
     for _ in range(64):
-        made.discriminator_terms(real, 1)
+        made.discriminator_terms(real, whole(), 1)
     assert torch.equal(real, before) and not real.requires_grad
     assert made.adaptive.seen + made.adaptive.signs.abs() > 0 or made.adaptive.probability > 0
     fixed = model(augment_prob=0.3)
-    assert fixed.discriminator_terms(real, 1)["augment_prob"] == pytest.approx(0.3)
+    assert fixed.discriminator_terms(real, whole(), 1)["augment_prob"] == pytest.approx(0.3)
 
 
 def test_a_mask_is_moved_and_keeps_its_two_values() -> None:
@@ -145,7 +166,7 @@ def test_the_zero_of_relativistic_logits_is_that_of_samples() -> None:
         made = model(loss=loss, backbone="dcgan", augment="none", r1_weight=0.0)
         with torch.no_grad():
             made.discriminator[-2].bias.add_(100)
-        made.discriminator_terms(frames(), 1)
+        made.discriminator_terms(frames(), whole(), 1)
         signs.append(float(made.adaptive.signs))
     # All logits are far above zero, those of samples too: only one of the two takes that for skill.
     assert abs(signs[0]) < 8 and signs[1] == 8
@@ -153,8 +174,8 @@ def test_the_zero_of_relativistic_logits_is_that_of_samples() -> None:
 
 def test_sample_k_depends_on_seed_k_alone() -> None:
     made = model().eval()
-    batch = {"seed": torch.tensor([5, 6, 7])}
-    alone = {"seed": torch.tensor([6])}
+    batch = {"seed": torch.tensor([5, 6, 7]), "mask": whole(3)}
+    alone = {"seed": torch.tensor([6]), "mask": whole(1)}
     images = made.predict_step(batch, 0)["image"]
     assert images.shape == (3, 1, 32, 32) and images.abs().max() <= 1
     assert torch.equal(images[1:2], made.predict_step(alone, 0)["image"])
@@ -163,7 +184,7 @@ def test_sample_k_depends_on_seed_k_alone() -> None:
 
 def test_truncation_brings_samples_together() -> None:
     spreads = [
-        made.predict_step({"seed": torch.arange(16)}, 0)["image"].std(0).mean()
+        made.predict_step({"seed": torch.arange(16), "mask": whole(16)}, 0)["image"].std(0).mean()
         for made in (model(truncation=psi).eval() for psi in (1.0, 0.3))
     ]
     assert spreads[1] < spreads[0]
