@@ -199,7 +199,9 @@ def _attributed(network: InCompany, images: Tensor, method: str) -> Tensor:
     side = images.shape[-1]
     if method == "integrated gradients":
         path = IntegratedGradients(network)
-        return path.attribute(images, blurred, n_steps=_PATH_STEPS).sum(1)
+        # Else all steps of all images are one batch, of which everything is kept.
+        settings = {"n_steps": _PATH_STEPS, "internal_batch_size": AT_ONCE}
+        return path.attribute(images, blurred, **settings).sum(1)
     if method == "occlusion":
         window, stride = (max(1, round(side * share)) for share in (_WINDOW, _STRIDE))
         shape = (images.shape[1], window, window)

@@ -1,6 +1,7 @@
 """Figures of a trained run: what its discriminator looks at, and walks of its generator."""
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def _checked(company: interpret.InCompany, images: Tensor, method: str) -> dict[
     generator = torch.Generator().manual_seed(0)
     chance = torch.rand(maps.shape, generator=generator).to(maps)
     own, by_chance = (interpret.curves(company, images, one) for one in (maps, chance))
-    *_, (_, without) = interpret.randomised(company)
+    # Only the last one is kept.
+    ((_, without),) = deque(interpret.randomised(company), maxlen=1)
     of_random = interpret.attribution(without, images, method)
     return {
         "deletion": own.deletion,

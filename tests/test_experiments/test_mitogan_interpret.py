@@ -112,6 +112,17 @@ def test_integrated_gradients_of_a_linear_network_add_up_to_the_difference() -> 
     torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", interpret.METHODS)
+def test_few_images_are_held_at_once(method: str) -> None:
+    network, seen = discriminator("dcgan", SIDE, 1, 4, 8, normalised=False).eval(), []
+    network.register_forward_hook(lambda layer, inputs, logits: seen.append(len(logits)))
+    images = torch.rand(interpret.AT_ONCE + 4, 1, SIDE, SIDE)
+    maps = interpret.attribution(interpret.InCompany(network, images[:3]), images, method)
+    assert len(maps) == len(images)
+    # Each with the three that it is judged beside.
+    assert max(seen) <= 4 * interpret.AT_ONCE
+
+
 def curve_of(maps: Callable[[Tensor], Tensor]) -> interpret.Curves:
     """Of a network whose logit is the mean of one quarter of the image."""
     images = torch.rand(5, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
