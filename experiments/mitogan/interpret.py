@@ -158,7 +158,8 @@ def surrogate(
     """Boosted trees from features to logits (Friedman 2001), cross-validated by group.
 
     Args:
-        features: [N, F]; NaN, where something could not be measured, becomes the median.
+        features: [N, F]; NaN, where something could not be measured, becomes the median, and 0
+            where it could not be measured in any image.
         names: of the features.
         logits: [N].
         groups: of the images; none of them is on both sides of a fold.
@@ -172,7 +173,9 @@ def surrogate(
     from sklearn.metrics import r2_score
     from sklearn.model_selection import GroupKFold
 
-    filled = np.where(np.isfinite(features), features, np.nanmedian(features, 0))
+    measured = [column[np.isfinite(column)] for column in features.T]
+    medians = [np.median(column) if len(column) else 0.0 for column in measured]
+    filled = np.where(np.isfinite(features), features, medians)
     predicted, found = np.empty(len(logits)), []
     folds = GroupKFold(min(_FOLDS, len(set(groups))))
     for fold, (known, left) in enumerate(folds.split(filled, logits, groups)):

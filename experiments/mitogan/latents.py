@@ -22,7 +22,8 @@ class Direction:
     Attributes:
         vector: [style_dim], as long as the spread of styles along it (one standard deviation).
         share: of the variance of styles that lies along it.
-        feature: the number that changes most along it, in units of its spread over images.
+        feature: the number that changes most along it, in units of its spread over images; ""
+            where all images measure the same.
         change: how much, from `-_FAR` to `_FAR` deviations of the styles.
         changes: of all numbers.
     """
@@ -86,9 +87,9 @@ def directions(
             for name in spread
             if np.isfinite(ends[1][name] - ends[0][name]).any()
         }
-        feature = max(changes, key=lambda name: abs(changes[name]))
+        feature = max(changes, key=lambda name: abs(changes[name]), default="")
         share = float(own / power.sum())
-        found.append(Direction(vector, share, feature, changes[feature], changes))
+        found.append(Direction(vector, share, feature, changes.get(feature, 0.0), changes))
     return found
 
 

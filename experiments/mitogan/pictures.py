@@ -78,8 +78,10 @@ def _interpreted(
     maps = {method: interpret.attribution(company, shown, method) for method in checked}
     _page(folder / PAGE, shown, maps, found, checked)
     numbers = {"surrogate": vars(found), "maps": checked, "images": [len(real), len(fake)]}
+    # JSON has no NaN: what nothing can be said of, such as a feature that never varies, is null.
+    numbers = json.loads(json.dumps(numbers), parse_constant=lambda _: None)
     with whole_file(folder / NUMBERS) as stream:
-        stream.write((json.dumps(numbers, indent=1) + "\n").encode())
+        stream.write((json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _checked(company: interpret.InCompany, images: Tensor, method: str) -> dict[str, float]:

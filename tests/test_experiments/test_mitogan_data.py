@@ -14,8 +14,9 @@ from common.data.image_io import read_image, write_ome_tiff, write_png
 from common.data.manifest import SPLITS
 from common.data.prepared import Prepared
 from common.preprocess.pipeline import Pipeline
+from experiments.mitogan import interpret, pictures
 from experiments.mitogan.datamodule import MitoDataModule
-from experiments.mitogan.pictures import _frames
+from experiments.mitogan.module import MitoGAN
 from experiments.mitogan.simulator import draw_video
 from made_previews import preview
 from running import ROOT, Cli, refuses, smoke
@@ -126,10 +127,32 @@ def test_figures_show_frames_as_the_discriminator_sees_them(tmp_path: Path) -> N
         write_ome_tiff(tmp_path / f"raw/v{video}.ome.tif", frames, "TYX")
     data = MitoDataModule(root=str(tmp_path / "raw"), workspace=str(tmp_path), image_size=32)
     data.prepare_data()
-    images, groups = _frames(data, torch.device("cpu"))
+    images, groups = pictures._frames(data, torch.device("cpu"))
     assert len(images) == len(groups) == 2
     black = (images == -1).all((1, 3))
     assert black[:, :4].all() and black[:, 28:].all() and not black[:, 4:28].any()
+
+
+def test_figures_of_a_generator_that_draws_black_alone_are_drawn(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"_TREES": 5, "_FOLDS": 2, "_PERMUTATIONS": 2, "_WINDOW": 1 / 4, "_STRIDE": 1 / 4}
+    for name, value in quick.items():
+        monkeypatch.setattr(interpret, name, value)
+    monkeypatch.setattr(pictures, "_LEARNT", 6)
+    monkeypatch.setattr(pictures, "_CHECKED", 4)
+    data = MitoDataModule(root=str(videos), workspace=str(tmp_path), image_size=32)
+    data.prepare_data()
+    model = MitoGAN(image_size=32, latent_dim=8, width=4, max_width=8).eval()
+    model.generator.drawn = lambda styles, noise: -torch.ones(len(styles), 1, 32, 32)
+    names = pictures.draw(tmp_path, model, data, 2, 0)
+    assert all((tmp_path / name).stat().st_size for name in names)
+    written = (tmp_path / pictures.NUMBERS).read_text()
+    numbers = json.loads(written, parse_constant=pytest.fail)
+    assert numbers["images"] == [4, 6] and None in numbers["surrogate"]["correlation"].values()
+    with (tmp_path / pictures.NAMES).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows and {row["changes_most"] for row in rows} == {""}
 
 
 def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
