@@ -45,9 +45,10 @@ class MovieDataModule(ImageDataModule):
         """All frames of all movies below a folder.
 
         A movie of several moments is a group, unless the card's `group_kind` is another one than
-        "video". Then, and where images have a file each, the card's `group` counts. Folders such as
-        `train` and `test` are a split that came with the data. A file whose header cannot be read
-        counts as one image, which is found bad when it is read.
+        "video". Then, and where images have a file each, the card's `group` counts. Of simulated
+        files each is a group. Folders such as `train` and `test` are a split that came with the
+        data. A file whose header cannot be read counts as one image, which is found bad when it is
+        read.
         """
         # Image libraries are imported only where something has to be read.
         from common.data.movies import count_frames, find_movies
@@ -60,6 +61,9 @@ class MovieDataModule(ImageDataModule):
             except UserError:
                 count = 1
             rule = self.card.group if count == 1 else self.card.group_of_movies
+            if self.root is None:
+                # Numbers at the end of a simulator's names tell videos apart, not frames of one.
+                rule = None
             group = group_of(name, rule, self.card.derivative_suffixes)
             split = SPLIT_FOLDERS.get(name.split("/")[0].lower(), "") if "/" in name else ""
             samples += frames_of(name, group, count, split)

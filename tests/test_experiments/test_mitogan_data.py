@@ -170,6 +170,18 @@ def test_a_test_split_of_further_videos_is_simulated(tmp_path: Path) -> None:
     assert data.simulated_name != name
 
 
+def test_simulated_cells_of_one_frame_are_a_group_each(tmp_path: Path) -> None:
+    settings = {"image_size": 32, "simulated_size": 64, "workspace": str(tmp_path)}
+    still = MitoDataModule(simulated_images=6, simulated_frames=1, val_fraction=0.3, **settings)
+    still.prepare_data()
+    assert {s.group for s in still.prepared.manifest} == {f"cell_00{k}" for k in range(1, 7)}
+    further = MitoDataModule(
+        simulated_images=4, simulated_frames=2, simulated_test=3, val_fraction=0.4, **settings
+    )
+    further.prepare_data()
+    assert {s.group for s in further.prepared.samples("test")} == {f"cell_00{k}" for k in (3, 4, 5)}
+
+
 def test_frames_in_files_of_their_own_are_grouped_by_name(tmp_path: Path) -> None:
     names = [f"cell{c}_h{k}_w{3 * k}.png" for c in range(3) for k in range(4)]
     names += [f"movie{m}/frame_{k:03d}.png" for m in range(2) for k in range(3)]
