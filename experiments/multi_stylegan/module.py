@@ -93,8 +93,8 @@ class MultiStyleGAN(AdversarialModule):
             ``augment``, here and of the data, must leave pixels where they are.
         pixel_map_from: images seen when it begins to count.
         mixing_prob: of a sample to take its styles from a second z beyond some layer.
-        r1_weight: gamma of the squared gradients at real sequences; the loss holds gamma / 2 of it.
-        r1_pixel_weight: how much the mean of the pixels' counts there beside that of the logit.
+        r1_weight: gamma of the squared gradients at real sequences: that of the logit, and
+            ``pixel_weight`` times the mean of pixels'; the loss holds gamma / 2 of it.
         r1_every: steps from one such penalty to the next, whose weight grows as much.
         path_length_weight: of the path length penalty.
         path_length_every: steps from one to the next, whose weight grows as much.
@@ -145,7 +145,6 @@ class MultiStyleGAN(AdversarialModule):
         pixel_map_from: int = 0,
         mixing_prob: float = 0.9,
         r1_weight: float = 10.0,
-        r1_pixel_weight: float = 1.0,
         r1_every: int = 16,
         path_length_weight: float = 2.0,
         path_length_every: int = 16,
@@ -250,10 +249,8 @@ class MultiStyleGAN(AdversarialModule):
         zero = zero_of(hparams.loss, fake_logits[0])
         self.adaptive.update((real_logits[0] - zero).detach())
         if weight:
-            both = real_logits[0]
-            if hparams.r1_pixel_weight > 0:
-                both = both + hparams.r1_pixel_weight**0.5 * mixed_pixels(real_logits[1])
-            terms["r1"] = gradient_square(both, shown)
+            pixels = hparams.pixel_weight**0.5 * mixed_pixels(real_logits[1])
+            terms["r1"] = gradient_square(real_logits[0] + pixels, shown)
             loss = loss + weight / 2 * terms["r1"]
         wrong = number_wrong(schedule["order_share"], len(real), self.discriminator.group_size)
         if wrong:

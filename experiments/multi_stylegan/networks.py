@@ -174,11 +174,12 @@ class Level(nn.Module):
             noise: standard normal values [B or 1, noise_values].
         """
         planes = noise.view(len(noise), -1, 1, self.side, self.side).unbind(1)
-        taps, found = self.taps, list(features)
+        found = list(features)
         for k, plane in enumerate(planes):
             styles = _styles(self.affines[k], w[:, k])
             layers = [path[k] for path in self.paths[: len(found)]]
-            found = [layer(x, styles, plane, taps) for layer, x in zip(layers, found, strict=True)]
+            pairs = zip(layers, found, strict=True)
+            found = [layer(x, styles, plane, self.taps) for layer, x in pairs]
         return found
 
     def add_frames(
@@ -195,9 +196,8 @@ class Level(nn.Module):
         with without_autocast(w):
             styles = self.affines[-1](w)
             parts = [layer(x, styles) for layer, x in zip(self.frames, features, strict=True)]
-        taps = self.taps
         pairs = zip(parts, images, strict=True)
-        return [part if old is None else part + upsample2d(old, taps) for part, old in pairs]
+        return [part if old is None else part + upsample2d(old, self.taps) for part, old in pairs]
 
 
 class Layer(nn.Module):

@@ -193,7 +193,7 @@ def test_all_terms_are_finite_numbers_and_nothing_of_the_caller_is_changed() -> 
 
 @pytest.mark.parametrize(("weight", "alone"), [(0, True), (1, False)])
 def test_only_with_their_weight_pixels_add_to_the_penalty(weight: float, alone: bool) -> None:
-    made = model(r1_pixel_weight=weight, order_share=0, cutmix_prob=0, augment="none")
+    made = model(pixel_weight=weight, order_share=0, cutmix_prob=0, augment="none")
     real = sequences()
     penalty = made.discriminator_terms(real, 0.0, 0)["r1"]
     real.requires_grad_()
