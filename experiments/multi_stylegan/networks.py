@@ -20,7 +20,8 @@ _FAINT = 0.1
 class Generator(nn.Module):
     """z -> a sequence of frames in each domain, from one style and one path of layers a domain.
 
-    The paths have weights, biases, constants and strengths of noise of their own; what modulates
+    The paths have weights, biases, constants and strengths of noise of their own, which begin
+    alike, so that at first all domains show the same things in the same places; what modulates
     them, and the noise itself, is the same for all. Each level adds its own frames to the enlarged
     ones of the level before.
 
@@ -58,7 +59,8 @@ class Generator(nn.Module):
         # One style a layer, and one for the frames of the last level.
         self.num_styles = 2 * len(sides)
         self.mapping = Mapping(self.num_styles, latent_dim, style_dim, mapping_layers)
-        self.constants = nn.Parameter(torch.randn(domains, widths[0], COARSEST, COARSEST))
+        constants = torch.randn(domains, widths[0], COARSEST, COARSEST)
+        self.constants = nn.Parameter(constants[:1].repeat(domains, 1, 1, 1))
         self.levels = nn.ModuleList(
             Level(before, after, side, domains, frames, style_dim)
             for before, after, side in zip([0, *widths[:-1]], widths, sides, strict=True)
@@ -160,6 +162,8 @@ class Level(nn.Module):
             nn.ModuleList(Layer(size, after, kernel) for size, kernel in sizes)
             for _ in range(domains)
         )
+        for path in self.paths[1:]:
+            path.load_state_dict(self.paths[0].state_dict())
         self.frames = nn.ModuleList(Frames(after, frames) for _ in range(domains))
         self.side = side
         self.noise_values = len(sizes) * side**2

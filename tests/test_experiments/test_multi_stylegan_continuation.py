@@ -25,7 +25,7 @@ def test_frames_of_the_generator_are_found_again(generator: Generator) -> None:
     _, frames = drawn(generator)
     _, before = invert(generator, frames, steps=0)
     styles, after = invert(generator, frames, steps=150)
-    assert (after < 0.05 * before).all()
+    assert (after < 0.15 * before).all()
     with torch.no_grad():
         torch.testing.assert_close(
             (generator.synthesize(styles) - frames).square().mean((1, 2, 3, 4)), after

@@ -156,6 +156,16 @@ def test_in_published_wiring_all_finer_layers_of_the_second_path_are_dead() -> N
     assert without_gradient(network) == {n for n in names if n.startswith(tuple(layers))}
 
 
+def test_paths_begin_alike_and_are_learnt_apart() -> None:
+    dual, z = small("dual"), torch.randn(2, 8)
+    assert torch.equal(dual(z, randomize_noise=False), small("published")(z, randomize_noise=False))
+    assert without_gradient(dual) == set()
+    first, second = (dict(path.named_parameters()) for path in dual.levels[1].paths)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.allclose(first[name].grad, second[name].grad) for name in first)
+    assert not torch.allclose(*dual.constants.grad)
+
+
 def test_the_second_domain_does_not_depend_on_layers_of_the_first() -> None:
     network, z = small(), torch.randn(2, 8)
     before = network(z, randomize_noise=False)
