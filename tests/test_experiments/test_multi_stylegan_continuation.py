@@ -10,7 +10,12 @@ from experiments.multi_stylegan.networks import Generator
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(16, 2, 3, 8, 8, (16, 16, 16), 2).eval()
+    network = Generator(16, 2, 3, 8, 8, (16, 16, 16), 2).eval()
+    # Frames begin faint, which leaves a search less to find than what holds it; recordings are not.
+    with torch.no_grad():
+        for frames in (layer for level in network.levels for layer in level.frames):
+            frames.weight.mul_(4)
+    return network
 
 
 def drawn(generator: Generator, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +30,7 @@ def test_frames_of_the_generator_are_found_again(generator: Generator) -> None:
     _, frames = drawn(generator)
     _, before = invert(generator, frames, steps=0)
     styles, after = invert(generator, frames, steps=150)
-    assert (after < 0.15 * before).all()
+    assert (after < 0.02 * before).all()
     with torch.no_grad():
         torch.testing.assert_close(
             (generator.synthesize(styles) - frames).square().mean((1, 2, 3, 4)), after
