@@ -1,8 +1,8 @@
 """Seconds of each kind of training step, beside the same step in plain torch operators.
 
 The released code took its penalties as steps of their own; so do all arms here. Rounds are
-interleaved. What a step costs at least is told by the multiply-adds of its convolutions and the
-rate of the fastest convolution measured in the same run.
+interleaved. What a step could come to is told by the floating point operations of its convolutions
+and products, and by the rates of one large convolution and product measured in the same run.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from common.losses.adversarial import discriminator_loss, generator_loss
 from common.losses.penalties import gradient_square, mixed_pixels, path_length
@@ -142,23 +144,36 @@ def steps(arm: Arm, real: Tensor) -> dict[str, Callable[[], object]]:
     return dict(zip(KINDS, (forward, g_step, d_step, r1_step, path_step), strict=True))
 
 
-def peaks(rounds: int = 5) -> dict[str, float]:
-    """FLOP/s of a large matrix product and a 3 x 3 convolution in float32, the fastest of some."""
-    a, image = torch.randn(2048, 2048), torch.randn(4, 512, 64, 64)
-    weight = torch.randn(512, 512, 3, 3)
-    runs = {"matrix": lambda: a @ a, "convolution": lambda: F.conv2d(image, weight, padding=1)}
-    work = {"matrix": 2 * 2048**3, "convolution": 2 * 4 * 64**2 * 512**2 * 9}
+def peaks(dtype: torch.dtype, rounds: int = 5) -> dict[str, float]:
+    """FLOP/s of a 3 x 3 convolution and a large matrix product, the fastest of some."""
+    a, image = torch.randn(2048, 2048, dtype=dtype), torch.randn(4, 512, 64, 64, dtype=dtype)
+    weight = torch.randn(512, 512, 3, 3, dtype=dtype)
+    if dtype != torch.float32:
+        # As the networks have them, see `ours`.
+        image, weight = (x.to(memory_format=torch.channels_last) for x in (image, weight))
+    runs = {"convolution": lambda: F.conv2d(image, weight, padding=1), "product": lambda: a @ a}
+    work = {"convolution": 2 * 4 * 64**2 * 512**2 * 9, "product": 2 * 2048**3}
     timed = in_turn({name: ("auto", run) for name, run in runs.items()}, rounds, "cpu")
     return {name: work[name] / min(timed[name]) for name in runs}
 
 
-def convolution_flops(generator: nn.Module, styles: Tensor) -> int:
-    """Floating point operations of all convolutions and products of one forward pass."""
-    from torch.utils.flop_counter import FlopCounterMode
+class _Counting(TorchDispatchMode):
+    """Not torch's FlopCounterMode: its hooks on modules fail where no gradient is taken."""
 
-    with FlopCounterMode(display=False) as counter:
-        generator.synthesize(styles)
-    return counter.get_total_flops()
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+def operations(step: Callable[[], object]) -> int:
+    """Floating point operations of all convolutions and products of a step."""
+    with _Counting() as counting:
+        step()
+    return counting.total
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,27 +194,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"torch {torch.__version__}",
         **vars(options),
     }
-    seconds: dict[str, dict[str, float]] = {}
     arms = {
         name: steps(arm, real)
         for name, arm in _arms(options.size, widths, latent_dim, options.only)
     }
     if not arms:
         parser.error("--only: this CPU has no instructions for bfloat16; name another arm")
+    rates = {name: peaks(getattr(torch, name)) for name in sorted({_precision(a) for a in arms})}
+    result |= {"seconds": {}, "operations": {}, "peak_flops": rates}
+    print(result["hardware"])
+    for name, rate in rates.items():
+        found = ", ".join(f"{what} {value / 1e9:.0f} GFLOP/s" for what, value in rate.items())
+        print(f"peaks in {name}: {found}", flush=True)
     for kind in KINDS:
         timed = {name: ("auto", arm[kind]) for name, arm in arms.items()}
         found = in_turn(timed, options.rounds, "cpu")
-        seconds[kind] = {name: statistics.median(values) for name, values in found.items()}
-        print(_row(kind, seconds[kind], options.batch), flush=True)
-    result |= {"seconds": seconds, "peak_flops": peaks()}
-    network = Generator(
-        options.size, widths=widths, latent_dim=latent_dim, style_dim=latent_dim, wiring="published"
-    ).eval()
-    styles = network.mapping(torch.randn(options.batch, latent_dim)).detach()
-    result["g_forward_flops"] = convolution_flops(network, styles)
+        seconds = {name: statistics.median(values) for name, values in found.items()}
+        counted = {name: operations(arm[kind]) for name, arm in arms.items()}
+        result["seconds"][kind], result["operations"][kind] = seconds, counted
+        for name in arms:
+            print(_row(kind, name, result, options.batch), flush=True)
     result["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    _print_floor(result)
+    print(f"peak memory {result['peak_memory_gb']:.1f} GB, all of them together")
     print(json.dumps(result))
+
+
+def _precision(arm: str) -> str:
+    return "bfloat16" if arm.endswith("-bf16") else "float32"
 
 
 def _arms(
@@ -232,24 +253,14 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _row(kind: str, seconds: dict[str, float], batch: int) -> str:
-    plain = seconds.get("plain")
-    cells = []
-    for name, s in seconds.items():
-        times = f", {plain / s:.1f} x" if plain else ""
-        cells.append(f"{name} {s:.2f} s ({batch / s:.2f} sequences/s{times})")
-    return f"{kind:17} " + "; ".join(cells)
-
-
-def _print_floor(result: dict[str, Any]) -> None:
-    peak = result["peak_flops"]
-    floor = result["g_forward_flops"] / peak["convolution"]
-    rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peak.items())
-    print(f"{result['hardware']}; peaks in float32: {rates}")
-    if found := result["seconds"]["G forward"].get("published"):
-        share = floor / found
-        print(f"G forward, published: {share:.0%} of the convolution floor of {floor:.2f} s")
-    print(f"peak memory {result['peak_memory_gb']:.1f} GB, all of them together")
+def _row(kind: str, arm: str, result: dict[str, Any], batch: int) -> str:
+    seconds, plain = result["seconds"][kind][arm], result["seconds"][kind].get("plain")
+    rate = result["operations"][kind][arm] / seconds
+    peak = result["peak_flops"][_precision(arm)]
+    shares = ", ".join(f"{rate / value:.0%} of the {what}" for what, value in peak.items())
+    times = f", {plain / seconds:.1f} x plain" if plain else ""
+    speed = f"{seconds:.2f} s, {batch / seconds:.2f} sequences/s{times}"
+    return f"{kind:17} {arm:15} {speed}; {rate / 1e9:.0f} GFLOP/s, {shares}"
 
 
 if __name__ == "__main__":
