@@ -42,6 +42,7 @@ class YeastDataModule(SequenceDataModule):
             the same chip, were trained on.
         simulated_test: moments of further simulated positions, five traps each, which are the test
             split; 0 takes that from the others, by position.
+        simulated_planes: focal planes of every simulated moment; each is a sequence of its own.
         augment: as for `ImageDataModule`. Traps stand upright and are symmetric: a model that is
             shown all orientations has to draw them.
         kwargs: as for `SequenceDataModule`.
@@ -64,6 +65,7 @@ class YeastDataModule(SequenceDataModule):
         file_pattern: str = FILE_PATTERN,
         split_by: Literal["position", "trap", "time"] = "position",
         simulated_test: NonNegativeInt = 0,
+        simulated_planes: Literal[1, 2, 3] = 1,
         augment: str = "mirror",
         **kwargs: Any,
     ) -> None:
@@ -71,6 +73,7 @@ class YeastDataModule(SequenceDataModule):
         self.file_pattern = file_pattern
         self.split_by = split_by
         self.simulated_test = simulated_test
+        self.simulated_planes = simulated_planes
         self._pattern: re.Pattern[str] = tlfm.compiled(file_pattern, self.card.channels)
 
     def scan(self, root: Path) -> list[Sample]:
@@ -98,7 +101,9 @@ class YeastDataModule(SequenceDataModule):
 
     @property
     def simulated_options(self) -> tuple[int, ...]:
-        """Moments of the test split, if it is a simulation of its own."""
+        """Moments of the test split, if it is a simulation of its own, and several focal planes."""
+        if self.simulated_planes > 1:
+            return (self.simulated_test, self.simulated_planes)
         return (self.simulated_test,) if self.simulated_test else ()
 
     def simulate(self, root: Path) -> None:
@@ -106,12 +111,13 @@ class YeastDataModule(SequenceDataModule):
         from experiments.multi_stylegan.simulator import simulate
 
         count, test, size = self.simulated_images, self.simulated_test, self.simulated_size
-        simulate(root / "train" if test else root, count, seed=0, mean_size=size)
+        shared = {"mean_size": size, "planes": self.simulated_planes}
+        simulate(root / "train" if test else root, count, seed=0, **shared)
         if test:
             # Another seed gives other positions, whatever their names.
             positions = math.ceil(test / (_MOMENTS * _TRAPS))
             how = {"frames_per_trap": _MOMENTS, "positions": positions}
-            simulate(root / "test", test, seed=1, mean_size=size, **how)
+            simulate(root / "test", test, seed=1, **shared, **how)
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """What is known of the cells of a sequence [C, T, H, W] in [0, 1]; see `biology`."""

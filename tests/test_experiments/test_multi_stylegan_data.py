@@ -404,6 +404,17 @@ def test_a_test_split_of_further_positions_is_simulated(tmp_path: Path) -> None:
     assert len(found) == len({s.pixels_sha256 for s in found}) == 24 + 84
 
 
+def test_focal_planes_are_simulated_as_sequences_of_their_own(tmp_path: Path) -> None:
+    options = {"workspace": str(tmp_path), "image_size": 16, "frames": 3, "simulated_images": 36}
+    flat = YeastDataModule(**options, simulated_size=32)
+    deep = YeastDataModule(**options, simulated_size=32, simulated_planes=3)
+    assert flat.simulated_name != deep.simulated_name
+    deep.simulate(tmp_path / "raw")
+    found = deep.scan(tmp_path / "raw")
+    assert len(found) == 3 * 36
+    assert len({sample.sequence for sample in found}) == 3 * len({s.group for s in found}) == 9
+
+
 def test_folders_are_a_split_that_came_with_the_data(tmp_path: Path) -> None:
     for split in ("Training", "val", "test"):
         write_traps(tmp_path / "raw" / split)
