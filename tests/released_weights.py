@@ -27,9 +27,11 @@ def write_released(
     mapping_layers: int = 2,
     frames: int = 3,
     domains: int = 2,
+    d_rising: Sequence[int] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """An `.npz` of random numbers; returns the weights of generator and discriminator."""
-    parts = random_weights(widths, d_widths, latent_dim, mapping_layers, frames, domains)
+    sizes = (widths, d_widths, latent_dim, mapping_layers, frames, domains)
+    parts = random_weights(*sizes, d_rising)
     for name, tensor in parts[0].items():
         if re.fullmatch(r"\w*output_block\w+(\.\d+)?\.(modulated_convolution\.weight|bias)", name):
             # Most frames would be black and white.

@@ -36,6 +36,9 @@ class Discriminator(nn.Module):
             mean over its part of the frame. With 1, as published, the logit hardly tells where in
             the frame something is.
         blurs: before halving, see `EqualizedConv`.
+        rising: channels of what comes from below into each of the decoder's blocks, from the
+            coarsest on; None is the difference of the neighbouring ``widths``, at least a quarter
+            of the larger one.
         released: frames are turned into what the released code takes for frames, see `Generator`.
     """
 
@@ -47,6 +50,7 @@ class Discriminator(nn.Module):
         blur_last: bool = False,
         places: int = 1,
         blurs: bool = True,
+        rising: Sequence[int] | None = None,
         released: bool = False,
     ) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class Discriminator(nn.Module):
         )
         upwards = list(pairwise(widths[::-1]))
         # What comes from below and the encoder's block of that side are a block's input together.
-        rising = [max(below - beside, below // 4) for below, beside in upwards]
+        rising = rising or [max(below - beside, below // 4) for below, beside in upwards]
         self.up = nn.ModuleList(
             EqualizedConv(below, risen, 1, bias=False)
             for (below, _), risen in zip(upwards, rising, strict=True)

@@ -43,16 +43,16 @@ from experiments.multi_stylegan.tricks import (
     order_loss,
     reordered,
 )
-from experiments.multi_stylegan.widths import discriminator_widths, fitting_places, generator_widths
+from experiments.multi_stylegan.widths import discriminator_sizes, generator_widths
 
 
 class MultiStyleGAN(AdversarialModule):
     """Generator with a path for each domain and U-Net discriminator (Reich et al. 2021).
 
     Each step shows the discriminator a batch of sequences and one of samples, augmented alike;
-    then the generator follows. What comes on top (penalties, CutMix, top-k, sequences in a wrong
-    order) is a switch each, with its schedule in images seen. With several processes top-k, wrong
-    orders and how much a batch varies are each of the part of the batch that one process has.
+    then the generator follows. What comes on top is a switch each: CutMix, top-k and sequences in a
+    wrong order have a schedule in images seen, penalties one in steps. With several processes
+    top-k, wrong orders and how much a batch varies are of the part that one process has.
 
     Args:
         image_size: side of a frame in pixels, a power of two.
@@ -74,6 +74,7 @@ class MultiStyleGAN(AdversarialModule):
             them to ``width`` and ``max_width``.
         d_widths: the same of the discriminator's blocks, at least 3; None leaves them to
             ``d_width`` and ``d_levels``.
+        d_rising: see ``rising`` of `Discriminator`.
         released: networks do what those of the released code do: frames are in [0, 1] and upside
             down inside of them, the discriminator blurs what it has halved, and sees how much the
             whole batch varies.
@@ -87,7 +88,7 @@ class MultiStyleGAN(AdversarialModule):
         beta2: of both.
         clip_norm: to which the norm of each gradient is cut; 0 cuts none. A step whose penalty
             stands for those of several has as many times that.
-        pixel_weight: of the loss on the logits of pixels, beside that on sequences.
+        pixel_weight: of the loss on the logits of pixels, beside that on sequences; not in CutMix.
         pixel_map: image file whose grey values tell how much each pixel counts in that loss, such
             as more where the trap is; "" for all alike. The weights lie in the checkpoint, and
             ``augment``, here and of the data, must leave pixels where they are.
@@ -131,6 +132,7 @@ class MultiStyleGAN(AdversarialModule):
         d_levels: int = 5,
         widths: list[int] | None = None,
         d_widths: list[int] | None = None,
+        d_rising: list[int] | None = None,
         released: bool = False,
         d_places: int = 1,
         d_blurs: bool = True,
@@ -179,11 +181,9 @@ class MultiStyleGAN(AdversarialModule):
         for name, strength in self.generator.named_parameters():
             # They begin at 0, and strengths of released weights are kept.
             strength.requires_grad_(noise or not name.endswith(".strength"))
-        of_blocks = discriminator_widths(image_size, d_width, d_levels, d_widths)
         self.discriminator = Discriminator(
             num_channels * frames,
-            of_blocks,
-            places=fitting_places(d_places, image_size, of_blocks),
+            **discriminator_sizes(image_size, d_width, d_levels, d_widths, d_rising, d_places),
             blurs=d_blurs,
             released=released,
             **(PUBLISHED if released else {}),
@@ -239,7 +239,9 @@ class MultiStyleGAN(AdversarialModule):
         hparams, probability, schedule = self.hparams, self.probability(), self.schedule()
         with torch.no_grad():
             fake = self._samples(len(real))
-        shown, made = self.augment(real, probability), self.augment(fake, probability)
+        # Without augmentation it would be the caller's tensor that gets a gradient.
+        shown = self.augment(real, probability).detach()
+        made = self.augment(fake, probability)
         weight = lazy_weight(step, hparams.r1_every) * hparams.r1_weight
         shown.requires_grad_(weight > 0)
         real_logits, fake_logits = self.discriminator(shown), self.discriminator(made)

@@ -20,10 +20,10 @@ _FAINT = 0.1
 class Generator(nn.Module):
     """z -> a sequence of frames in each domain, from one style and one path of layers a domain.
 
-    The paths have weights, biases, constants and strengths of noise of their own, which begin
-    alike, so that at first all domains show the same things in the same places; what modulates
-    them, and the noise itself, is the same for all. Each level adds its own frames to the enlarged
-    ones of the level before.
+    The paths have weights, biases, constants and strengths of noise of their own; what modulates
+    them, and the noise itself, is the same for all. In dual wiring they begin alike, so that at
+    first all domains show the same things in the same places. Each level adds its own frames to the
+    enlarged ones of the level before.
 
     Args:
         image_size: side in pixels, a power of two.
@@ -59,12 +59,16 @@ class Generator(nn.Module):
         # One style a layer, and one for the frames of the last level.
         self.num_styles = 2 * len(sides)
         self.mapping = Mapping(self.num_styles, latent_dim, style_dim, mapping_layers)
-        constants = torch.randn(domains, widths[0], COARSEST, COARSEST)
-        self.constants = nn.Parameter(constants[:1].repeat(domains, 1, 1, 1))
+        self.constants = nn.Parameter(torch.randn(domains, widths[0], COARSEST, COARSEST))
         self.levels = nn.ModuleList(
             Level(before, after, side, domains, frames, style_dim)
             for before, after, side in zip([0, *widths[:-1]], widths, sides, strict=True)
         )
+        if wiring == "dual":
+            with torch.no_grad():
+                self.constants.copy_(self.constants[:1].clone())
+            for level in self.levels:
+                level.align_paths()
         self.noise_values = sum(level.noise_values for level in self.levels)
         self.register_buffer("noise", torch.randn(self.noise_values))
         self.wiring = wiring
@@ -83,7 +87,8 @@ class Generator(nn.Module):
 
         Args:
             z: latent vectors [B, latent_dim], or two of them, whose styles are mixed.
-            inject_index: of two, the first gives as many styles, the second the others.
+            inject_index: of two, the first gives as many styles, the second the others; None draws
+                it, so that each gives one at least.
             truncation: see `MappingNetwork`.
             noise: standard normal values [B, noise_values], which make images repeatable.
             randomize_noise: without ``noise``, whether it is drawn anew or the generator's own.
@@ -92,6 +97,8 @@ class Generator(nn.Module):
         styles = self.mapping(one, truncation)
         if others:
             (other,) = others
+            if inject_index is None:
+                inject_index = int(torch.randint(1, self.num_styles, ()))
             mixed = self.mapping(other, truncation)[:, inject_index:]
             styles = torch.cat([styles[:, :inject_index], mixed], 1)
         if noise is None and randomize_noise:
@@ -162,12 +169,15 @@ class Level(nn.Module):
             nn.ModuleList(Layer(size, after, kernel) for size, kernel in sizes)
             for _ in range(domains)
         )
-        for path in self.paths[1:]:
-            path.load_state_dict(self.paths[0].state_dict())
         self.frames = nn.ModuleList(Frames(after, frames) for _ in range(domains))
         self.side = side
         self.noise_values = len(sizes) * side**2
         self.register_buffer("taps", setup_filter(TAPS), persistent=False)
+
+    def align_paths(self) -> None:
+        """Gives all paths the weights of the first."""
+        for path in self.paths[1:]:
+            path.load_state_dict(self.paths[0].state_dict())
 
     def forward(self, features: Sequence[Tensor], w: Tensor, noise: Tensor) -> list[Tensor]:
         """Features [B, after, side, side] of as many domains as came.

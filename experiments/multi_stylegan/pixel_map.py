@@ -1,4 +1,4 @@
-"""Which pixels count how much in the discriminator's loss."""
+"""Which pixels count how much in the loss on the logits of pixels; CutMix counts all alike."""
 
 from pathlib import Path
 

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from common.errors import Exit, UserError, relative
-from experiments.multi_stylegan.discriminator import PUBLISHED, Discriminator
+from experiments.multi_stylegan.discriminator import (
+    PUBLISHED,
+    Attention,
+    Discriminator,
+    Residual,
+)
 from experiments.multi_stylegan.networks import Generator
 
 _ROOT2 = 2**0.5
@@ -86,17 +91,21 @@ def published_options(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     generator, discriminator = _read(path)
     with _of_the_released_code(path):
-        sizes, (channels, d_widths) = _sizes(generator), _d_sizes(discriminator)
+        sizes, d_sizes = _sizes(generator), _d_sizes(discriminator)
         made = sizes.pop("domains") * sizes["frames"]
-        if channels != made:
-            raise ValueError(f"{made} images a sequence are made, {channels} are looked at")
+        if d_sizes["channels"] != made:
+            raise ValueError(
+                f"{made} images a sequence are made, {d_sizes['channels']} are looked at"
+            )
     side, frames = sizes.pop("image_size"), sizes.pop("frames")
     data = {"image_size": side, "frames": frames, "simulated_size": side}
-    model = sizes | {"d_widths": d_widths, "released": True, "d_places": 1, "d_blurs": True}
+    model = sizes | {"d_widths": d_sizes["widths"], "d_rising": d_sizes["rising"]}
+    model |= {"released": True, "d_places": 1, "d_blurs": True}
     # Of its training, for whoever goes on with it. Frames of [0, 1] are twice as far apart in ours:
-    # squared gradients at them are a quarter, squared lengths of paths four times what they were.
+    # squared gradients at them are a quarter, squared lengths of paths four times what they were,
+    # and the released code takes these of the mean over frames.
     model |= {"camera_noise": False, "g_lr": 2e-4, "d_lr": 6e-4, "beta2": 0.999}
-    model |= {"r1_weight": 4 * 10.0, "path_length_weight": 2.18e-6 / 4}
+    model |= {"r1_weight": 4 * 10.0, "path_length_weight": 2.18e-6 / (4 * frames)}
     options = {f"data.{name}": value for name, value in data.items()}
     return options | {f"model.{name}": value for name, value in model.items()}
 
@@ -152,12 +161,12 @@ def _bare(weights: Weights) -> Weights:
 
 def _sizes(given: Weights) -> dict[str, Any]:
     """Arguments of our generator."""
-    levels = 1 + len(_numbers(given, r"output_blocks_1\.(\d+)\.bias"))
+    levels = 1 + len(_numbered(given, r"output_blocks_1\.(\d+)\.bias"))
     mapping = _mapping_layers(given)
     style_dim, latent_dim = given[f"style_mapping.layers.{mapping[0]}.weight"].shape
     return {
         "image_size": 4 << (levels - 1),
-        "domains": len(_numbers(given, r"constant_input_(\d+)\.input")),
+        "domains": len(_numbered(given, r"constant_input_(\d+)\.input")),
         "frames": given["starting_output_block_1.modulated_convolution.weight"].shape[1],
         "latent_dim": latent_dim,
         "style_dim": style_dim,
@@ -168,7 +177,7 @@ def _sizes(given: Weights) -> dict[str, Any]:
 
 
 def _mapping_layers(given: Weights) -> list[int]:
-    return _numbers(given, r"style_mapping\.layers\.(\d+)\.weight")
+    return list(_numbered(given, r"style_mapping\.layers\.(\d+)\.weight"))
 
 
 def _generator(given: Weights) -> Generator:
@@ -252,20 +261,24 @@ def _find_average(network: Generator, count: int = 10_000) -> None:
         network.mapping.average.copy_(network.mapping(z)[:, 0].mean(0))
 
 
-def _d_sizes(given: Weights) -> tuple[int, list[int]]:
-    """Channels that our discriminator looks at, and those of its blocks."""
-    blocks = len(_numbers(given, r"encoder_blocks\.(\d+)\.residual_mapping\.weight"))
-    beside = [given[f"encoder_blocks.{k}.residual_mapping.weight"] for k in range(blocks)]
-    return beside[0].shape[1], [len(weight) for weight in beside]
+def _d_sizes(given: Weights) -> dict[str, Any]:
+    """Arguments of our discriminator."""
+    lasts = _numbered(given, r"encoder_blocks\.(\d+)\.(?:main_mapping\.2|o)\.weight")
+    from_below = _numbered(given, r"transposed_convolutions\.(\d+)\.1\.weight")
+    return {
+        "channels": given["encoder_blocks.0.main_mapping.0.weight"].shape[1],
+        "widths": [len(given[name]) for name in lasts.values()],
+        "rising": [len(given[name]) for name in from_below.values()],
+    }
 
 
 def _discriminator(given: Weights) -> Discriminator:
-    channels, widths = _d_sizes(given)
-    network = Discriminator(channels, widths, **PUBLISHED)
+    sizes = _d_sizes(given)
+    network, widths = Discriminator(**sizes, **PUBLISHED), sizes["widths"]
     found: dict[str, Tensor] = {}
     for side, ours in (("encoder_blocks", "encoder"), ("decoder_blocks", "decoder")):
         for k, block in enumerate(getattr(network, ours)):
-            found |= _u_net_block(given, f"{side}.{k}", f"{ours}.{k}", hasattr(block, "query"))
+            found |= _u_net_block(given, f"{side}.{k}", f"{ours}.{k}", block)
     for k in range(len(widths) - 1):
         name = f"downscale_convolutions.{k}.0"
         found |= {f"down.{k}.weight": given[f"{name}.weight"] * _ROOT2}
@@ -281,9 +294,15 @@ def _discriminator(given: Weights) -> Discriminator:
     return network.eval()
 
 
-def _u_net_block(given: Weights, name: str, ours: str, attends: bool) -> dict[str, Tensor]:
-    found = {f"{ours}.beside.weight": given[f"{name}.residual_mapping.weight"] * _ROOT2}
-    if attends:
+def _u_net_block(
+    given: Weights, name: str, ours: str, block: Residual | Attention
+) -> dict[str, Tensor]:
+    after, before, *_ = block.beside.weight.shape
+    # Where both are as many, the released code adds the input as it is.
+    same = _ROOT2 / 2 * before**0.5 * torch.eye(after, before)[..., None, None]
+    beside = given.get(f"{name}.residual_mapping.weight", same)
+    found = {f"{ours}.beside.weight": beside * _ROOT2}
+    if isinstance(block, Attention):
         pairs = (("theta", "query"), ("phi", "key"), ("g", "value"), ("o", "mix"))
         found |= {f"{ours}.{b}.weight": given[f"{name}.{a}.weight"] * _ROOT2 for a, b in pairs}
         return found | {f"{ours}.strength": given[f"{name}.gamma"]}
@@ -293,9 +312,10 @@ def _u_net_block(given: Weights, name: str, ours: str, attends: bool) -> dict[st
     return found
 
 
-def _numbers(given: Weights, pattern: str) -> list[int]:
+def _numbered(given: Weights, pattern: str) -> dict[int, str]:
+    """Names that match, by the number in them and in its order."""
     found = (re.fullmatch(pattern, name) for name in given)
-    return sorted(int(match[1]) for match in found if match)
+    return dict(sorted((int(match[1]), match[0]) for match in found if match))
 
 
 def _brief(error: BaseException) -> str:

@@ -81,7 +81,7 @@ def judge(weights: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
         weights: of the discriminator, by the names of the released code.
         x: the sequences.
     """
-    blocks = sum(n.startswith("encoder_blocks") and "residual" in n for n in weights)
+    blocks = 1 + sum(n.startswith("transposed_convolutions") and "weight" in n for n in weights)
     x, beside = x.flatten(1, 2), []
     for k in range(blocks):
         name = f"encoder_blocks.{k}"
@@ -111,6 +111,7 @@ def random_weights(
     mapping_layers: int,
     frames: int = 3,
     domains: int = 2,
+    d_rising: Sequence[int] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights of generator and discriminator from N(0, 1), by the names of the released code.
@@ -122,6 +123,8 @@ def random_weights(
         mapping_layers: from z to w.
         frames: of a sequence.
         domains: how many.
+        d_rising: channels from below into the blocks of the discriminator's decoder, from the
+            coarsest on; None is the difference of neighbouring ``d_widths``, as published.
         seed: of all numbers.
     """
     source = torch.Generator().manual_seed(seed)
@@ -137,7 +140,7 @@ def random_weights(
         return found | {name: filters[4 if "main_conv" in name else 1] for name in kernels}
 
     generator = _generator_shapes(widths, latent_dim, mapping_layers, frames, domains)
-    return filled(generator), filled(_discriminator_shapes(d_widths, frames * domains))
+    return filled(generator), filled(_discriminator_shapes(d_widths, d_rising, frames * domains))
 
 
 def _generator_shapes(
@@ -179,7 +182,9 @@ def _generator_shapes(
     return found
 
 
-def _discriminator_shapes(widths: Sequence[int], channels: int) -> dict[str, Sequence[int]]:
+def _discriminator_shapes(
+    widths: Sequence[int], rising: Sequence[int] | None, channels: int
+) -> dict[str, Sequence[int]]:
     found: dict[str, Sequence[int]] = {}
     for k, (before, after) in enumerate(pairwise([channels, *widths])):
         varies = k >= len(widths) - 2
@@ -188,10 +193,11 @@ def _discriminator_shapes(widths: Sequence[int], channels: int) -> dict[str, Seq
             name = f"downscale_convolutions.{k}"
             found[f"{name}.0.weight"] = (after, after, 3, 3)
             found |= {f"{name}.0.bias": (after,), f"{name}.1.kernel": (4, 4)}
-    for k, (before, after) in enumerate(pairwise(widths[::-1])):
-        found |= _block_shapes(f"decoder_blocks.{k}", before, after, k == 1, False)
+    for k, (below, beside) in enumerate(pairwise(widths[::-1])):
+        risen = rising[k] if rising else below - beside
+        found |= _block_shapes(f"decoder_blocks.{k}", risen + beside, beside, k == 1, False)
         name = f"transposed_convolutions.{k}"
-        found |= {f"{name}.0.kernel": (4, 4), f"{name}.1.weight": (before - after, before, 1, 1)}
+        found |= {f"{name}.0.kernel": (4, 4), f"{name}.1.weight": (risen, below, 1, 1)}
     found["classification_head.2.weight"] = (128, widths[-1])
     found["classification_head.3.bias"] = (128,)
     found["classification_head.4.weight"] = (1, 128)
@@ -203,7 +209,9 @@ def _discriminator_shapes(widths: Sequence[int], channels: int) -> dict[str, Seq
 def _block_shapes(
     name: str, before: int, after: int, attends: bool, varies: bool
 ) -> dict[str, Sequence[int]]:
-    found: dict[str, Sequence[int]] = {f"{name}.residual_mapping.weight": (after, before, 1, 1)}
+    found: dict[str, Sequence[int]] = {}
+    if before != after:
+        found[f"{name}.residual_mapping.weight"] = (after, before, 1, 1)
     if attends:
         sizes = {"theta": (after // 8, before), "phi": (after // 8, before)}
         sizes |= {"g": (after // 2, before), "o": (after, after // 2)}
@@ -274,7 +282,7 @@ def _residual(w: Weights, x: Tensor, name: str, varies: bool) -> Tensor:
         y = _convolved(y, w[f"{name}.main_mapping.{number}.weight"])
         bias = w[f"{name}.main_mapping.{number + 1}.bias"]
         y = F.leaky_relu(y + _as_map(bias), _SLOPE)
-    return (y + _convolved(x, w[f"{name}.residual_mapping.weight"])) / _ROOT2
+    return (y + _beside(w, x, name)) / _ROOT2
 
 
 def _attention(w: Weights, x: Tensor, name: str) -> Tensor:
@@ -283,8 +291,13 @@ def _attention(w: Weights, x: Tensor, name: str) -> Tensor:
     value = F.max_pool2d(_convolved(x, w[f"{name}.g.weight"]), 2).flatten(2)
     seen = value @ torch.softmax(query.transpose(1, 2) @ key, -1).transpose(1, 2)
     seen = _convolved(seen.unflatten(2, x.shape[2:]), w[f"{name}.o.weight"])
-    beside = _convolved(x, w[f"{name}.residual_mapping.weight"])
-    return (w[f"{name}.gamma"] * seen + beside) / _ROOT2
+    return (w[f"{name}.gamma"] * seen + _beside(w, x, name)) / _ROOT2
+
+
+def _beside(w: Weights, x: Tensor, name: str) -> Tensor:
+    """A block that has as many channels behind it as before adds its input as it is."""
+    weight = w.get(f"{name}.residual_mapping.weight")
+    return x if weight is None else _convolved(x, weight)
 
 
 def _halved(w: Weights, x: Tensor, name: str) -> Tensor:

@@ -287,6 +287,7 @@ def test_without_a_file_or_an_experiment_that_reads_it_nothing_is_imported(
         ({"widths": [8, 0, 8]}, "--model.widths 8,0,8"),
         ({"d_widths": [8, 8]}, "--model.d_widths 8,8: does not fit frames of 16 px; give 3 to 4"),
         ({"d_widths": [8] * 5}, "--model.d_widths 8,8,8,8,8"),
+        ({"d_rising": [8]}, "--model.d_rising 8: does not fit 3 blocks of the encoder; give 2"),
     ],
 )
 def test_channels_that_fit_no_frame_are_refused(typed: dict[str, list[int]], words: str) -> None:

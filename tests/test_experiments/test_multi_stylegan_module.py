@@ -179,8 +179,10 @@ def test_the_generator_learns_from_what_is_kept_alone() -> None:
     assert sum(moved) == 1
 
 
-def test_all_terms_are_finite_numbers_and_nothing_of_the_caller_is_changed() -> None:
-    made, real = model(cutmix_images=0, order_from=0, augment_prob=0.5), sequences()
+@pytest.mark.parametrize("augment", ["flip+brightness", "none"])
+def test_all_terms_are_finite_numbers_and_nothing_of_the_caller_is_changed(augment: str) -> None:
+    made = model(cutmix_images=0, order_from=0, augment=augment, augment_prob=0.5)
+    real = sequences()
     before = real.clone()
     terms = made.discriminator_terms(real, 0.5, 0) | made.generator_terms(4, 0)
     assert {"r1", "cutmix", "consistency", "path_length", "d_loss", "g_loss"} <= set(terms)

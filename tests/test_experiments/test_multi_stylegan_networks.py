@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from released_weights import REFERENCE, needs_reference, write_released
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import Exit, UserError
-from common.networks.equalized import halving_widths
 from experiments.multi_stylegan.discriminator import Discriminator
+from experiments.multi_stylegan.module import MultiStyleGAN
 from experiments.multi_stylegan.networks import Generator, Wiring
 from experiments.multi_stylegan.published import load_published
 from experiments.multi_stylegan.published_baseline import generate, judge
+from running import ROOT
+
+CONFIGS = ROOT / "experiments/multi_stylegan/configs"
 
 
 def small(wiring: Wiring = "dual", domains: int = 2) -> Generator:
@@ -59,11 +63,14 @@ def test_what_the_released_code_computes_is_reproduced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("widths", "d_widths", "latent_dim", "mapping_layers", "frames", "domains"),
+    ("widths", "d_widths", "latent_dim", "mapping_layers", "frames", "domains", "d_rising"),
     [
-        ((16, 8, 8), (8, 16, 24), 12, 2, 3, 2),
-        ((8, 8, 12, 8, 4), (8, 16, 24, 48, 64), 16, 8, 1, 3),
-        ((8, 8, 8), (8, 16, 24, 32), 8, 3, 5, 1),
+        ((16, 8, 8), (8, 16, 24), 12, 2, 3, 2, None),
+        ((8, 8, 12, 8, 4), (8, 16, 24, 48, 64), 16, 8, 1, 3, None),
+        ((8, 8, 8), (8, 16, 24, 32), 8, 3, 5, 1, None),
+        # Neighbours that differ by little; as many channels before a block as behind it.
+        ((8, 8, 8), (8, 12, 16, 20), 8, 2, 3, 2, None),
+        ((8, 8, 8), (6, 16, 16, 24), 8, 2, 3, 2, (8, 4, 10)),
     ],
 )
 def test_weights_of_other_sizes_compute_what_plain_operators_do(
@@ -73,9 +80,10 @@ def test_weights_of_other_sizes_compute_what_plain_operators_do(
     mapping_layers: int,
     frames: int,
     domains: int,
+    d_rising: tuple[int, ...] | None,
     tmp_path: Path,
 ) -> None:
-    sizes = (widths, d_widths, latent_dim, mapping_layers, frames, domains)
+    sizes = (widths, d_widths, latent_dim, mapping_layers, frames, domains, d_rising)
     parts = write_released(tmp_path / "a.npz", *sizes)
     generator, discriminator = load_published(tmp_path / "a.npz")
     z = torch.randn(2, 3, latent_dim, generator=torch.Generator().manual_seed(1))
@@ -156,9 +164,10 @@ def test_in_published_wiring_all_finer_layers_of_the_second_path_are_dead() -> N
     assert without_gradient(network) == {n for n in names if n.startswith(tuple(layers))}
 
 
-def test_paths_begin_alike_and_are_learnt_apart() -> None:
-    dual, z = small("dual"), torch.randn(2, 8)
-    assert torch.equal(dual(z, randomize_noise=False), small("published")(z, randomize_noise=False))
+def test_dual_paths_begin_alike_and_are_learnt_apart() -> None:
+    dual = small("dual")
+    assert torch.equal(*dual.constants)
+    assert not torch.allclose(*small("published").constants)
     assert without_gradient(dual) == set()
     first, second = (dict(path.named_parameters()) for path in dual.levels[1].paths)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -183,16 +192,18 @@ def test_the_paper_has_its_number_of_parameters_and_the_taper_a_tenth_of_the_wor
     def size(network: torch.nn.Module) -> float:
         return sum(parameter.numel() for parameter in network.parameters()) / 1e6
 
-    work = []
-    with torch.device("meta"):
-        assert size(Discriminator(6)) == pytest.approx(50.86, rel=0.005)
-        for widths in ((512,) * 7, halving_widths(256, 32)):
-            network = Generator(256, widths=widths).to("meta").eval()
-            if not work:
-                assert size(network) == pytest.approx(53.02, rel=0.005)
+    def typed(name: str) -> dict:
+        return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]
+
+    made, work = {}, []
+    for name in ("paper", "tapered"):
+        with torch.device("meta"):
+            made[name] = MultiStyleGAN(**typed("default") | typed(name)["init_args"])
+            assert size(made[name].discriminator) == pytest.approx(50.86, rel=0.005)
             with FlopCounterMode(display=False) as counter:
-                network(torch.empty(1, 512), randomize_noise=False)
-            work.append(counter.get_total_flops())
+                made[name].generator.to("meta").eval()(torch.empty(1, 512), randomize_noise=False)
+        work.append(counter.get_total_flops())
+    assert size(made["paper"].generator) == pytest.approx(53.02, rel=0.005)
     # The facts state about 458 giga multiply-adds.
     assert work[0] / 2 == pytest.approx(458e9, rel=0.02)
     assert work[0] > 10 * work[1]
@@ -207,6 +218,9 @@ def test_frames_depend_on_z_and_noise_and_nothing_else() -> None:
     torch.testing.assert_close(network(z[1:2], noise=noise[1:2]), frames[1:2])
     assert torch.equal(network(z, randomize_noise=False), network(z, randomize_noise=False))
     assert not torch.equal(network(z), network(z))
+    mixed = network([z, -z], randomize_noise=False)
+    alone = [network(one, randomize_noise=False) for one in (z, -z)]
+    assert not any(torch.allclose(mixed, one) for one in alone)
     typical = network(z, truncation=0.0, randomize_noise=False)
     torch.testing.assert_close(typical, typical[:1].expand_as(typical))
 
