@@ -122,9 +122,9 @@ def stages_of(root: Path, sample: Sample, recipe: Recipe) -> Iterator[tuple[str,
     still = sample.frame < 0
     frames = iter([read_still(path, root)]) if still else read_frames(path, root)
     try:
-        first = planes(next(frames), recipe.card, recipe.reading)
+        first = planes(next(frames), recipe.card, recipe.reading, not still)
         later = next(islice(frames, sample.frame - 1, None)) if sample.frame > 0 else None
-        frame = first if later is None else planes(later, recipe.card, recipe.reading)
+        frame = first if later is None else planes(later, recipe.card, recipe.reading, True)
     except ValueError as error:
         remedy = "choose another image, or see --data.channel and --data.projection"
         raise UserError(Exit.INPUT, relative(path), str(error), remedy) from error
@@ -189,7 +189,7 @@ def _movie(
         digest = digest_of(path)
         for sample, image in zip(samples, read_frames(path, root), strict=True):
             if done == 0 and recipe.reading.pipeline:
-                first = planes(image, recipe.card, recipe.reading)
+                first = planes(image, recipe.card, recipe.reading, True)
                 start = recipe.reading.pipeline.begin(first)
             yield sample, partial(_file, sample, image, digest, recipe, start)
             done += 1
@@ -216,7 +216,7 @@ def _attempt(task: _Task) -> _File | str:
 def _file(
     sample: Sample, image: Image, digest: str, recipe: Recipe, start: "Start | None"
 ) -> _File:
-    pixels = planes(image, recipe.card, recipe.reading)
+    pixels = planes(image, recipe.card, recipe.reading, sample.frame >= 0)
     if sample.sequence:
         refuse_strip(pixels)
     low, high = pixels.min(), pixels.max()

@@ -34,6 +34,11 @@ class Image:
     bits: int
     interval_s: float | None = None
 
+    @property
+    def in_colours(self) -> bool:
+        """Whether its channels are what mixes the colour of each pixel."""
+        return self.channel_names[:3] == _COLOURS
+
 
 def image_of(planes: np.ndarray, layout: Layout, has_alpha: bool, bits: int) -> Image:
     """Brings [planes, samples, Y, X] into the canonical order, colour samples as channels."""

@@ -43,10 +43,19 @@ class SequenceReading(Reading):
     normalise: Normalise = "fixed"
 
 
-def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.ndarray:
+def planes(
+    image: "Image", card: Card, reading: Reading | None = None, of_movie: bool = False
+) -> np.ndarray:
     """Pixels [C, H, W] with the channels the card names.
 
-    Of several channels of which all but one are blank, that one is taken.
+    Of several channels the one that was asked for is taken, also where it is blank, else the only
+    one that is not. A still in colours of which only one is not blank gives that one in any case.
+
+    Args:
+        image: a still, or one moment of a movie.
+        card: names the channels.
+        reading: None for no projection, and no channel that was asked for.
+        of_movie: whether the file holds other moments, which have to show the same channel.
 
     Raises:
         ValueError: more than one plane, another number of channels, or no such channel; the text
@@ -66,22 +75,25 @@ def planes(image: "Image", card: Card, reading: Reading | None = None) -> np.nda
         pixels, axes = pixels.squeeze(position), axes.replace(axis, "")
     pixels = pixels if "C" in axes else pixels[None]
     if len(pixels) not in (1, len(card.channels)):
-        pixels = _one_of(pixels, image.channel_names, card, reading.channel)
+        pixels = _one_of(pixels, image, card, reading.channel, of_movie)
     if len(pixels) != len(card.channels):
         named = f"{len(card.channels)} ({', '.join(card.channels)})"
         raise ValueError(f"has {len(pixels)} channels; data card {card.name} names {named}")
     return pixels
 
 
-def _one_of(pixels: np.ndarray, names: tuple[str, ...], card: Card, channel: str) -> np.ndarray:
-    """The only channel that says something, or the one that was asked for; else all of them."""
+def _one_of(
+    pixels: np.ndarray, image: "Image", card: Card, channel: str, of_movie: bool
+) -> np.ndarray:
+    """The channel that was asked for, or the only one that says something; else all of them."""
     if card.collapse_grey and (pixels == pixels[:1]).all():
         return pixels[:1]
     shown = [k for k, plane in enumerate(pixels) if plane.min() < plane.max()]
-    if len(shown) == 1:
-        # Grey levels that somebody has coloured.
+    # Grey levels that somebody has coloured have one channel; what a microscope took may be dark.
+    coloured = image.in_colours and not of_movie
+    if len(shown) == 1 and (coloured or not channel):
         return pixels[shown]
-    return pixels[_position(channel, names, len(pixels))][None] if channel else pixels
+    return pixels[_position(channel, image.channel_names, len(pixels))][None] if channel else pixels
 
 
 def _projected(pixels: np.ndarray, axis: int, projection: Projection) -> np.ndarray:

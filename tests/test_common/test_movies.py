@@ -267,9 +267,16 @@ def test_one_channel_is_taken_by_name_or_position() -> None:
 
 def test_coloured_grey_levels_are_one_channel() -> None:
     blank = np.zeros_like(FRAMES[0])
-    image = decoded(np.stack([blank, FRAMES[0], blank]), "CYX")
+    image = decoded(np.stack([blank, FRAMES[0], blank]), "CYX", ("red", "green", "blue"))
     np.testing.assert_array_equal(planes(image, CARD)[0], FRAMES[0])
     np.testing.assert_array_equal(planes(image, CARD, Reading(channel="0"))[0], FRAMES[0])
+    assert not planes(image, CARD, Reading(channel="0"), of_movie=True).any()
+
+
+def test_the_channel_that_was_asked_for_is_taken_also_where_it_is_blank() -> None:
+    image = decoded(np.stack([np.full_like(FRAMES[0], 7), FRAMES[0]]), "CYX", ("dark", "other"))
+    for channel in ("dark", "0"):
+        assert (planes(image, CARD, Reading(channel=channel)) == 7).all()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images here")

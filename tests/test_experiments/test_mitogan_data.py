@@ -241,6 +241,16 @@ def test_a_movie_that_ends_too_early_is_named_and_the_others_are_taken(
     assert len(prepared(videos, tmp_path, skip_bad=1).manifest) == 16
 
 
+def test_a_dark_frame_of_the_channel_that_was_asked_for_is_bad(
+    videos: Path, tmp_path: Path
+) -> None:
+    frames = np.stack([[frame(100 + k), frame(200 + k)] for k in range(4)])
+    frames[2, 1] = 0
+    write_ome_tiff(videos / "v5.ome.tif", frames, "TCYX")
+    with pytest.raises(Exception, match=r"v5\.ome\.tif#0002 is blank: every pixel is 0"):
+        prepared(videos, tmp_path, channel="1")
+
+
 def test_frames_of_one_video_that_differ_in_size_are_refused(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
