@@ -50,9 +50,10 @@ def read_frames(path: Path) -> Iterator[Image]:
     """One image a moment of time; arguments and errors are those of `count_frames`."""
     axes, shape, inner, layout = _described(path)
     array = zarr.open_array(path / inner, mode="r")
-    moments = range(shape[axes.index("T")]) if "T" in axes else (None,)
+    before = (slice(None),) * axes.find("T")
+    moments = range(shape[len(before)]) if "T" in axes else (slice(None),)
     for moment in moments:
-        block = np.asarray(array[moment] if moment is not None else array[:])
+        block = np.asarray(array[(*before, moment)])
         planes = block.reshape(-1, 1, *block.shape[-2:])
         yield image_of(planes, layout, False, block.dtype.itemsize * 8)
 

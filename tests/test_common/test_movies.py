@@ -111,6 +111,20 @@ def test_ome_zarr_gives_frames_sizes_and_interval(tmp_path: Path, version: int) 
     assert (found[0].pixel_size_um, found[0].interval_s) == ((0.1, 0.1), 2.5)
 
 
+@pytest.mark.parametrize("axes", ["ztyx", "ctyx", "zctyx"])
+def test_moments_of_ome_zarr_follow_its_time_wherever_that_stands(
+    tmp_path: Path, axes: str
+) -> None:
+    # Channels as many as moments: taken for each other they would not show in the shapes.
+    shape = tuple({"t": 3, "z": 4, "c": 3, "y": 10, "x": 8}[axis] for axis in axes)
+    stored = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    path = write_zarr(tmp_path / "a.zarr", stored, axes)
+    assert movies.count_frames(path) == 3
+    np.testing.assert_array_equal(pixels(path), np.moveaxis(stored, axes.index("t"), 0))
+    first = next(movies.read_frames(path))
+    assert (first.axes, first.interval_s) == (axes.upper().replace("T", ""), 2.5)
+
+
 def test_ome_zarr_without_time_is_one_moment(tmp_path: Path) -> None:
     path = write_zarr(tmp_path / "a.zarr", FRAMES, "zyx")
     assert movies.count_frames(path) == 1
