@@ -24,13 +24,17 @@ _DEEP_GREY = {"gray10le": 10, "gray12le": 12, "gray16le": 16, "gray16be": 16}
 
 
 def count_frames(file: BinaryIO) -> int:
-    """Frames that the container tells of, else those whose packets it holds.
+    """Frames that the container tells of, or those whose packets it holds where these are more.
+
+    The whole file is read for that: an interrupted or patched writer tells of too few, and an MP4
+    in fragments of those of the first alone.
 
     Raises:
         Refused: no such container, or one without pictures.
     """
     with _stream(file) as stream:
-        return stream.frames or sum(packet.size > 0 for packet in stream.container.demux(stream))
+        told = stream.frames
+        return max(told, sum(packet.size > 0 for packet in stream.container.demux(stream)))
 
 
 def read_frames(file: BinaryIO) -> Iterator[Image]:

@@ -21,7 +21,7 @@ def find_movies(root: str | Path) -> list[Path]:
 
 
 def count_frames(path: str | Path, root: str | Path | None = None) -> int:
-    """Moments of time of one movie, from its header alone.
+    """Moments of time of one movie, without decoding any.
 
     Args:
         path: of the file or folder.

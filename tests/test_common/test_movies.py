@@ -43,9 +43,11 @@ def write_zarr(path: Path, array: np.ndarray, axes: str, version: int = 2) -> Pa
     return path
 
 
-def write_video(path: Path, frames: np.ndarray, codec: str, form: str) -> Path:
+def write_video(
+    path: Path, frames: np.ndarray, codec: str, form: str, options: dict[str, str] | None = None
+) -> Path:
     """Frames [T, H, W] of grey levels, or [T, H, W, 3] of colours."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], form
         given = "rgb24" if frames.ndim == 4 else ("gray16le" if frames.itemsize == 2 else "gray")
@@ -200,6 +202,25 @@ def test_a_name_alone_makes_no_video(tmp_path: Path) -> None:
     path.write_text("#EXTM3U\nfile:///etc/hostname\n")
     with pytest.raises(UserError, match="is no AVI, MP4 or Matroska video"):
         movies.count_frames(path)
+
+
+@pytest.mark.parametrize("told", [1, 3])
+def test_frames_beyond_those_an_avi_tells_of_count(tmp_path: Path, told: int) -> None:
+    path = write_video(tmp_path / "a.avi", FRAMES, "ffv1", "gray16le")
+    content = bytearray(path.read_bytes())
+    length = content.index(b"strh") + 40
+    assert content[length : length + 4] == (5).to_bytes(4, "little")
+    content[length : length + 4] = told.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert movies.count_frames(path) == 5
+    np.testing.assert_array_equal(pixels(path), FRAMES)
+
+
+def test_frames_beyond_the_first_fragment_of_an_mp4_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    frames = np.zeros((40, 32, 32), np.uint8)
+    write_video(path, frames, "mpeg4", "yuv420p", {"movflags": "frag_keyframe"})
+    assert len(pixels(path)) == movies.count_frames(path) == 40
 
 
 def test_a_video_that_is_cut_short_is_refused(tmp_path: Path) -> None:
