@@ -51,6 +51,7 @@ class Checked:
         grey_values: lowest and highest of each usable file.
         looks: descriptor of each usable image, see `near_duplicates`.
         decisions: of the pipeline for each usable image, as named numbers; empty without one.
+        report: the JSON of all findings.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Checked:
     grey_values: list[tuple[float, float]] = field(default_factory=list)
     looks: list[np.ndarray] = field(default_factory=list)
     decisions: list[Mapping[str, float]] = field(default_factory=list)
+    report: bytes = b""
 
 
 def check(
@@ -98,7 +100,7 @@ def check(
         _split(checked, recipe, findings)
     except UserError as error:
         findings.split_error = error
-    findings.write(report)
+    checked.report = findings.write(report)
     for line in findings.lines(report):
         say(line)
     findings.refuse(root, report, skip_bad)

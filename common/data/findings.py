@@ -77,8 +77,12 @@ class Findings:
     sequences: Mapping[str, int] = field(default_factory=dict)
     previews: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def write(self, path: Path) -> None:
-        """Writes them as JSON, in ASCII; the same findings give the same bytes."""
+    def write(self, path: Path) -> bytes:
+        """Writes them as JSON, in ASCII, and returns that; the same findings give the same bytes.
+
+        Raises:
+            UserError: the storage is full or not writable.
+        """
         found = {
             "images": self.images,
             "bad_files": [{"name": name, "problem": text} for name, text in self.bad.items()],
@@ -97,8 +101,10 @@ class Findings:
                 "closest": [asdict(pair) for pair in self.near],
             },
         }
+        text = f"{json.dumps(found, indent=1)}\n".encode("ascii")
         with whole_file(path, parents=True, durable=False) as stream:
-            stream.write(f"{json.dumps(found, indent=1)}\n".encode("ascii"))
+            stream.write(text)
+        return text
 
     def lines(self, report: Path) -> list[str]:
         """What a user should see of them, the worst at the end."""

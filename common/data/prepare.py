@@ -8,7 +8,6 @@ carries their hash.
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -69,8 +68,8 @@ def prepare(
         if sequences := describe(indexed, len(left_out)):
             lost["sequences"] = sequences
         _write_facts(partial, recipe, indexed, storage, window, lost)
-        # The one beside it tells of the next check, which may be of other files.
-        shutil.copyfile(report, report_of(partial, recipe.experiment))
+        # Not from the one beside it: another check, of other files, may have replaced that.
+        report_of(partial, recipe.experiment).write_bytes(checked.report)
     return checked
 
 

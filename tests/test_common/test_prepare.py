@@ -158,6 +158,17 @@ def test_preparing_twice_gives_the_same_bytes_and_leaves_the_raw_folder_alone(
     }
 
 
+def test_the_report_in_a_prepared_set_is_its_own_whatever_is_checked_meanwhile(
+    raw: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "blobs-report.json"
+    prepare(
+        raw, tmp_path / "out", samples(raw), recipe(), say=lambda _: report.write_text("of others")
+    )
+    assert report.read_text() == "of others"
+    assert json.loads((tmp_path / "out" / report.name).read_bytes())["images"] == 12
+
+
 def test_the_listing_order_has_no_influence(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "one", samples(raw), recipe())
     prepare(raw, tmp_path / "two", samples(raw)[::-1], recipe())
