@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from common.errors import Exit, UserError, relative
 
+_OLD = ".old"
+
 
 @contextmanager
 def whole_file(
@@ -65,8 +67,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes ``folder`` at the end, or vanishes on an error.
 
     Until it ends, what ``folder`` held before stays as it was. At the start, what killed processes
-    left of it and of its like is removed: the like of `name-<hash>` is `name-<any hash>`. What a
-    living process is writing stays, by a lock that the kernel drops with it, however it ends.
+    left of it and of its like is removed, or put back where they had begun to replace it: the like
+    of `name-<hash>` is `name-<any hash>`. What a living process is writing stays, by a lock that
+    the kernel drops with it, however it ends.
 
     Raises:
         UserError: the storage is full or not writable.
@@ -129,9 +132,16 @@ def _make_partial(folder: Path, held: ExitStack) -> Path:
 
 def _sweep(folder: Path) -> None:
     stem = re.escape(re.sub(r"-[0-9a-f]+$", "", folder.name))
-    left_over = re.compile(rf"\.{stem}(-[0-9a-f]+)?\.[a-z0-9_]{{8}}(\.old)?")
+    left_over = re.compile(rf"\.({stem}(-[0-9a-f]+)?)\.[a-z0-9_]{{8}}(\.old)?")
+    # In this order what was being replaced comes after what was to replace it.
     for path in sorted(folder.parent.iterdir()):
-        if left_over.fullmatch(path.name) and path.is_dir() and not _is_in_use(path):
+        found = left_over.fullmatch(path.name)
+        if not found or not path.is_dir() or _is_in_use(path):
+            continue
+        if path.suffix != _OLD:
+            _put_back(folder.with_name(found[1]), path)
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.with_suffix("").exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -156,11 +166,27 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
 
 def _replace(folder: Path, partial: Path) -> None:
     """Deleting the old folder in place would, if interrupted, leave one that looks complete."""
-    old = partial.with_name(f"{partial.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
+    old = _old(partial)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    except BaseException:
+        _put_back(folder, partial)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(folder: Path, partial: Path) -> None:
+    """Undoes half a replacement; only while ``partial`` is there is the old folder whole."""
+    with suppress(OSError):
+        if not folder.exists():
+            _old(partial).rename(folder)
+
+
+def _old(partial: Path) -> Path:
+    """Where the folder lies that ``partial`` is about to replace."""
+    return partial.with_name(f"{partial.name}{_OLD}")
 
 
 def _unwritable(path: Path, error: OSError, remedy: str, kept: str) -> UserError:

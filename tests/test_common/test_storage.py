@@ -1,5 +1,6 @@
 """What a killed process leaves is removed; what a living one writes is not."""
 
+import errno
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from common.storage import whole_folder
 
 
@@ -16,6 +18,21 @@ def killed_while_writing(folder: Path) -> None:
         with whole_folder(folder) as unfinished:
             (unfinished / "half").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def killed_while_replacing(folder: Path) -> None:
+    child = os.fork()
+    if not child:
+        rename = Path.rename
+
+        def and_dies(path: Path, target: Path) -> None:
+            rename(path, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Path.rename = and_dies
+        with whole_folder(folder):
+            pass
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
@@ -38,6 +55,36 @@ def test_an_old_folder_that_was_being_replaced_is_swept(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "x-0a1b"):
         pass
     assert names(tmp_path) == ["x-0a1b"]
+
+
+@pytest.mark.parametrize("started", ["x-0a1b", "x-77ff"])
+def test_what_a_kill_has_half_replaced_is_back_at_the_next_start(
+    started: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "x-0a1b"
+    (folder / "kept").mkdir(parents=True)
+    killed_while_replacing(folder)
+    assert not folder.exists()
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / started):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["x-0a1b"] and names(folder) == ["kept"]
+
+
+def test_a_replacement_that_fails_halfway_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "x-0a1b", Path.rename
+    (folder / "kept").mkdir(parents=True)
+
+    def refuse_the_new(path: Path, target: Path) -> None:
+        if target == folder and path.suffix != ".old":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(UserError, match="what was there before was kept"), whole_folder(folder):
+        pass
+    assert names(tmp_path) == ["x-0a1b"] and names(folder) == ["kept"]
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
