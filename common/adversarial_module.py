@@ -90,7 +90,7 @@ class AdversarialModule(pl.LightningModule):
         terms = self._graphs((loss, kind), passes, *inputs)
         if clip_norm:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm * self._loss_scale())
         optimizer.step()
         return terms
 
@@ -104,3 +104,8 @@ class AdversarialModule(pl.LightningModule):
     def step_number(self, batch: Batch) -> int:
         """Of the step with this batch, counted from 0 by images: a resumed run has the same."""
         return self.trainer.images_seen // (len(batch["image"]) * self.trainer.world_size) - 1
+
+    def _loss_scale(self) -> float:
+        """By what gradients are too large, until the optimizer steps, for half precision's sake."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler.get_scale() if scaler else 1.0
