@@ -1,8 +1,10 @@
 """Files and folders that appear whole or not at all."""
 
 import fcntl
+import glob
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from typing import BinaryIO
 
 from common.errors import Exit, UserError, relative
 
-_OLD = ".old"
+_PARTIAL, _OLD = ".part", ".old"
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def whole_file(
     """Yields a stream whose content becomes ``path`` at the end, or vanishes on any error.
 
     It lies beside ``path``: from another device the last step would be a copy, which a kill can
-    cut short.
+    cut short. Of several that write the same file the one that ends last wins, whole.
 
     Args:
         path: what it held before stays until the new content is complete.
@@ -45,7 +47,7 @@ def whole_file(
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as stream:
+            with partial.open("xb") as stream:
                 yield stream
                 stream.flush()
                 if durable:
@@ -99,8 +101,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def partial_file(path: Path) -> Path:
-    """Where `whole_file` keeps what is to become ``path``."""
-    return path.with_name(f".{path.name}.part")
+    """A name beside ``path`` for what is to become it, which nobody else uses on any machine."""
+    # Process ids repeat on other machines, which may share the storage.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
 
 
 def sweep_partial_files(*places: Path) -> None:
@@ -110,7 +113,8 @@ def sweep_partial_files(*places: Path) -> None:
         places: files, and folders with all that is below them; they need not be there.
     """
     for place in places:
-        for partial in (partial_file(place), *place.rglob(".*.part")):
+        beside = f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}{_PARTIAL}"
+        for partial in (*place.parent.glob(beside), *place.rglob(f".*{_PARTIAL}")):
             with suppress(OSError):
                 partial.unlink()
 

@@ -245,7 +245,8 @@ def test_what_verbs_on_samples_are_writing_is_swept_under_their_lock_alone(
 ) -> None:
     folder, on = run_folder(workspace, experiment, "first"), at(workspace, "first")
     (folder / "samples/.drawing").mkdir(parents=True)
-    unfinished = [folder / "samples/.drawing/.000003.png.part", folder / ".records.jsonl.part"]
+    names = ("samples/.drawing/.000003.png", ".records.jsonl")
+    unfinished = [folder / f"{name}.0a1b2c3d.part" for name in names]
     for path in unfinished:
         path.write_bytes(b"half")
     other = RunLock(folder, SAMPLES)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from common.runs.checkpoints import DurableCheckpointIO
 from common.runs.saving import LastCheckpoint
+from common.storage import sweep_partial_files
 from sabotage import replace_function
 
 
@@ -22,6 +24,11 @@ class Event(NamedTuple):
     what: str
     file: str
     size: int = 0
+
+    @property
+    def on_unfinished(self) -> bool:
+        """Whether it concerns what is to become `last.ckpt`."""
+        return re.fullmatch(r"\.last\.ckpt\.[0-9a-f]{8}\.part", self.file) is not None
 
 
 def watch_saves(folder: str, log: str = "", kill_at: int = 0, share: float = 0.0) -> None:
@@ -57,7 +64,8 @@ def watch_saves(folder: str, log: str = "", kill_at: int = 0, share: float = 0.0
 
 
 def save_epochs(folder: str, count: int, first: int = 1) -> None:
-    """Saves ``count`` small checkpoints as a run does at the end of its epochs."""
+    """Saves ``count`` small checkpoints as a run does that starts, and ends so many epochs."""
+    sweep_partial_files(Path(folder))
     callback = LastCheckpoint()
     callback.path = Path(folder) / "last.ckpt"
     for epoch in range(first, first + count):

@@ -219,7 +219,6 @@ def _write_digests(path: Path, digests: list[str]) -> None:
 
 def _replace_by_link(source: Path, target: Path, digests: list[str]) -> None:
     partial = partial_file(target)
-    partial.unlink(missing_ok=True)
     try:
         _link_or_copy(source, partial)
         _write_digests(target, [*read_digests(target), *digests])

@@ -20,6 +20,10 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
+def half(*names: str) -> list[str]:
+    return [f"{name}.0a1b2c3d.part" for name in names]
+
+
 def contents(folder: RunFolder) -> set[str]:
     return {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*")}
 
@@ -27,7 +31,7 @@ def contents(folder: RunFolder) -> set[str]:
 def test_claiming_makes_the_folders_and_sweeps_what_a_kill_has_left(folder: RunFolder) -> None:
     folder.checkpoints.mkdir()
     kept = [folder.config, folder.checkpoint("last"), folder.path / "notes.part"]
-    left = [folder.path / ".metrics.csv.part", folder.checkpoints / ".last.ckpt.part"]
+    left = [folder.path / name for name in half(".metrics.csv", "checkpoints/.last.ckpt")]
     for path in (*kept, *left):
         path.write_text("something")
     claim(folder, True, 1)
@@ -36,10 +40,10 @@ def test_claiming_makes_the_folders_and_sweeps_what_a_kill_has_left(folder: RunF
     }
 
 
-TRAINING = (".config.yaml.part", "checkpoints/.last.ckpt.part", "previews/.0000000096.png.part")
-SAMPLING = (
-    *(".records.jsonl.part", "samples/.manifest.csv.part", "samples/.drawing/.000003.png.part"),
-    *("evaluation/.held_out.csv.part", "judge/.confusion.csv.part", "quiz/.index.html.part"),
+TRAINING = half(".config.yaml", "checkpoints/.last.ckpt", "previews/.0000000096.png")
+SAMPLING = half(
+    *(".records.jsonl", "samples/.manifest.csv", "samples/.drawing/.000003.png"),
+    *("evaluation/.held_out.csv", "judge/.confusion.csv", "quiz/.index.html"),
 )
 
 

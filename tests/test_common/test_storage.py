@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.storage import whole_folder
+from common.storage import sweep_partial_files, whole_file, whole_folder
 
 
 def killed_while_writing(folder: Path) -> None:
@@ -125,3 +125,22 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
         (unfinished / "half").write_bytes(b"half")
         raise KeyboardInterrupt
     assert names(tmp_path / "deep/er") == []
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with whole_file(path) as first:
+        first.write(b"half of ")
+        with whole_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b"the first")
+    assert path.read_bytes() == b"half of the first" and names(tmp_path) == ["x.csv"]
+
+
+def test_a_file_is_swept_without_those_of_like_names(tmp_path: Path) -> None:
+    kept = [".x.csv.part", ".x.csv.sha256.0a1b2c3d.part", ".xxcsv.0a1b2c3d.part", "x.csv"]
+    for name in (*kept, ".x.csv.0a1b2c3d.part"):
+        (tmp_path / name).write_bytes(b"half")
+    sweep_partial_files(tmp_path / "x.csv")
+    assert names(tmp_path) == sorted(kept)

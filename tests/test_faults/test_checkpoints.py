@@ -50,7 +50,7 @@ def temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list
 def points_of(events: list[Event], start: int) -> list[Point]:
     """Every step of a save, and shares of the bytes of its checkpoint; ``start`` events before."""
     numbered = [(start + k, event) for k, event in enumerate(events, 1)]
-    content = [(n, e) for n, e in numbered if (e.what, e.file) == ("write", ".last.ckpt.part")]
+    content = [(n, e) for n, e in numbered if e.what == "write" and e.on_unfinished]
     points = [(n, 0.0) for n, e in numbered if (n, e) not in content]
     for share in SHARES:
         wanted = share * sum(event.size for _, event in content)
@@ -106,7 +106,7 @@ def test_a_kill_at_any_point_of_a_save_costs_that_save_at_most(
         if (was.code, now.code) != (-signal.SIGKILL, 0)
         or max(images or 0 for images in generations) not in (100 * before, 100 * (before + 1))
         or damage
-        # The next saves clean up.
+        # The next start cleans up.
         or _names(folder) != {f"{name}{end}" for name in GENERATIONS for end in ("", ".sha256")}
     ]
     tally("K1", len(cases) - len(lost), len(cases))
@@ -128,7 +128,7 @@ def test_a_run_killed_within_a_save_goes_on_and_ends_as_if_nothing_had_been(
     watched = watch(folder=str(whole.last.parent), log=str(log))
     assert run_one(whole.fit(sabotage=[watched])).code == 0
     events = events_of(log)
-    opened = [k for k, e in enumerate(events) if (e.what, e.file) == ("open", ".last.ckpt.part")]
+    opened = [k for k, e in enumerate(events) if e.what == "open" and e.on_unfinished]
     points = points_of(events[opened[2] : opened[3]], opened[2])
     chosen = points[:: max(1, len(points) // KILLED_SAVES)][:KILLED_SAVES]
     runs = [tiny(subject, f"killed{k}") for k in range(len(chosen))]
