@@ -302,7 +302,9 @@ class ImageDataModule(ExperimentData):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """What `plan` holds and is not drawn yet, every rank its share."""
         rank, world = self._rank()
-        mine = [k for k in range(len(self.plan)) if k not in self.drawn][rank::world]
+        # As the first rank has seen it, which clears the folder while others may look into it.
+        drawn = self.trainer.strategy.broadcast(self.drawn) if world > 1 else self.drawn
+        mine = [k for k in range(len(self.plan)) if k not in drawn][rank::world]
         return DataLoader(self.plan, batch_size=self.batch_size, sampler=mine, collate_fn=as_batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -1,14 +1,18 @@
-"""Sums over the ranks of a run."""
+"""Sums over the ranks of a run, and what each of them shall do."""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
 from common.adaptive_augment import AdaptiveProbability
+from common.data.datasets import SeedDataset
 from common.losses.penalties import PathLengthPenalty
 from common.runs.collective import sum_over_ranks
+from experiments.toy_blobs.datamodule import BlobsDataModule
 from two_ranks import fork_rank
 
 
@@ -19,8 +23,9 @@ def test_a_run_of_one_process_keeps_its_numbers() -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_ranks_agree_on_what_steers_them_both(tmp_path: Path) -> None:
-    ranks = [fork_rank(rank, tmp_path, _agrees) for rank in (0, 1)]
+@pytest.mark.parametrize("body", ["_agrees", "_shares"])
+def test_two_ranks_agree_on_what_steers_them_both(tmp_path: Path, body: str) -> None:
+    ranks = [fork_rank(rank, tmp_path, globals()[body]) for rank in (0, 1)]
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks] == [0, 0]
 
 
@@ -38,3 +43,14 @@ def _agrees(rank: int) -> int:
     penalty(torch.full((2 + rank,), 5.0 * (rank + 1)))
     correct &= abs(penalty.mean.item() - 0.01 * (2 * 5 + 3 * 10) / 5) < 1e-6
     return 0 if correct else 3
+
+
+def _shares(rank: int) -> int:
+    """The second rank has still seen what the first one then cleared away."""
+    trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=DDPStrategy())
+    data = BlobsDataModule()
+    data.trainer, data.drawn = trainer, {1, 2} if rank == 0 else {1, 2, 5, 6, 7}
+    data.plan = SeedDataset(range(9), [0] * 9, [(4, 4)] * 9, 4)
+    shares = [[], []]
+    torch.distributed.all_gather_object(shares, list(data.predict_dataloader().sampler))
+    return 0 if shares == [[0, 4, 6, 8], [3, 5, 7]] else 3
