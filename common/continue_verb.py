@@ -8,7 +8,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from common.data.sequence_datamodule import SequenceDataModule
 from common.errors import Exit, UserError
 from common.restoring import restore
-from common.runs.checkpoints import sha256_of
 from common.runs.folder import RunFolder
 from common.sequence_writer import SequenceFormat
 from common.tracking.run import Tracking
@@ -59,11 +58,11 @@ class ContinueVerb:
             raise UserError(Exit.USAGE, self.folder.experiment, problem, remedy)
         path = self.folder.checkpoint(weights)
         self._open_to_measure(datamodule, path)
-        checkpoint = restore(model, datamodule, path)
+        checkpoint, digest = restore(model, datamodule, path)
         model.eval().requires_grad_(False).to(self.strategy.root_device)
         asked = Asked(n, seed, added, steps, file_format)
         settings = changed_settings(model, checkpoint["hyper_parameters"])
-        drawn = {"checkpoint_sha256": sha256_of(path), "settings": settings}
+        drawn = {"checkpoint_sha256": digest, "settings": settings}
         measure_continuation(self.folder, model, datamodule, asked, drawn)
         log_evaluation(self.folder, self.tracking, sample_rows(self.folder, datamodule))
 

@@ -22,7 +22,7 @@ from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative
 from common.onnx_graph import BATCH, run_graph, write_graph
 from common.privacy import MASKED, PRIVATE, public
-from common.runs.checkpoints import images_in, sha256_of
+from common.runs.checkpoints import images_in
 from common.runs.folder import RunFolder
 from common.sampling import Sampler
 from common.storage import whole_folder
@@ -48,7 +48,7 @@ def export_run(
     model: pl.LightningModule,
     data: ImageDataModule,
     checkpoint: dict[str, Any],
-    path: Path,
+    named: tuple[str, str],
 ) -> None:
     """Writes the run's `export`, checks it and says what was measured.
 
@@ -58,8 +58,8 @@ def export_run(
         folder: of the run.
         model: with the weights of the checkpoint, on the CPU.
         data: with the facts of the checkpoint.
-        checkpoint: content of ``path``.
-        path: where it lies.
+        checkpoint: as it was read.
+        named: what it is called, such as "best", and its SHA-256.
 
     Raises:
         UserError: the network cannot be translated, what was written does not do the same as the
@@ -70,7 +70,7 @@ def export_run(
     expected = sampler()
     weights = pack(model.state_dict())
     facts = _facts(model, data, sampler, expected) | {
-        "checkpoint": _described(checkpoint, path),
+        "checkpoint": _described(checkpoint, *named),
         "weights": {"file": WEIGHTS, _DIGEST: hashlib.sha256(weights).hexdigest()},
     }
     facts[_DIGEST] = _digest(facts)
@@ -165,10 +165,10 @@ def _facts(
     }
 
 
-def _described(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+def _described(checkpoint: dict[str, Any], name: str, digest: str) -> dict[str, Any]:
     # One that was saved with its weights only has not counted.
     seen = images_in(checkpoint) if "callbacks" in checkpoint else None
-    return {"name": path.stem, _DIGEST: sha256_of(path), "images_seen": seen}
+    return {"name": name, _DIGEST: digest, "images_seen": seen}
 
 
 def _signature(tensor: Tensor) -> dict[str, Any]:

@@ -8,15 +8,17 @@ import pytorch_lightning as pl
 from common.data.datamodule import ImageDataModule
 from common.errors import Exit, UserError, relative, visible
 from common.generation import read_samples_manifest
-from common.runs.checkpoints import load_checkpoint, load_weights, sha256_of
+from common.runs.checkpoints import load_weights, read_checkpoint, sha256_of
 from common.runs.folder import RunFolder
 
 # The one to describe where nothing else decides comes first.
 _CHECKPOINTS = ("best", "last", "previous")
 
 
-def restore(model: pl.LightningModule, data: ImageDataModule, path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, which is returned.
+def restore(
+    model: pl.LightningModule, data: ImageDataModule, path: Path
+) -> tuple[dict[str, Any], str]:
+    """Reads a checkpoint, which is returned with the SHA-256 that names it.
 
     Args:
         model: receives its averaged weights.
@@ -26,10 +28,10 @@ def restore(model: pl.LightningModule, data: ImageDataModule, path: Path) -> dic
     Raises:
         UserError: it cannot be read, or is of another model or experiment.
     """
-    checkpoint: dict[str, Any] = load_checkpoint(path)
+    checkpoint, digest = read_checkpoint(path)
     load_weights(model, checkpoint, path)
     data.load_facts(checkpoint, path)
-    return checkpoint
+    return checkpoint, digest
 
 
 def held_checkpoints(folder: RunFolder) -> dict[str, str]:

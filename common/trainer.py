@@ -20,7 +20,7 @@ from common.importing import Imports
 from common.interrupts import interrupts
 from common.metrics.protocol import usable_records
 from common.restoring import checkpoint_of_samples, restore
-from common.runs.checkpoints import load_checkpoint, sha256_of
+from common.runs.checkpoints import load_checkpoint
 from common.runs.folder import RunFolder
 from common.runs.hardware import Hardware
 from common.sequence_writer import FileFormat, writer_of
@@ -139,10 +139,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
 
         pattern = pattern_of(naming, datamodule.namings)
         path = self.folder.checkpoint(weights)
-        checkpoint = restore(model, datamodule, path)
+        checkpoint, digest = restore(model, datamodule, path)
         settings = changed_settings(model, checkpoint["hyper_parameters"])
-        # Now: training may put another one in its place while images are drawn.
-        digest = sha256_of(path)
         plan = datamodule.plan_generation(n, seed, labels)
         if around_training:
             _refuse_without_posterior(model)
@@ -199,8 +197,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         weights = Path(extractor_weights) if extractor_weights else None
         if extractor == OWN:
             refuse(weights, "own is the encoder of the run")
-            restore(model, datamodule, drawn_by)
-            network = own_encoder(model, sha256_of(drawn_by), datamodule.facts)
+            _, digest = restore(model, datamodule, drawn_by)
+            network = own_encoder(model, digest, datamodule.facts)
         else:
             network = load_extractor(extractor, weights)
         seen_by = (self.folder, datamodule, network, self.strategy.root_device)
@@ -367,8 +365,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
 
         if self.is_global_zero:
             path = self.folder.checkpoint(weights)
-            checkpoint = restore(model, datamodule, path)
-            export_run(self.folder, model, datamodule, checkpoint, path)
+            checkpoint, digest = restore(model, datamodule, path)
+            export_run(self.folder, model, datamodule, checkpoint, (weights, digest))
 
 
 class Signals(_SignalConnector):

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,26 +81,34 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def load_checkpoint(path: Path, to_resume: bool = False) -> dict[str, Any]:
+    """What `read_checkpoint` reads, for those who need not say which checkpoint it was."""
+    return read_checkpoint(path, to_resume)[0]
+
+
+def read_checkpoint(path: Path, to_resume: bool = False) -> tuple[dict[str, Any], str]:
     """Reads a checkpoint on the CPU with the safe loader; nothing in it is executed.
 
     Args:
         path: the file.
         to_resume: whether more than the weights is needed.
 
+    Returns:
+        Its content, and the SHA-256 of the bytes that hold it, whatever takes their place meanwhile.
+
     Raises:
         UserError: it is not there, damaged, or holds more than data or less than is needed.
     """
-    verify(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        missing = (_STATE if to_resume else _WEIGHTS) - set(checkpoint)
-        if to_resume and not missing:
-            images_in(checkpoint), batches_in(checkpoint), checkpoint["epoch"] + 1
-    except Exception as error:  # damaged bytes make the unpickler raise whatever they spell
-        raise _unusable(path, "is damaged or no checkpoint of ours") from error
+    with _verified(path) as (stream, digest):
+        try:
+            checkpoint = torch.load(stream, map_location="cpu", weights_only=True)
+            missing = (_STATE if to_resume else _WEIGHTS) - set(checkpoint)
+            if to_resume and not missing:
+                images_in(checkpoint), batches_in(checkpoint), checkpoint["epoch"] + 1
+        except Exception as error:  # damaged bytes make the unpickler raise whatever they spell
+            raise _unusable(path, "is damaged or no checkpoint of ours") from error
     if missing:
         raise _unusable(path, f"is no checkpoint of a run: {min(missing)} is missing")
-    return checkpoint
+    return checkpoint, digest
 
 
 def images_in(checkpoint: dict[str, Any]) -> int:
@@ -132,13 +140,8 @@ def verify(path: Path) -> None:
     Raises:
         UserError: either is missing, or they differ.
     """
-    if not path.is_file():
-        raise _unusable(path, "does not exist")
-    digests = read_digests(path)
-    if not digests:
-        raise _unusable(path, f"comes without its digest ({digest_file(path).name})")
-    if sha256_of(path) not in digests:
-        raise _unusable(path, f"is damaged: its SHA-256 is not the one in {digest_file(path).name}")
+    with _verified(path):
+        pass
 
 
 def keep_generation(path: Path) -> None:
@@ -187,6 +190,24 @@ def sha256_of(path: Path) -> str:
 def nbytes(model: pl.LightningModule) -> int:
     """Estimated size of a checkpoint: the weights, their average and two moments of Adam."""
     return 4 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+@contextmanager
+def _verified(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """The open file and its digest; a save that replaces the file leaves the open one as it is."""
+    if not path.is_file():
+        raise _unusable(path, "does not exist")
+    with path.open("rb") as stream:
+        # Before the file is hashed, which takes longer than a save keeps the digest of an old one.
+        digests = read_digests(path)
+        if not digests:
+            raise _unusable(path, f"comes without its digest ({digest_file(path).name})")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest not in digests:
+            problem = f"is damaged: its SHA-256 is not the one in {digest_file(path).name}"
+            raise _unusable(path, problem)
+        stream.seek(0)
+        yield stream, digest
 
 
 class _HashingStream:
