@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from pytorch_lightning.trainer.states import TrainerFn
 
-from common.code_version import commit
+from common.code_version import source_sha256
 from common.continue_verb import ContinueVerb
 from common.data.datamodule import ImageDataModule
 from common.data.planning import refuse_large_seeds
@@ -150,7 +150,8 @@ class ExperimentTrainer(ContinueVerb, Imports, pl.Trainer):
         shapes = native_shapes(datamodule.facts, plan) if size == "native" else None
         rule = (datamodule.facts, file_format, shapes, shown_folder(self.folder))
         writer = writer_of(datamodule.frames, drawing_folder(self.folder), *rule)
-        drawn_from = (digest, commit(), self.precision, settings, around_training)
+        # Not the commit, which is the same after any change that nobody has committed.
+        drawn_from = (digest, source_sha256(), self.precision, settings, around_training)
         making = repr((*drawn_from, seed, labels, size, writer.suffix, writer.shown_as))
         clear_samples(self.folder, self.is_global_zero, digest, making)
         datamodule.drawn = drawn_numbers(self.folder, writer.suffix)
