@@ -118,11 +118,31 @@ class RunFolder:
 
 
 def new_run_id() -> str:
-    """Time of the start, a sweep's trial or a scheduler's job; the same in every rank of a run."""
+    """Time of the start, a sweep's trial or a scheduler's job; the same in every rank of a run.
+
+    Raises:
+        UserError: torchrun has started the ranks, and has nothing that they share.
+    """
     slurm = [os.environ[k] for k in ("SLURM_JOB_ID", "SLURM_STEP_ID") if k in os.environ]
-    scheduled = sweep_run_id() or "-".join(slurm) or os.environ.get("TORCHELASTIC_RUN_ID")
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    scheduled = sweep_run_id() or "-".join(slurm) or _torchrun_id(stamp)
     return os.environ.setdefault(_RUN_ID, scheduled or stamp)
+
+
+def _torchrun_id(stamp: str) -> str | None:
+    """Id that torchrun was given, or the stamp of the first rank that asks; None without it."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    if given != "none":
+        return given
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        problem = "was started without an id that all ranks share"
+        raise UserError(Exit.USAGE, "torchrun", problem, "name the run with --run")
+    # Only here: a report is made without torch.
+    from torch.distributed import TCPStore
+
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(*where, is_master=False, wait_for_workers=False)
+    return store.compare_set(_RUN_ID, "", stamp).decode()
 
 
 def sweep_run_id() -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.distributed import TCPStore
 from torch.optim.lr_scheduler import StepLR
 
 from common.errors import Exit, UserError
@@ -259,6 +260,27 @@ def test_all_ranks_of_a_start_share_one_run_name(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("SYNTHETIC_MICROSCOPY_RUN")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert new_run_id() == "4711"
+
+
+def test_ranks_of_a_torchrun_without_an_id_agree_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rank(pid: int) -> str:
+        monkeypatch.delenv("SYNTHETIC_MICROSCOPY_RUN", raising=False)
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        return new_run_id()
+
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    started = []
+    for first in (10, 20):
+        agent = TCPStore("localhost", 0, is_master=True)
+        monkeypatch.setenv("MASTER_PORT", str(agent.port))
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        started.append({rank(first), rank(first + 1)})
+        assert len(started[-1]) == 1 and started[-1].pop().endswith(f"-{first}")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    with pytest.raises(UserError, match="torchrun: was started without an id") as caught:
+        rank(30)
+    assert caught.value.code == Exit.USAGE and "--run" in caught.value.remedy
 
 
 def draws() -> list[float]:
