@@ -93,7 +93,7 @@ def read_checkpoint(path: Path, to_resume: bool = False) -> tuple[dict[str, Any]
         to_resume: whether more than the weights is needed.
 
     Returns:
-        Its content, and the SHA-256 of the bytes that hold it, whatever takes their place meanwhile.
+        Its content, and the SHA-256 of the bytes that hold it, even if others take their place now.
 
     Raises:
         UserError: it is not there, damaged, or holds more than data or less than is needed.
