@@ -68,6 +68,9 @@ class LatentHealth(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs and warns."""
+        if trainer.sanity_checking:
+            # Before a resumed run goes on: an uninterrupted one has no such validation there.
+            return
 
         def mean(total: Tensor) -> Tensor:
             return trainer.strategy.reduce(total / self._count, reduce_op="mean")
