@@ -233,7 +233,8 @@ def _after_backward(nth: int, part: Callable, value: float) -> None:
     count = 0
 
     def poison(parameter: torch.nn.Parameter) -> None:
-        part(parameter).view(-1)[:1].fill_(value)
+        poisoned = part(parameter)
+        poisoned[(0,) * poisoned.ndim] = value
 
     def watch(original: Callable) -> Callable:
         def watched(optimizer: Any, *args: Any, **kwargs: Any) -> Any:

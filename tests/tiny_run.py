@@ -12,12 +12,15 @@ import torch
 
 from common.data.prepared import Prepared
 from common.data.sampler import epoch_order
+from common.data.sequences import windows_of
 from faults import Call, Victim, call
 from outcome import digest, history
 from running import at, run_folder, smoke
 
 BATCH = 8
 EPOCHS = 4
+# Of a window, unless --data.frames says otherwise.
+FRAMES = 3
 _FIT = (
     *("--budget.images_seen", "0", "--trainer.max_epochs", str(EPOCHS)),
     *("--trainer.log_every_n_steps", "1", "--data.batch_size", str(BATCH)),
@@ -62,8 +65,11 @@ class TinyRun:
         return self.folder / "checkpoints/previous.ckpt"
 
     def samples(self, split: str = "train") -> list[str]:
-        """Names of the images of a split by index."""
-        return [sample.name for sample in Prepared.open(self.data).samples(split)]
+        """Names of the images of a split by index; of windows of sequences their first moments."""
+        found = Prepared.open(self.data).samples(split)
+        if any(sample.sequence for sample in found):
+            found = [found[row] for row in windows_of(found, FRAMES)[:, 0]]
+        return [sample.name for sample in found]
 
     @property
     def epoch_batches(self) -> int:
