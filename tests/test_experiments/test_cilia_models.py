@@ -501,6 +501,7 @@ class _Strategy:
 
 
 class _Trainer:
+    sanity_checking = False
     strategy = _Strategy()
 
 
@@ -558,6 +559,17 @@ def test_a_spike_is_told_against_the_median_of_before(capsys: pytest.CaptureFixt
     logged = _validated(again, module, 0.5)
     assert logged["val/spike"] == pytest.approx(5)
     assert "5.0 times the median" in capsys.readouterr().err
+
+
+def test_a_sanity_validation_leaves_no_trace() -> None:
+    health, module, trainer = LatentHealth(), _Module(torch.ones(4, 2)), _Trainer()
+    _validated(health, module, 0.1)
+    before, module.logged, trainer.sanity_checking = health.state_dict(), {}, True
+    terms = {"mse": torch.tensor(9.0), "loss": torch.tensor(-1.0)}
+    health.on_validation_epoch_start(trainer, module)
+    health.on_validation_batch_end(trainer, module, terms, batch_of(), 0)
+    health.on_validation_epoch_end(trainer, module)
+    assert health.state_dict() == before and not module.logged
 
 
 def _attached(model: CiliaGenerator) -> CiliaGenerator:
